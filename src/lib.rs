@@ -1,0 +1,34 @@
+//! Leasehold, a lock service over HTTP.
+//!
+//! # Architecture
+//!
+//! Imports point down only; a test holds that.
+//!
+//! ```text
+//! cli        the command line
+//! server     builds the service out of the configuration, serves, drains
+//! config     settings from flags and variables, validated once
+//! client     a small HTTP client (health check)
+//! http       routes, extractors, problems, documentation
+//! telemetry  logs and metrics
+//! service    the one layer between HTTP and a store: mints lease ids, waits, takes back
+//! store      contract (the trait) · memory · redis
+//! lock       keys, leases and the rules: pure, no HTTP, no Redis, no clock
+//! random     random bits
+//! ```
+//!
+//! A request becomes a typed request in [`http`], is carried out by a [`service::LockService`] against
+//! a [`store::contract::Store`], and its result becomes an answer or a problem in [`http`] again.
+//! The rules of locking are written once, in [`lock::rules`]; the memory store runs them, and the Lua
+//! scripts of the Redis store mirror them.
+
+pub mod cli;
+pub mod client;
+pub mod config;
+pub mod http;
+pub mod lock;
+pub mod random;
+pub mod server;
+pub mod service;
+pub mod store;
+pub mod telemetry;
