@@ -1,0 +1,177 @@
+//! What every store does, and the ways in which it can fail to.
+//!
+//! A refusal is a result, not an error: `Err` means that the store *could not do* it or *cannot
+//! know* whether it did. Every method is atomic for its key. Dropping a method's future never
+//! undoes anything; the operation may still take effect.
+
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::lock::key::LockKey;
+use crate::lock::lease::{Attempt, FencingToken, LeaseId, Ttl};
+use crate::lock::rules::{Acquire, Acquisition, Ending, Holding, Renewal};
+
+/// A keeper of locks.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// See [`crate::lock::rules::Lock::acquire`].
+    async fn acquire(&self, key: &LockKey, request: Acquire) -> Result<Acquisition, StoreError>;
+
+    /// See [`crate::lock::rules::Lock::renew`].
+    async fn renew(
+        &self,
+        key: &LockKey,
+        lease_id: LeaseId,
+        ttl: Option<Ttl>,
+    ) -> Result<Renewal, StoreError>;
+
+    /// See [`crate::lock::rules::Lock::release`].
+    async fn release(&self, key: &LockKey, lease_id: LeaseId) -> Result<Ending, StoreError>;
+
+    /// See [`crate::lock::rules::Lock::break_lease`].
+    async fn break_lease(&self, key: &LockKey, token: FencingToken) -> Result<Ending, StoreError>;
+
+    /// See [`crate::lock::rules::Lock::abandon`].
+    async fn abandon(
+        &self,
+        key: &LockKey,
+        lease_id: LeaseId,
+        attempt: Attempt,
+        keep: Option<Duration>,
+    ) -> Result<bool, StoreError>;
+
+    /// The live lease on a key, if there is one.
+    async fn inspect(&self, key: &LockKey) -> Result<Option<Holding>, StoreError>;
+
+    /// A page of the held keys; see [`Page`].
+    async fn list(&self, query: &ListQuery) -> Result<Page, StoreError>;
+
+    /// What is known of the store's state without asking it.
+    fn health(&self) -> Health;
+
+    /// Ends the store's tasks and waits for them.
+    async fn close(&self);
+}
+
+/// Which held keys to list.
+#[derive(Clone, Debug)]
+pub struct ListQuery {
+    /// Only keys that begin with these bytes.
+    pub prefix: String,
+    /// The most keys of a page.
+    pub limit: usize,
+    /// Where the page before this one ended.
+    pub cursor: Option<String>,
+}
+
+/// Held keys. A page may be shorter than the limit, even empty, before the end; a key may appear
+/// again on a later page; a key that is held during the whole listing does appear.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// The keys and their holdings.
+    pub locks: Vec<(LockKey, Holding)>,
+    /// Where the next page begins; `None` at the end.
+    pub next_cursor: Option<String>,
+}
+
+/// Why a store has no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreError {
+    /// The store is out of reach, not ready or too slow.
+    Unavailable {
+        /// Whether the operation may have taken effect.
+        outcome: Outcome,
+        /// For the log; never shown to a client.
+        cause: String,
+    },
+    /// The store has no memory left for another lock; nothing was done.
+    OutOfMemory,
+    /// The store refuses writes because it cannot save them; nothing was done.
+    NotPersisting,
+    /// Too few replicas confirmed the operation in time.
+    ReplicationUnconfirmed {
+        /// Whether the operation may stand.
+        outcome: Outcome,
+    },
+    /// A list cursor that this store never gave out.
+    InvalidCursor,
+    /// The store answered something that this program does not understand.
+    Internal {
+        /// For the log; never shown to a client.
+        cause: String,
+    },
+}
+
+/// Whether an operation that failed may have taken effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It certainly did not.
+    None,
+    /// It may have.
+    Unknown,
+}
+
+impl StoreError {
+    /// The error of a read: whatever happened, nothing was changed.
+    #[must_use]
+    pub fn of_a_read(self) -> Self {
+        match self {
+            Self::Unavailable { cause, .. } => Self::Unavailable {
+                outcome: Outcome::None,
+                cause,
+            },
+            Self::ReplicationUnconfirmed { .. } => Self::ReplicationUnconfirmed {
+                outcome: Outcome::None,
+            },
+            other => other,
+        }
+    }
+
+    /// Whether the operation may have taken effect all the same.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Unavailable { outcome, .. } | Self::ReplicationUnconfirmed { outcome } => {
+                *outcome
+            }
+            Self::OutOfMemory | Self::NotPersisting | Self::InvalidCursor => Outcome::None,
+            Self::Internal { .. } => Outcome::Unknown,
+        }
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unavailable { outcome, cause } => {
+                write!(f, "the store is unavailable (outcome {outcome:?}): {cause}")
+            }
+            Self::OutOfMemory => f.write_str(
+                "the store is out of memory: raise maxmemory of Redis, or free memory in it",
+            ),
+            Self::NotPersisting => f.write_str(
+                "Redis refuses writes because it cannot save to disk (MISCONF): see its log, free the disk",
+            ),
+            Self::ReplicationUnconfirmed { outcome } => {
+                write!(f, "too few replicas confirmed in time (outcome {outcome:?})")
+            }
+            Self::InvalidCursor => f.write_str("not a cursor of this store"),
+            Self::Internal { cause } => write!(f, "internal error in the store: {cause}"),
+        }
+    }
+}
+
+impl std::error::Error for StoreError {}
+
+/// A store's state, in the operator's words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// Never reached so far, and why.
+    Starting(String),
+    /// In order.
+    Ready,
+    /// Reached before, in trouble now or running with less than it promises, and why.
+    Degraded(String),
+}

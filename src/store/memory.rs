@@ -1,0 +1,216 @@
+//! The embedded store: a map of locks and the rules.
+//!
+//! It exists so that a first run needs nothing, and so that the rules have a store without a
+//! network in it. It forgets every lease when the process ends; its tokens rise across restarts all
+//! the same, because they start at the wall clock in microseconds. It is not for more than one
+//! server: each would grant the same lock.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use crate::lock::key::LockKey;
+use crate::lock::lease::{Attempt, FencingToken, LeaseId, Timestamp, Ttl, micros};
+use crate::lock::rules::{Acquire, Acquisition, Ending, Holding, Lock, Renewal};
+use crate::store::contract::{Health, ListQuery, Page, Store, StoreError};
+
+/// How many keys whose time is over one operation looks at: enough to free memory faster than
+/// operations fill it, few enough that none of them is slow.
+const SWEPT_PER_OPERATION: usize = 4;
+
+/// See the module.
+#[derive(Debug)]
+pub struct MemoryStore {
+    /// The wall clock at start; later moments are this plus monotonic time, so that a step of the
+    /// system's clock moves no deadline.
+    started_wall: Timestamp,
+    started: Instant,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Ordered, so that a listing can go on where it ended.
+    locks: BTreeMap<LockKey, Lock>,
+    /// When each key's memory can be freed. Expiry itself never waits for this.
+    disposals: BTreeSet<(Timestamp, LockKey)>,
+    last_token: u64,
+}
+
+impl MemoryStore {
+    /// An empty store whose first token is the wall clock in microseconds.
+    ///
+    /// # Panics
+    /// If the system's clock stands before 1970.
+    #[must_use]
+    pub fn new() -> Self {
+        let since_epoch = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .expect("the system clock stands after 1970");
+        let wall = Timestamp::from_micros(micros(since_epoch));
+        let state = State {
+            locks: BTreeMap::new(),
+            disposals: BTreeSet::new(),
+            last_token: wall.as_micros(),
+        };
+        Self {
+            started_wall: wall,
+            started: Instant::now(),
+            state: Mutex::new(state),
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.started_wall.after(self.started.elapsed())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state
+            .lock()
+            .expect("no operation panics while it holds the state")
+    }
+
+    /// Applies `operation` to a lock. The time is read under the guard, so that moments never go
+    /// back from one operation to the next.
+    fn change<T>(
+        &self,
+        key: &LockKey,
+        operation: impl FnOnce(&mut Lock, Timestamp, &mut dyn FnMut() -> FencingToken) -> T,
+    ) -> T {
+        let mut state = self.state();
+        let now = self.now();
+        state.sweep(now);
+        let State {
+            locks,
+            disposals,
+            last_token,
+        } = &mut *state;
+        let mut next_token = || {
+            *last_token += 1;
+            FencingToken::new(*last_token)
+                .expect("a clock in microseconds stays below 2^53 until 2255")
+        };
+        let lock = locks.entry(key.clone()).or_default();
+        let due_before = lock.disposable_from();
+        let result = operation(lock, now, &mut next_token);
+        let due = lock.disposable_from();
+        if due != due_before {
+            if let Some(before) = due_before {
+                disposals.remove(&(before, key.clone()));
+            }
+            if let Some(due) = due {
+                disposals.insert((due, key.clone()));
+            }
+        }
+        if due.is_none() {
+            locks.remove(key);
+        }
+        result
+    }
+}
+
+impl State {
+    fn sweep(&mut self, now: Timestamp) {
+        for _ in 0..SWEPT_PER_OPERATION {
+            match self.disposals.first() {
+                Some((due, _)) if *due <= now => {}
+                _ => return,
+            }
+            if let Some((_, key)) = self.disposals.pop_first() {
+                self.locks.remove(&key);
+            }
+        }
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn acquire(&self, key: &LockKey, request: Acquire) -> Result<Acquisition, StoreError> {
+        Ok(self.change(key, |lock, now, next_token| {
+            lock.acquire(request, now, next_token)
+        }))
+    }
+
+    async fn renew(
+        &self,
+        key: &LockKey,
+        lease_id: LeaseId,
+        ttl: Option<Ttl>,
+    ) -> Result<Renewal, StoreError> {
+        Ok(self.change(key, |lock, now, _| lock.renew(lease_id, ttl, now)))
+    }
+
+    async fn release(&self, key: &LockKey, lease_id: LeaseId) -> Result<Ending, StoreError> {
+        Ok(self.change(key, |lock, now, _| lock.release(lease_id, now)))
+    }
+
+    async fn break_lease(&self, key: &LockKey, token: FencingToken) -> Result<Ending, StoreError> {
+        Ok(self.change(key, |lock, now, _| lock.break_lease(token, now)))
+    }
+
+    async fn abandon(
+        &self,
+        key: &LockKey,
+        lease_id: LeaseId,
+        attempt: Attempt,
+        keep: Option<Duration>,
+    ) -> Result<bool, StoreError> {
+        Ok(self.change(key, |lock, now, _| {
+            lock.abandon(lease_id, attempt, keep, now)
+        }))
+    }
+
+    async fn inspect(&self, key: &LockKey) -> Result<Option<Holding>, StoreError> {
+        let state = self.state();
+        Ok(state
+            .locks
+            .get(key)
+            .and_then(|lock| lock.holding(self.now())))
+    }
+
+    /// The cursor is the last key of the page before.
+    async fn list(&self, query: &ListQuery) -> Result<Page, StoreError> {
+        let start = match &query.cursor {
+            Some(cursor) if LockKey::parse(cursor).is_err() => {
+                return Err(StoreError::InvalidCursor);
+            }
+            Some(cursor) if *cursor >= query.prefix => Bound::Excluded(cursor.as_str()),
+            _ => Bound::Included(query.prefix.as_str()),
+        };
+        let state = self.state();
+        let now = self.now();
+        let mut held = state
+            .locks
+            .range::<str, _>((start, Bound::Unbounded))
+            .take_while(|(key, _)| key.as_str().starts_with(&query.prefix))
+            .filter_map(|(key, lock)| Some((key.clone(), lock.holding(now)?)))
+            .take(query.limit + 1)
+            .collect::<Vec<_>>();
+        let more = held.len() > query.limit;
+        held.truncate(query.limit);
+        let next_cursor = held
+            .last()
+            .filter(|_| more)
+            .map(|(key, _)| key.as_str().to_owned());
+        Ok(Page {
+            locks: held,
+            next_cursor,
+        })
+    }
+
+    fn health(&self) -> Health {
+        Health::Ready
+    }
+
+    async fn close(&self) {}
+}

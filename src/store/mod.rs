@@ -1,0 +1,5 @@
+//! Where locks are kept: one contract, two real stores.
+
+pub mod contract;
+pub mod memory;
+pub mod redis;

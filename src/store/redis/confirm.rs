@@ -1,0 +1,331 @@
+//! Answers a grant or renewal only when the replicas have it.
+//!
+//! All that was granted since the last round is covered by one guarded write and one `WAIT`, on a
+//! connection of its own (a `WAIT` stalls everybody else on its connection). Too few confirmations
+//! in time, and a grant is taken back, by lease id and attempt, so that a replay or a renewal in
+//! between keeps it; a renewal is never undone. Either way nobody can know what a replica that was
+//! cut off will bring back, so the outcome is *unknown*.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{RedisError, Value, cmd};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::commit::{Answer, Operation, call_batch};
+use super::options::{Discovery, RedisOptions, ReplicaAcks};
+use super::reply::{list, text, texts};
+use super::script::Source;
+use super::topology::Generation;
+use crate::store::contract::{Outcome, StoreError};
+
+/// The most grants and renewals that wait for confirmation.
+const MAX_UNCONFIRMED: usize = 16_384;
+
+/// The most that one round covers.
+const MAX_ROUND: usize = 1024;
+
+/// How long a replica that went away still counts as one that must confirm.
+const REPLICA_MEMORY: Duration = Duration::from_secs(3);
+
+struct Unconfirmed {
+    generation: Arc<Generation>,
+    required: usize,
+    operation: Operation,
+    reply: Answer,
+    deadline: Instant,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// Takes answers that must be confirmed before they are given.
+pub(super) struct Confirmer {
+    queue: mpsc::Sender<Unconfirmed>,
+    acks: ReplicaAcks,
+    /// At least so many under `auto`.
+    floor: usize,
+    /// Numbers of online replicas seen lately, the highest first.
+    seen: Mutex<VecDeque<(usize, Instant)>>,
+    stop: CancellationToken,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Work {
+    queue: mpsc::Receiver<Unconfirmed>,
+    pending: Vec<Unconfirmed>,
+    options: Arc<RedisOptions>,
+    batch_script: Arc<Source>,
+    connection: Option<(u64, MultiplexedConnection)>,
+}
+
+/// What one round learned.
+enum Round {
+    /// So many replicas have all that was pending.
+    Acknowledged(usize),
+    /// The node is not what it was when it granted.
+    Guarded,
+    /// No answer.
+    Failed(String),
+}
+
+impl Confirmer {
+    pub(super) fn start(options: &Arc<RedisOptions>, batch_script: &Arc<Source>) -> Self {
+        let (queue, receiver) = mpsc::channel(MAX_UNCONFIRMED);
+        let stop = CancellationToken::new();
+        let work = Work {
+            queue: receiver,
+            pending: Vec::new(),
+            options: Arc::clone(options),
+            batch_script: Arc::clone(batch_script),
+            connection: None,
+        };
+        let task = tokio::spawn(work.run(stop.clone()));
+        Self {
+            queue,
+            acks: options.replica_acks,
+            floor: usize::from(matches!(options.discovery, Discovery::Sentinel { .. })),
+            seen: Mutex::default(),
+            stop,
+            task: Mutex::new(Some(task)),
+        }
+    }
+
+    /// How many replicas must confirm now, `online` of them being seen.
+    pub(super) fn required(&self, online: usize) -> usize {
+        match self.acks {
+            ReplicaAcks::Fixed(number) => number,
+            ReplicaAcks::Auto => {
+                let now = Instant::now();
+                let mut seen = self
+                    .seen
+                    .lock()
+                    .expect("nothing panics while it holds the numbers");
+                while seen.back().is_some_and(|(number, _)| *number <= online) {
+                    seen.pop_back();
+                }
+                seen.push_back((online, now));
+                while seen
+                    .front()
+                    .is_some_and(|(_, last)| now.duration_since(*last) > REPLICA_MEMORY)
+                {
+                    seen.pop_front();
+                }
+                seen.front()
+                    .map_or(online, |(number, _)| *number)
+                    .max(self.floor)
+            }
+        }
+    }
+
+    /// Gives `reply` to `answer` once `required` replicas have what it stands for.
+    pub(super) fn confirm(
+        &self,
+        generation: &Arc<Generation>,
+        required: usize,
+        operation: Operation,
+        reply: Answer,
+        deadline: Instant,
+        answer: oneshot::Sender<Answer>,
+    ) {
+        let generation = Arc::clone(generation);
+        let unconfirmed = Unconfirmed {
+            generation,
+            required,
+            operation,
+            reply,
+            deadline,
+            answer,
+        };
+        if let Err(refused) = self.queue.try_send(unconfirmed) {
+            refused.into_inner().fail();
+        }
+    }
+
+    /// Ends the task; what is unconfirmed then stays so.
+    pub(super) async fn close(&self) {
+        self.stop.cancel();
+        let task = self
+            .task
+            .lock()
+            .expect("nothing panics while it holds the task")
+            .take();
+        if let Some(task) = task {
+            // It only fails if it panicked, and the panic was reported then.
+            let _ended = task.await;
+        }
+    }
+}
+
+impl Unconfirmed {
+    fn fail(self) {
+        let _gone = self.answer.send(Err(StoreError::ReplicationUnconfirmed {
+            outcome: Outcome::Unknown,
+        }));
+    }
+
+    fn is_a_new_grant(&self) -> bool {
+        let reply = self.reply.as_ref().ok();
+        reply
+            .and_then(|r| list(&r.value))
+            .and_then(<[Value]>::first)
+            .and_then(text)
+            == Some("granted")
+    }
+
+    fn undo(&self) -> Operation {
+        let arguments = [
+            self.operation.arguments.first(),
+            self.operation.arguments.get(1),
+        ];
+        Operation {
+            verb: "abandon",
+            key: self.operation.key.clone(),
+            arguments: arguments
+                .into_iter()
+                .flatten()
+                .cloned()
+                .chain([Vec::new()])
+                .collect(),
+        }
+    }
+}
+
+impl Work {
+    async fn run(mut self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            if self.pending.is_empty() {
+                let receive = self.queue.recv_many(&mut self.pending, MAX_ROUND);
+                if stop.run_until_cancelled(receive).await.is_none() {
+                    break;
+                }
+            } else {
+                while let Some(room) = MAX_ROUND.checked_sub(self.pending.len() + 1) {
+                    let Ok(more) = self.queue.try_recv() else {
+                        break;
+                    };
+                    self.pending.push(more);
+                    if room == 0 {
+                        break;
+                    }
+                }
+            }
+            self.round().await;
+        }
+        self.pending.drain(..).for_each(Unconfirmed::fail);
+    }
+
+    /// One write, one `WAIT`, and whoever can be answered is.
+    async fn round(&mut self) {
+        let Some(generation) = self
+            .pending
+            .iter()
+            .map(|u| &u.generation)
+            .max_by_key(|g| g.number)
+        else {
+            return;
+        };
+        let generation = Arc::clone(generation);
+        let (ours, others): (Vec<_>, Vec<_>) = self
+            .pending
+            .drain(..)
+            .partition(|u| u.generation.number == generation.number);
+        others.into_iter().for_each(Unconfirmed::fail);
+        self.pending = ours;
+        let round = generation
+            .node
+            .retired
+            .run_until_cancelled(self.ask(&generation))
+            .await;
+        match round {
+            Some(Round::Acknowledged(replicas)) => {
+                let (done, short) = self.pending.drain(..).partition(|u| u.required <= replicas);
+                self.pending = short;
+                for Unconfirmed { answer, reply, .. } in done {
+                    let _gone = answer.send(reply);
+                }
+            }
+            Some(Round::Guarded) | None => self.pending.drain(..).for_each(Unconfirmed::fail),
+            Some(Round::Failed(cause)) => {
+                tracing::debug!("a confirmation failed: {cause}");
+                self.connection = None;
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        let now = Instant::now();
+        let (overdue, rest): (Vec<_>, Vec<_>) =
+            self.pending.drain(..).partition(|u| u.deadline <= now);
+        self.pending = rest;
+        self.give_up(&generation, overdue).await;
+    }
+
+    async fn ask(&mut self, generation: &Generation) -> Round {
+        let connection = match self.connection.take() {
+            Some((number, connection)) if number == generation.number => connection,
+            _ => match generation.node.own_connection().await {
+                Ok(connection) => connection,
+                Err(error) => return Round::Failed(error.to_string()),
+            },
+        };
+        let required = self.pending.iter().map(|u| u.required).max().unwrap_or(0);
+        let first_deadline = self.pending.iter().map(|u| u.deadline).min();
+        let left = first_deadline.map_or(Duration::ZERO, |d| {
+            d.saturating_duration_since(Instant::now())
+        });
+        let patience = left
+            .min(self.options.response_timeout / 2)
+            .max(Duration::from_millis(1));
+        let (meta, count) = (self.options.meta_key(), self.pending.len().to_string());
+        let arguments = [generation.activation.as_bytes(), count.as_bytes()];
+        let keys = [meta.as_bytes()];
+        let (mut for_write, mut for_wait) = (connection.clone(), connection.clone());
+        let write = super::script::CONFIRMATION.run(&mut for_write, &keys, &arguments);
+        // The same connection keeps their order: the write goes first.
+        let wait = async {
+            let mut call = cmd("WAIT");
+            call.arg(required)
+                .arg(u64::try_from(patience.as_millis()).unwrap_or(1));
+            call.query_async::<usize>(&mut for_wait).await
+        };
+        let (written, acknowledged): (Result<Value, RedisError>, _) =
+            tokio::join!(biased; write, wait);
+        match (written, acknowledged) {
+            (Ok(written), Ok(replicas)) => {
+                self.connection = Some((generation.number, connection));
+                match texts(&written).as_deref() {
+                    Some(["ok"]) => Round::Acknowledged(replicas),
+                    _ => Round::Guarded,
+                }
+            }
+            (Err(error), _) | (_, Err(error)) => Round::Failed(error.to_string()),
+        }
+    }
+
+    /// Takes back the grants among `overdue` as well as can be, and says that nobody knows.
+    async fn give_up(&mut self, generation: &Generation, overdue: Vec<Unconfirmed>) {
+        let undos: Vec<_> = overdue
+            .iter()
+            .filter(|u| u.is_a_new_grant())
+            .map(Unconfirmed::undo)
+            .collect();
+        if let (false, Some((_, connection))) = (undos.is_empty(), &mut self.connection) {
+            let undos: Vec<_> = undos.iter().collect();
+            let undone = call_batch(
+                connection,
+                &self.batch_script,
+                &self.options,
+                generation,
+                &undos,
+            )
+            .await;
+            if let Err(error) = undone {
+                tracing::debug!("taking back unconfirmed grants failed: {error}");
+                self.connection = None;
+            }
+        }
+        overdue.into_iter().for_each(Unconfirmed::fail);
+    }
+}

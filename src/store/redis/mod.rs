@@ -1,0 +1,323 @@
+//! The Redis store: one script, run in batches on the master that [`topology`] names.
+//!
+//! Data, below a prefix (`leasehold:`), readable with `redis-cli`:
+//! - `meta`, a hash: data format, the replication id and activation under which grants are made, the
+//!   last fencing token, a count of confirmed writes;
+//! - `lock:<key>`, a text of one line for each record; see `record.lua`. The deadline stands in it.
+//!
+//! Never uses `CONFIG`, `FUNCTION` or keyspace notifications, which managed Redis forbids.
+
+mod commit;
+mod confirm;
+mod node;
+pub mod options;
+mod reply;
+mod script;
+mod sentinel;
+mod topology;
+mod walk;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use redis::Value;
+
+use self::commit::{Commit, Operation, Reply};
+use self::confirm::Confirmer;
+use self::options::RedisOptions;
+use self::reply::{holding, lease, list, text, texts};
+use self::topology::{Resolver, Topology};
+use self::walk::{Cursor, Step};
+use crate::lock::key::LockKey;
+use crate::lock::lease::{Attempt, FencingToken, LeaseId, Timestamp, Ttl, micros};
+use crate::lock::rules::{
+    Acquire, Acquisition, Ending, Holding, Loss, MAX_REMEMBERED_RELEASES, RELEASE_MEMORY, Renewal,
+};
+use crate::store::contract::{Health, ListQuery, Page, Store, StoreError};
+
+pub use self::node::MIN_REDIS_VERSION;
+
+/// How many of Redis' keys one step of a listing looks at, at least: most may be somebody else's.
+const MIN_SCAN_COUNT: usize = 250;
+
+/// How many steps a page takes before it is given empty.
+const MAX_STEPS_PER_PAGE: usize = 20;
+
+/// See the module.
+pub struct RedisStore {
+    options: Arc<RedisOptions>,
+    topology: Topology,
+    resolver: Resolver,
+    confirmer: Arc<Confirmer>,
+    commit: Commit,
+}
+
+impl RedisStore {
+    /// Starts the store's tasks; [`Store::health`] tells when it is ready.
+    #[must_use]
+    pub fn start(options: RedisOptions) -> Self {
+        let options = Arc::new(options);
+        let script = Arc::new(script::batch(options.clock, &options.key_prefix));
+        let (topology, resolver) = topology::start(&options, Arc::clone(&script));
+        let confirmer = Arc::new(Confirmer::start(&options, &script));
+        let commit = Commit::start(&options, &topology, &script, &confirmer);
+        Self {
+            options,
+            topology,
+            resolver,
+            confirmer,
+            commit,
+        }
+    }
+
+    async fn run(
+        &self,
+        verb: &'static str,
+        key: &LockKey,
+        arguments: Vec<Vec<u8>>,
+    ) -> Result<Reply, StoreError> {
+        let key = format!("{}{key}", self.options.lock_prefix()).into_bytes();
+        self.commit
+            .run(Operation {
+                verb,
+                key,
+                arguments,
+            })
+            .await
+    }
+
+    async fn scan(&self, cursor: &str, query: &ListQuery) -> Result<Step, StoreError> {
+        let prefix = self.options.lock_prefix();
+        let pattern = format!("{}*", escape_glob(&format!("{prefix}{}", query.prefix)));
+        let count = query.limit.max(MIN_SCAN_COUNT).to_string();
+        let operation = Operation {
+            verb: "list",
+            key: prefix.clone().into_bytes(),
+            arguments: arguments([cursor.to_owned(), pattern, count]),
+        };
+        let reply = self.commit.run(operation).await?;
+        read_step(&reply, &prefix).ok_or_else(|| misunderstood(&reply))
+    }
+}
+
+#[async_trait]
+impl Store for RedisStore {
+    async fn acquire(&self, key: &LockKey, request: Acquire) -> Result<Acquisition, StoreError> {
+        let (idempotency_key, fingerprint) = match request.idempotency {
+            Some(idempotency) => (idempotency.key.to_hex(), idempotency.request.to_hex()),
+            None => Default::default(),
+        };
+        let metadata = match request.metadata.pairs() {
+            none if none.is_empty() => String::new(),
+            pairs => serde_json::to_string(pairs).expect("a map of strings is JSON"),
+        };
+        let arguments = arguments([
+            request.lease_id.expose(),
+            request.attempt.0.to_string(),
+            in_micros(request.ttl.get()),
+            idempotency_key,
+            fingerprint,
+            request
+                .holder
+                .as_ref()
+                .map_or_else(String::new, |holder| holder.as_str().to_owned()),
+            metadata,
+            if request.behind_waiters {
+                "1".to_owned()
+            } else {
+                String::new()
+            },
+        ]);
+        let reply = self.run("acquire", key, arguments).await?;
+        let answer = understand(&reply, |fields, at| match fields {
+            ["granted", rest @ ..] => Some(Acquisition::Granted(lease(rest, at)?)),
+            ["replayed", rest @ ..] => Some(Acquisition::Replayed(lease(rest, at)?)),
+            ["held", rest @ ..] => Some(Acquisition::Held(holding(rest, at)?)),
+            ["left_to_waiters"] => Some(Acquisition::LeftToWaiters),
+            ["key_reused"] => Some(Acquisition::KeyReused),
+            ["already_released"] => Some(Acquisition::AlreadyReleased),
+            _ => None,
+        })?;
+        if let Acquisition::Granted(lease) = &answer {
+            self.topology.saw_token(lease.holding.fencing_token.get());
+        }
+        Ok(answer)
+    }
+
+    async fn renew(
+        &self,
+        key: &LockKey,
+        lease_id: LeaseId,
+        ttl: Option<Ttl>,
+    ) -> Result<Renewal, StoreError> {
+        let ttl = ttl.map_or_else(String::new, |ttl| in_micros(ttl.get()));
+        let reply = self
+            .run("renew", key, arguments([lease_id.expose(), ttl]))
+            .await?;
+        understand(&reply, |fields, at| match fields {
+            ["renewed", rest @ ..] => Some(Renewal::Renewed(lease(rest, at)?)),
+            ["lost", reason] => Some(Renewal::Lost(loss(reason)?)),
+            _ => None,
+        })
+    }
+
+    async fn release(&self, key: &LockKey, lease_id: LeaseId) -> Result<Ending, StoreError> {
+        let arguments = arguments([
+            lease_id.expose(),
+            in_micros(RELEASE_MEMORY),
+            MAX_REMEMBERED_RELEASES.to_string(),
+        ]);
+        understand(&self.run("release", key, arguments).await?, ending)
+    }
+
+    async fn break_lease(&self, key: &LockKey, token: FencingToken) -> Result<Ending, StoreError> {
+        understand(
+            &self
+                .run("break", key, arguments([token.get().to_string()]))
+                .await?,
+            ending,
+        )
+    }
+
+    async fn abandon(
+        &self,
+        key: &LockKey,
+        lease_id: LeaseId,
+        attempt: Attempt,
+        keep: Option<Duration>,
+    ) -> Result<bool, StoreError> {
+        let keep = keep.map_or_else(String::new, in_micros);
+        let arguments = arguments([lease_id.expose(), attempt.0.to_string(), keep]);
+        understand(
+            &self.run("abandon", key, arguments).await?,
+            |fields, _| match fields {
+                ["abandoned"] => Some(true),
+                ["void"] => Some(false),
+                _ => None,
+            },
+        )
+    }
+
+    async fn inspect(&self, key: &LockKey) -> Result<Option<Holding>, StoreError> {
+        let reply = self
+            .run("inspect", key, Vec::new())
+            .await
+            .map_err(StoreError::of_a_read)?;
+        understand(&reply, |fields, at| match fields {
+            ["held", rest @ ..] => Some(Some(holding(rest, at)?)),
+            ["free"] => Some(None),
+            _ => None,
+        })
+    }
+
+    async fn list(&self, query: &ListQuery) -> Result<Page, StoreError> {
+        let generation = self.topology.current();
+        let mark = generation
+            .as_ref()
+            .and_then(|g| g.activation.get(..8))
+            .unwrap_or("00000000");
+        let mut cursor = Some(match &query.cursor {
+            None => Cursor::start(mark),
+            Some(text) => Cursor::decode(text, mark).ok_or(StoreError::InvalidCursor)?,
+        });
+        let mut page = Page::default();
+        for _ in 0..MAX_STEPS_PER_PAGE {
+            let Some(from) = cursor.take() else { break };
+            let step = self
+                .scan(from.scan(), query)
+                .await
+                .map_err(StoreError::of_a_read)?;
+            cursor = from.advance(step, &mut page, query.limit);
+            if !page.locks.is_empty() {
+                break;
+            }
+        }
+        page.next_cursor = walk::encode(cursor.as_ref());
+        Ok(page)
+    }
+
+    fn health(&self) -> Health {
+        self.topology.health()
+    }
+
+    async fn close(&self) {
+        self.commit.close().await;
+        self.confirmer.close().await;
+        self.resolver.close().await;
+    }
+}
+
+fn read_step(reply: &Reply, prefix: &str) -> Option<Step> {
+    let [kind, end, entries @ ..] = list(&reply.value)? else {
+        return None;
+    };
+    if text(kind)? != "page" {
+        return None;
+    }
+    let mut locks = Vec::with_capacity(entries.len() / 2);
+    for entry in entries.chunks_exact(2) {
+        let (key, held) = (text(&entry[0])?, texts(&entry[1])?);
+        // Something else's key below this prefix is not a lock.
+        let Ok(key) = LockKey::parse(key.strip_prefix(prefix)?) else {
+            continue;
+        };
+        locks.push((key, holding(held.get(1..)?, reply.at)?));
+    }
+    Some(Step {
+        end: text(end)?.to_owned(),
+        locks,
+    })
+}
+
+fn ending(fields: &[&str], _: Timestamp) -> Option<Ending> {
+    match fields {
+        ["ended"] => Some(Ending::Ended),
+        ["lost", reason] => Some(Ending::Lost(loss(reason)?)),
+        _ => None,
+    }
+}
+
+fn loss(reason: &str) -> Option<Loss> {
+    match reason {
+        "not_held" => Some(Loss::NotHeld),
+        "held_by_other" => Some(Loss::HeldByOther),
+        _ => None,
+    }
+}
+
+fn understand<T>(
+    reply: &Reply,
+    read: impl FnOnce(&[&str], Timestamp) -> Option<T>,
+) -> Result<T, StoreError> {
+    texts(&reply.value)
+        .and_then(|fields| read(&fields, reply.at))
+        .ok_or_else(|| misunderstood(reply))
+}
+
+fn misunderstood(reply: &Reply) -> StoreError {
+    // The value may hold a lease id, so only its shape is told.
+    let outcome = list(&reply.value).and_then(<[Value]>::first).and_then(text);
+    StoreError::Internal {
+        cause: format!("a script replied {outcome:?} with other fields than expected"),
+    }
+}
+
+fn arguments<const N: usize>(texts: [String; N]) -> Vec<Vec<u8>> {
+    texts.map(String::into_bytes).into()
+}
+
+fn in_micros(duration: Duration) -> String {
+    micros(duration).to_string()
+}
+
+fn escape_glob(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        if matches!(c, '*' | '?' | '[' | ']' | '\\' | '^') {
+            escaped.push('\\');
+        }
+        escaped.push(c);
+    }
+    escaped
+}

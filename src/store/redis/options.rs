@@ -1,0 +1,284 @@
+//! What the Redis store is told, validated: addresses, credentials, TLS, limits.
+
+use std::fmt;
+use std::time::Duration;
+
+use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
+use redis::{
+    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo,
+    RedisConnectionInfo, RedisResult, TlsCertificates,
+};
+
+/// How long an idle connection is silent before TCP asks whether the peer is still there.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// Requests that one connection takes before its sender waits; a batch is one request.
+const PIPELINE_BUFFER: usize = 64;
+
+/// All that the store needs to know.
+#[derive(Clone, Debug)]
+pub struct RedisOptions {
+    /// How the master is found.
+    pub discovery: Discovery,
+    /// How to reach data nodes.
+    pub data: Endpoint,
+    /// Database number.
+    pub db: i64,
+    /// Connections, and so batches in flight, for each server.
+    pub pool_size: usize,
+    /// How long a connection may take to stand.
+    pub connect_timeout: Duration,
+    /// How long Redis may take to answer.
+    pub response_timeout: Duration,
+    /// How many replicas must confirm a grant or renewal.
+    pub replica_acks: ReplicaAcks,
+    /// Begins the name of every key and channel.
+    pub key_prefix: String,
+    /// Where scripts read the time.
+    pub clock: Clock,
+}
+
+/// How the master is found.
+#[derive(Clone, Debug)]
+pub enum Discovery {
+    /// One address, which must be a master's.
+    Direct(Address),
+    /// The address that a majority of the Sentinels name.
+    Sentinel {
+        /// Where to begin; the others are found through them.
+        sentinels: Vec<Address>,
+        /// The name of the master set.
+        master: String,
+        /// How to reach Sentinels.
+        endpoint: Endpoint,
+    },
+}
+
+/// Credentials and TLS towards one kind of node.
+#[derive(Clone, Debug, Default)]
+pub struct Endpoint {
+    /// The ACL user; `default` if absent.
+    pub username: Option<String>,
+    /// Its password.
+    pub password: Option<Secret>,
+    /// TLS, if it is on.
+    pub tls: Option<Tls>,
+}
+
+/// What TLS is verified with and shown to the peer, in PEM.
+#[derive(Clone, Debug, Default)]
+pub struct Tls {
+    /// The authority that signed the servers' certificates; the system's if absent.
+    pub ca: Option<Vec<u8>>,
+    /// Client certificate and key.
+    pub identity: Option<(Vec<u8>, Secret)>,
+}
+
+/// A number of replicas, or as many as there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplicaAcks {
+    /// All online replicas, and at least one under Sentinel.
+    Auto,
+    /// Exactly so many.
+    Fixed(usize),
+}
+
+/// Where scripts read the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// `TIME` of Redis.
+    Server,
+    /// `TIME` plus the microseconds in the key `<prefix>test:clock`: for tests alone.
+    Moved,
+    /// The microseconds in the key `<prefix>test:clock`: for tests alone.
+    Set,
+}
+
+/// A text that is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret.
+    #[must_use]
+    pub const fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The secret itself.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(redacted)")
+    }
+}
+
+/// Host and port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address {
+    /// A name or an IP address, without brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+impl Address {
+    /// Parses `host:port`, `host`, `[v6]:port` or `[v6]`; `None` if it is none of these.
+    #[must_use]
+    pub fn parse(text: &str, default_port: u16) -> Option<Self> {
+        let (host, port) = if let Some(rest) = text.strip_prefix('[') {
+            let (host, after) = rest.split_once(']')?;
+            host.parse::<std::net::Ipv6Addr>().ok()?;
+            (
+                host,
+                if after.is_empty() {
+                    None
+                } else {
+                    Some(after.strip_prefix(':')?)
+                },
+            )
+        } else {
+            match text.split_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (text, None),
+            }
+        };
+        let plausible = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
+        if host.is_empty() || !host.chars().all(plausible) {
+            return None;
+        }
+        let port = port
+            .map_or(Ok(default_port), str::parse)
+            .ok()
+            .filter(|port| *port != 0)?;
+        Some(Self {
+            host: host.to_owned(),
+            port,
+        })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl Endpoint {
+    /// A client for one node. Opens no connection yet.
+    ///
+    /// # Errors
+    /// If the TLS material cannot be used.
+    pub fn client(&self, address: &Address, db: i64) -> RedisResult<Client> {
+        let mut settings = RedisConnectionInfo::default()
+            .set_db(db)
+            .set_skip_set_lib_name();
+        if let Some(username) = &self.username {
+            settings = settings.set_username(username);
+        }
+        if let Some(password) = &self.password {
+            settings = settings.set_password(password.expose());
+        }
+        let (host, port) = (address.host.clone(), address.port);
+        let target = match self.tls {
+            Some(_) => ConnectionAddr::TcpTls {
+                host,
+                port,
+                insecure: false,
+                tls_params: None,
+            },
+            None => ConnectionAddr::Tcp(host, port),
+        };
+        let tcp = TcpSettings::default()
+            .set_nodelay(true)
+            .set_keepalive(TcpKeepalive::new().with_time(TCP_KEEPALIVE));
+        let info = target
+            .into_connection_info()?
+            .set_redis_settings(settings)
+            .set_tcp_settings(tcp);
+        match &self.tls {
+            Some(tls) => Client::build_with_tls(info, tls.certificates()),
+            None => Client::open(info),
+        }
+    }
+}
+
+impl Tls {
+    fn certificates(&self) -> TlsCertificates {
+        let client_tls = self
+            .identity
+            .as_ref()
+            .map(|(certificate, key)| ClientTlsConfig {
+                client_cert: certificate.clone(),
+                client_key: key.expose().as_bytes().to_vec(),
+            });
+        TlsCertificates {
+            client_tls,
+            root_cert: self.ca.clone(),
+        }
+    }
+}
+
+impl RedisOptions {
+    pub(super) fn connection_config(&self) -> AsyncConnectionConfig {
+        AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.connect_timeout))
+            .set_response_timeout(Some(self.response_timeout))
+            .set_pipeline_buffer_size(PIPELINE_BUFFER)
+    }
+
+    /// How long an operation is pursued before it is given up.
+    pub(super) fn patience(&self) -> Duration {
+        self.connect_timeout + self.response_timeout
+    }
+
+    pub(super) fn meta_key(&self) -> String {
+        format!("{}meta", self.key_prefix)
+    }
+
+    pub(super) fn lock_prefix(&self) -> String {
+        format!("{}lock:", self.key_prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_with_and_without_port() {
+        let parse = |text| Address::parse(text, 26379).map(|a| (a.host, a.port));
+        assert_eq!(parse("redis"), Some(("redis".into(), 26379)));
+        assert_eq!(parse("redis.ns.svc:1"), Some(("redis.ns.svc".into(), 1)));
+        assert_eq!(parse("[::1]:7"), Some(("::1".into(), 7)));
+        assert_eq!(parse("[::1]"), Some(("::1".into(), 26379)));
+        for bad in [
+            "",
+            ":1",
+            "a:",
+            "a:0",
+            "a:65536",
+            "a:b:1",
+            "[::1",
+            "[x]:1",
+            "a b",
+            "redis://a",
+        ] {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_not_printed() {
+        assert!(!format!("{:?}", Secret::new("hunter2".into())).contains("hunter2"));
+    }
+}

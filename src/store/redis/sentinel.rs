@@ -1,0 +1,375 @@
+//! What the Sentinels say about the master, asked all at once.
+//!
+//! One Sentinel that was cut off names a deposed master with confidence, so only a majority of all
+//! Sentinels *known* counts. They are told apart by their own ids: one load-balanced name may lead
+//! to the same Sentinel twice, and to a different one each time.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, RedisError, cmd};
+use tokio::net::lookup_host;
+use tokio::sync::{Mutex, Notify};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::node::{Diagnosis, explain};
+use super::options::{Address, Endpoint};
+
+/// The most that one Sentinel may delay an answer; a majority does not wait for the rest.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How often a subscription is checked, so that a silent connection is not taken for good news.
+const SUBSCRIPTION_PING: Duration = Duration::from_secs(5);
+
+/// How long to wait before subscribing again.
+const RESUBSCRIBE_AFTER: Duration = Duration::from_secs(1);
+
+/// The most Sentinels that are asked; a set has three or five.
+const MAX_SENTINELS: usize = 32;
+
+const VARIABLES: &str = "LEASEHOLD_SENTINEL_USERNAME and LEASEHOLD_SENTINEL_PASSWORD";
+
+/// The Sentinels of one master set.
+pub(super) struct Sentinels {
+    configured: Vec<Address>,
+    master: Arc<str>,
+    endpoint: Arc<Endpoint>,
+    /// Addresses that Sentinels named besides the configured ones.
+    discovered: BTreeSet<Address>,
+    connections: HashMap<Address, Arc<Peer>>,
+    /// One for each address, tells the resolver of a switch.
+    subscriptions: JoinSet<()>,
+    subscribed: HashSet<Address>,
+    news: Arc<Notify>,
+    stop: CancellationToken,
+}
+
+struct Peer {
+    client: Client,
+    connection: Mutex<Option<MultiplexedConnection>>,
+}
+
+struct Answer {
+    id: String,
+    /// `None` if it knows no such set.
+    master: Option<Address>,
+    peers: Vec<(String, Address)>,
+}
+
+impl Sentinels {
+    pub(super) fn new(
+        configured: Vec<Address>,
+        master: &str,
+        endpoint: Endpoint,
+        news: Arc<Notify>,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            configured,
+            master: master.into(),
+            endpoint: Arc::new(endpoint),
+            discovered: BTreeSet::new(),
+            connections: HashMap::new(),
+            subscriptions: JoinSet::new(),
+            subscribed: HashSet::new(),
+            news,
+            stop,
+        }
+    }
+
+    /// The address that a majority of the known Sentinels name as the master's. Answers as soon as
+    /// there is one; a Sentinel that hangs delays nothing.
+    pub(super) async fn master(&mut self) -> Result<Address, Diagnosis> {
+        let addresses = self.addresses().await;
+        let mut questions = JoinSet::new();
+        let mut refusals = Vec::new();
+        for address in addresses {
+            match self.peer(&address) {
+                Ok(peer) => {
+                    let master = Arc::clone(&self.master);
+                    questions.spawn(async move {
+                        let answer = timeout(ANSWER_TIMEOUT, peer.ask(&master)).await;
+                        (address, answer)
+                    });
+                }
+                Err(error) => refusals.push(explain(&address, &error, VARIABLES)),
+            }
+        }
+        let mut count = Count::default();
+        while let Some(joined) = questions.join_next().await {
+            let Ok((address, answer)) = joined else {
+                continue;
+            };
+            match answer {
+                Ok(Ok(answer)) => {
+                    self.learn(&answer);
+                    count.add(answer);
+                }
+                Ok(Err(error)) => refusals.push(Self::explain(&address, &error)),
+                Err(_) => refusals.push(Diagnosis::passing(format!("{address} does not answer"))),
+            }
+            if let Some(master) = count.majority() {
+                return Ok(master);
+            }
+        }
+        Err(self.why_none(&count, &refusals))
+    }
+
+    /// Ends the subscriptions and waits for them.
+    pub(super) async fn close(mut self) {
+        self.subscriptions.shutdown().await;
+    }
+
+    async fn addresses(&mut self) -> BTreeSet<Address> {
+        let mut addresses = BTreeSet::new();
+        for configured in &self.configured {
+            // A headless Service has an address for each Sentinel.
+            let found = timeout(
+                ANSWER_TIMEOUT,
+                lookup_host((configured.host.as_str(), configured.port)),
+            )
+            .await;
+            match found {
+                Ok(Ok(found)) if self.endpoint.tls.is_none() => {
+                    addresses.extend(found.map(|a| Address {
+                        host: a.ip().to_string(),
+                        port: a.port(),
+                    }));
+                }
+                // With TLS the name itself is needed: certificates are for names.
+                _ => {
+                    addresses.insert(configured.clone());
+                }
+            }
+        }
+        addresses.extend(self.discovered.iter().cloned());
+        let addresses: BTreeSet<_> = addresses.into_iter().take(MAX_SENTINELS).collect();
+        for address in &addresses {
+            if self.subscribed.insert(address.clone()) {
+                self.subscribe(address);
+            }
+        }
+        self.connections
+            .retain(|address, _| addresses.contains(address));
+        addresses
+    }
+
+    fn peer(&mut self, address: &Address) -> Result<Arc<Peer>, RedisError> {
+        if let Some(peer) = self.connections.get(address) {
+            return Ok(Arc::clone(peer));
+        }
+        let client = self.endpoint.client(address, 0)?;
+        let peer = Arc::new(Peer {
+            client,
+            connection: Mutex::new(None),
+        });
+        self.connections.insert(address.clone(), Arc::clone(&peer));
+        Ok(peer)
+    }
+
+    fn subscribe(&mut self, address: &Address) {
+        let Ok(client) = self.endpoint.client(address, 0) else {
+            return;
+        };
+        let (news, stop) = (Arc::clone(&self.news), self.stop.clone());
+        self.subscriptions.spawn(async move {
+            let forever = async {
+                loop {
+                    let _ended = subscribe_once(&client, &news).await;
+                    tokio::time::sleep(RESUBSCRIBE_AFTER).await;
+                }
+            };
+            stop.run_until_cancelled(forever).await;
+        });
+    }
+
+    fn learn(&mut self, answer: &Answer) {
+        for (_, address) in &answer.peers {
+            if self.discovered.len() < MAX_SENTINELS {
+                self.discovered.insert(address.clone());
+            }
+        }
+    }
+
+    fn explain(address: &Address, error: &RedisError) -> Diagnosis {
+        if error
+            .to_string()
+            .to_ascii_lowercase()
+            .contains("unknown command")
+        {
+            return Diagnosis::disqualifying(format!(
+                "{address} is a Redis, not a Sentinel: LEASEHOLD_SENTINELS wants the Sentinels (port 26379 as a \
+                 rule), LEASEHOLD_REDIS_URL a Redis"
+            ));
+        }
+        explain(address, error, VARIABLES)
+    }
+
+    fn why_none(&self, count: &Count, refusals: &[Diagnosis]) -> Diagnosis {
+        let master = &self.master;
+        if count.answered > 0 && count.unaware == count.answered {
+            return Diagnosis::disqualifying(format!(
+                "no Sentinel knows a master set named {master:?}: set LEASEHOLD_SENTINEL_MASTER to the name in \
+                 `sentinel monitor`"
+            ));
+        }
+        let mut text = format!(
+            "no majority of the Sentinels names a master of {master:?} ({} of {} known answered)",
+            count.answered,
+            count.known.len().max(refusals.len())
+        );
+        if let Some(first) = refusals
+            .iter()
+            .find(|d| d.disqualifies)
+            .or(refusals.first())
+        {
+            text = format!("{text}; {first}");
+        }
+        // The master last known may well be in order: its guard decides, not silent Sentinels.
+        Diagnosis::passing(text)
+    }
+}
+
+/// Who said what, a vote for each Sentinel id.
+#[derive(Default)]
+struct Count {
+    known: HashSet<String>,
+    votes: HashMap<String, Option<Address>>,
+    answered: usize,
+    unaware: usize,
+}
+
+impl Count {
+    fn add(&mut self, answer: Answer) {
+        self.answered += 1;
+        self.unaware += usize::from(answer.master.is_none());
+        self.known.insert(answer.id.clone());
+        self.known
+            .extend(answer.peers.into_iter().map(|(id, _)| id));
+        self.votes.insert(answer.id, answer.master);
+    }
+
+    fn majority(&self) -> Option<Address> {
+        let mut tally: HashMap<&Address, usize> = HashMap::new();
+        for master in self.votes.values().flatten() {
+            *tally.entry(master).or_default() += 1;
+        }
+        let named_by_most = tally
+            .into_iter()
+            .find(|(_, votes)| votes * 2 > self.known.len());
+        named_by_most.map(|(master, _)| master.clone())
+    }
+}
+
+impl Peer {
+    async fn ask(&self, master: &str) -> Result<Answer, RedisError> {
+        let mut kept = self.connection.lock().await;
+        let mut connection = if let Some(connection) = kept.take() {
+            connection
+        } else {
+            let config = AsyncConnectionConfig::new()
+                .set_connection_timeout(Some(ANSWER_TIMEOUT))
+                .set_response_timeout(Some(ANSWER_TIMEOUT));
+            self.client
+                .get_multiplexed_async_connection_with_config(&config)
+                .await?
+        };
+        let id = cmd("SENTINEL")
+            .arg("MYID")
+            .query_async(&mut connection)
+            .await?;
+        let named: Option<(String, u16)> = cmd("SENTINEL")
+            .arg("GET-MASTER-ADDR-BY-NAME")
+            .arg(master)
+            .query_async(&mut connection)
+            .await?;
+        let mut answer = Answer {
+            id,
+            master: None,
+            peers: Vec::new(),
+        };
+        if let Some((host, port)) = named {
+            answer.master = Some(Address { host, port });
+            let peers: Vec<HashMap<String, String>> = cmd("SENTINEL")
+                .arg("SENTINELS")
+                .arg(master)
+                .query_async(&mut connection)
+                .await?;
+            answer.peers = peers.iter().filter_map(read_peer).collect();
+        }
+        *kept = Some(connection);
+        Ok(answer)
+    }
+}
+
+fn read_peer(fields: &HashMap<String, String>) -> Option<(String, Address)> {
+    let address = Address {
+        host: fields.get("ip")?.clone(),
+        port: fields.get("port")?.parse().ok()?,
+    };
+    let id = fields.get("runid").filter(|id| !id.is_empty())?;
+    Some((id.clone(), address))
+}
+
+/// Passes on each switch until the subscription fails.
+async fn subscribe_once(client: &Client, news: &Notify) -> Result<(), RedisError> {
+    use futures_util::StreamExt;
+    let (mut sink, mut stream) = client.get_async_pubsub().await?.split();
+    sink.subscribe("+switch-master").await?;
+    // Whatever happened before the subscription stood is seen by asking.
+    news.notify_one();
+    loop {
+        match timeout(SUBSCRIPTION_PING, stream.next()).await {
+            Ok(Some(_)) => news.notify_one(),
+            Ok(None) => return Ok(()),
+            Err(_) => match timeout(ANSWER_TIMEOUT, sink.ping::<redis::Value>()).await {
+                Ok(pong) => drop(pong?),
+                Err(_) => return Ok(()),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(id: &str, master: &str, peers: &[&str]) -> Answer {
+        let address = |text| Address {
+            host: text,
+            port: 1,
+        };
+        let peers = peers
+            .iter()
+            .map(|id| ((*id).to_owned(), address((*id).to_owned())))
+            .collect();
+        Answer {
+            id: id.into(),
+            master: Some(address(master.to_owned())),
+            peers,
+        }
+    }
+
+    #[test]
+    fn one_sentinel_of_three_is_no_majority_however_often_it_answers() {
+        let mut count = Count::default();
+        count.add(answer("s1", "old", &["s2", "s3"]));
+        count.add(answer("s1", "old", &["s2", "s3"]));
+        assert_eq!(count.majority(), None);
+        count.add(answer("s2", "new", &["s1", "s3"]));
+        assert_eq!(count.majority(), None);
+        count.add(answer("s3", "new", &["s1", "s2"]));
+        assert_eq!(count.majority().map(|a| a.host), Some("new".into()));
+    }
+
+    #[test]
+    fn a_lone_sentinel_without_peers_decides() {
+        let mut count = Count::default();
+        count.add(answer("s1", "m", &[]));
+        assert_eq!(count.majority().map(|a| a.host), Some("m".into()));
+    }
+}
