@@ -1,0 +1,138 @@
+//! Bearer tokens, compared in constant time.
+
+use axum::extract::{Request, State};
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
+use axum::middleware::Next;
+use axum::response::Response;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use crate::http::App;
+use crate::http::problem::{Kind, Problem};
+
+/// Who may do what. A token is kept as its digest, so that comparing takes the same time whatever
+/// its length.
+#[derive(Clone, Debug, Default)]
+pub struct Auth {
+    lock_token: Option<[u8; 32]>,
+    break_token: Option<[u8; 32]>,
+}
+
+/// Who asks, as far as tokens tell. Idempotency keys of one are not those of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Principal {
+    /// Nobody in particular: no token is set.
+    Anyone,
+    /// The holder of the lock token.
+    Client,
+    /// The holder of the break token, who may do all.
+    Breaker,
+}
+
+impl Principal {
+    /// A name to tell principals apart.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Anyone => "anyone",
+            Self::Client => "client",
+            Self::Breaker => "breaker",
+        }
+    }
+}
+
+impl Auth {
+    /// Requires `lock_token` for all lock routes and `break_token` to break a lease, each if it is
+    /// given. Who has the break token needs no other.
+    #[must_use]
+    pub fn new(lock_token: Option<&str>, break_token: Option<&str>) -> Self {
+        Self {
+            lock_token: lock_token.map(digest),
+            break_token: break_token.map(digest),
+        }
+    }
+
+    /// Whether lock routes are open to anyone.
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        self.lock_token.is_none()
+    }
+
+    fn principal(&self, headers: &HeaderMap) -> Result<Principal, Problem> {
+        let shown = bearer_token(headers)?.map(digest);
+        let is = |known: Option<[u8; 32]>| match (known, shown) {
+            (Some(known), Some(shown)) => bool::from(known.ct_eq(&shown)),
+            _ => false,
+        };
+        // Both are compared each time.
+        match (is(self.break_token), is(self.lock_token)) {
+            (true, _) => Ok(Principal::Breaker),
+            (false, true) => Ok(Principal::Client),
+            (false, false)
+                if self.lock_token.is_none() && (shown.is_none() || self.break_token.is_none()) =>
+            {
+                Ok(Principal::Anyone)
+            }
+            (false, false) => Err(unauthenticated(if shown.is_some() {
+                "the bearer token is not one that this server knows"
+            } else {
+                "send Authorization: Bearer and the token"
+            })),
+        }
+    }
+
+    /// Whether `principal` may end somebody else's lease.
+    ///
+    /// # Errors
+    /// 401 for somebody unknown who could show a token, 403 for somebody known who may not.
+    pub fn check_break(&self, principal: Principal) -> Result<(), Problem> {
+        match principal {
+            Principal::Breaker => Ok(()),
+            Principal::Anyone if self.break_token.is_none() => Ok(()),
+            Principal::Anyone => Err(unauthenticated("breaking a lease needs the break token")),
+            Principal::Client => Err(Problem::new(
+                Kind::Forbidden,
+                "breaking a lease needs the break token",
+            )),
+        }
+    }
+}
+
+/// Lets a request to a lock route pass only with a token, if one is set.
+///
+/// # Errors
+/// 401 without it.
+pub async fn authenticate(
+    State(app): State<App>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    let principal = app.auth.principal(request.headers())?;
+    request.extensions_mut().insert(principal);
+    Ok(next.run(request).await)
+}
+
+fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let value = match (values.next(), values.next()) {
+        (None, _) => return Ok(None),
+        (Some(value), None) => value.to_str().ok(),
+        _ => None,
+    };
+    let token = value.and_then(|value| value.split_once(' '));
+    match token {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(Some(token.trim())),
+        _ => Err(unauthenticated(
+            "the Authorization header must be one Bearer token",
+        )),
+    }
+}
+
+fn unauthenticated(detail: &'static str) -> Problem {
+    Problem::new(Kind::Unauthenticated, detail)
+}
+
+fn digest(token: &str) -> [u8; 32] {
+    Sha256::digest(token.as_bytes()).into()
+}

@@ -1,0 +1,305 @@
+//! The OpenAPI document and its browsable form.
+//!
+//! Utoipa makes the operations, their successes and the schemas out of the routes. What all
+//! operations share (parameters, refusals with their problem types, headers) is added here out of the
+//! tables that the code itself uses, so that no refusal can be forgotten at one route.
+
+use std::sync::LazyLock;
+
+use axum::Router;
+use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use axum::http::{HeaderName, HeaderValue};
+use axum::routing::get;
+use serde_json::{Map, Value, json};
+use tower_http::set_header::SetResponseHeaderLayer;
+use utoipa::OpenApi;
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use crate::http::App;
+use crate::http::problem::{Kind, Problem, ProblemBody};
+use crate::http::wire::{DEFAULT_LIST_LIMIT, IDEMPOTENCY_KEY_LENGTH, MAX_LIST_LIMIT};
+use crate::lock::key::MAX_KEY_BYTES;
+use crate::lock::lease::{FencingToken, Metadata};
+
+/// The keys as a regular expression without look-ahead, which not every engine has: it admits a
+/// last segment `lease`, which the service refuses.
+const KEY_PATTERN: &str = r"^(?:\.{0,2}[A-Za-z0-9_~:@+=,-][A-Za-z0-9._~:@+=,-]*|\.{3}[A-Za-z0-9._~:@+=,-]*)(?:/(?:\.{0,2}[A-Za-z0-9_~:@+=,-][A-Za-z0-9._~:@+=,-]*|\.{3}[A-Za-z0-9._~:@+=,-]*))*$";
+
+/// What the pages of the documentation may load: themselves.
+const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
+     img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Leasehold",
+        description = "A lock service over HTTP: leases with fencing tokens.\n\nAcquire a lock with `POST /locks/{key}`, \
+            keep it with `PUT /locks/{key}/lease`, let it go with `DELETE /locks/{key}`. A client may count on its \
+            lease until the moment it sent the request, plus `waited_ms`, plus `expires_in_ms`, on its own monotonic \
+            clock. Refusals are `application/problem+json`; their `type` is the part to branch on.\n\nA key may hold \
+            slashes, written `/` or `%2F`.",
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
+        contact(name = "Leasehold maintainers"),
+    ),
+    servers((url = "/", description = "This server")),
+    tags(
+        (name = "locks", description = "Acquire, renew, release, break, inspect and list."),
+        (name = "health", description = "Whether the server lives, is ready, and what it counts."),
+    ),
+    components(schemas(ProblemBody)),
+)]
+struct Description;
+
+/// The document without its operations.
+pub(super) fn description() -> utoipa::openapi::OpenApi {
+    Description::openapi()
+}
+
+/// What operations of locks share, by operation id.
+struct Shared {
+    parameters: &'static [&'static str],
+    refusals: &'static [Kind],
+}
+
+/// Refusals of every lock route.
+const LOCK_ROUTE: [Kind; 7] = [
+    Kind::InvalidRequest,
+    Kind::Unauthenticated,
+    Kind::Internal,
+    Kind::StoreUnavailable,
+    Kind::StoreOutOfMemory,
+    Kind::StoreNotPersisting,
+    Kind::ReplicationUnconfirmed,
+];
+
+fn shared(operation_id: &str) -> Option<Shared> {
+    let (parameters, refusals): (&[&str], &[Kind]) = match operation_id {
+        "acquire" => (
+            &["key", "Idempotency-Key"],
+            &[
+                Kind::InvalidKey,
+                Kind::RequestTimeout,
+                Kind::LeaseLost,
+                Kind::PayloadTooLarge,
+                Kind::UnsupportedMediaType,
+                Kind::IdempotencyKeyReused,
+                Kind::LockHeld,
+                Kind::WaitTimeout,
+                Kind::TooManyWaiters,
+                Kind::ShuttingDown,
+            ],
+        ),
+        "renew" => (
+            &["key", "Lease-Id"],
+            &[
+                Kind::InvalidKey,
+                Kind::LeaseIdRequired,
+                Kind::RequestTimeout,
+                Kind::LeaseLost,
+                Kind::PayloadTooLarge,
+                Kind::UnsupportedMediaType,
+            ],
+        ),
+        "release" => (
+            &["key", "optional Lease-Id", "force", "fencing_token"],
+            &[
+                Kind::InvalidKey,
+                Kind::LeaseIdRequired,
+                Kind::Forbidden,
+                Kind::LeaseLost,
+            ],
+        ),
+        "inspect" => (&["key"], &[Kind::InvalidKey]),
+        "list" => (&["prefix", "limit", "cursor"], &[]),
+        _ => return None,
+    };
+    Some(Shared {
+        parameters,
+        refusals,
+    })
+}
+
+fn parameter(name: &str) -> Value {
+    match name {
+        "key" => json!({
+            "name": "key", "in": "path", "required": true,
+            "description": "The name of the lock, percent-encoded; a slash in it may stand as it is. No empty, `.` or `..` \
+                segment, and the last segment is not `lease`.",
+            "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY_BYTES, "pattern": KEY_PATTERN},
+            "example": "my_lock",
+        }),
+        "Lease-Id" | "optional Lease-Id" => json!({
+            "name": "Lease-Id", "in": "header", "required": name == "Lease-Id",
+            "description": "The `lease_id` that the acquisition answered.",
+            "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+            "example": "5f0c2f7f1c7e4f0b9a4d2b6c8e1f3a57",
+        }),
+        "Idempotency-Key" => json!({
+            "name": "Idempotency-Key", "in": "header", "required": false,
+            "description": "Makes repeating the request safe: random for each acquisition, the same for its repetitions.",
+            "schema": {
+                "type": "string", "pattern": "^[!-~]+$",
+                "minLength": IDEMPOTENCY_KEY_LENGTH.start(), "maxLength": IDEMPOTENCY_KEY_LENGTH.end(),
+            },
+            "example": "2c1c9a58-3f52-4c5e-8a38-1f6e0d5c9b7a",
+        }),
+        "force" => json!({
+            "name": "force", "in": "query", "required": false,
+            "description": "`true` breaks somebody else's lease, the one that `fencing_token` names.",
+            "schema": {"type": "boolean", "default": false},
+        }),
+        "fencing_token" => json!({
+            "name": "fencing_token", "in": "query", "required": false,
+            "description": "The token of the lease to break, as inspecting the lock answers it; goes with `force=true`.",
+            "schema": {"type": "integer", "format": "int64", "minimum": 0, "maximum": FencingToken::MAX},
+        }),
+        "prefix" => json!({
+            "name": "prefix", "in": "query", "required": false,
+            "description": "Only keys that begin with this.",
+            "schema": {"type": "string", "maxLength": MAX_KEY_BYTES, "pattern": "^[A-Za-z0-9._~:@/+=,-]*$"},
+            "example": "billing/",
+        }),
+        "limit" => json!({
+            "name": "limit", "in": "query", "required": false,
+            "description": "The most locks of the page.",
+            "schema": {
+                "type": "integer", "format": "int32", "minimum": 1, "maximum": MAX_LIST_LIMIT,
+                "default": DEFAULT_LIST_LIMIT,
+            },
+        }),
+        "cursor" => json!({
+            "name": "cursor", "in": "query", "required": false,
+            "description": "`next_cursor` of the page before.",
+            "schema": {"type": "string"},
+        }),
+        other => unreachable!("{other} is in the table above"),
+    }
+}
+
+/// The whole document, as JSON with a line feed at its end.
+pub(super) fn complete(api: &utoipa::openapi::OpenApi) -> String {
+    let mut document = serde_json::to_value(api).expect("a document is JSON");
+    document["components"]["securitySchemes"] = json!({"bearer": {
+        "type": "http", "scheme": "bearer",
+        "description": "`LEASEHOLD_TOKEN`, or `LEASEHOLD_BREAK_TOKEN` to break a lease as well. Not needed where none is set.",
+    }});
+    document["security"] = json!([{}]);
+    document["components"]["headers"] = headers();
+    document["components"]["schemas"]["AcquireBody"]["properties"]["metadata"]["maxProperties"] =
+        json!(Metadata::MAX_PAIRS);
+    let paths = document["paths"]
+        .as_object_mut()
+        .expect("a document has paths");
+    for operation in paths.values_mut().flat_map(|path| {
+        path.as_object_mut()
+            .expect("a path is an object")
+            .values_mut()
+    }) {
+        complete_operation(operation);
+    }
+    let mut text = serde_json::to_string_pretty(&document).expect("a document is JSON");
+    text.push('\n');
+    text
+}
+
+fn complete_operation(operation: &mut Value) {
+    let id = operation["operationId"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    if let Some(body) = operation.get_mut("requestBody") {
+        body["required"] = json!(false);
+    }
+    let mut refusals = vec![Kind::MethodNotAllowed];
+    if let Some(shared) = shared(&id) {
+        operation["security"] = json!([{}, {"bearer": []}]);
+        operation["parameters"] = shared
+            .parameters
+            .iter()
+            .map(|name| parameter(name))
+            .collect();
+        refusals = [&LOCK_ROUTE, shared.refusals].concat();
+    } else if id == "readyz" || id == "livez" {
+        refusals.clear();
+    }
+    let responses = operation["responses"]
+        .as_object_mut()
+        .expect("an operation has responses");
+    for kind in Kind::ALL.into_iter().filter(|kind| refusals.contains(kind)) {
+        add_refusal(responses, kind);
+    }
+    for (status, response) in responses.iter_mut() {
+        for (name, reference) in headers_of(&id, status) {
+            response["headers"][name] =
+                json!({"$ref": format!("#/components/headers/{reference}")});
+        }
+    }
+}
+
+/// All problem types of a status stand in one response, each with its example.
+fn add_refusal(responses: &mut Map<String, Value>, kind: Kind) {
+    let response = responses.entry(kind.status().as_str()).or_insert_with(|| {
+        json!({
+            "description": "",
+            "content": {"application/problem+json": {
+                "schema": {"$ref": "#/components/schemas/Problem"}, "examples": {},
+            }},
+        })
+    });
+    let before = response["description"].as_str().unwrap_or_default();
+    let separator = if before.is_empty() { "" } else { " " };
+    response["description"] =
+        format!("{before}{separator}`{}`: {}.", kind.name(), kind.title()).into();
+    response["content"]["application/problem+json"]["examples"][kind.name()] =
+        json!({"summary": kind.title(), "value": Problem::example(kind)});
+}
+
+fn headers() -> Value {
+    let text =
+        |description: &str| json!({"description": description, "schema": {"type": "string"}});
+    let seconds = |description: &str| json!({"description": description, "schema": {"type": "integer", "format": "int64", "minimum": 1}});
+    json!({
+        "Allow": text("The methods of this route."),
+        "IdempotencyReplayed": text("Always `true`."),
+        "Location": text("The path of the lock: its key, percent-encoded."),
+        "RequestId": text("The id of this request: the client's own X-Request-Id, if it sent a plain one."),
+        "RetryAfter": seconds("Seconds to wait before asking again."),
+        "WwwAuthenticate": text("Always `Bearer`."),
+    })
+}
+
+fn headers_of(operation_id: &str, status: &str) -> Vec<(&'static str, &'static str)> {
+    let own = match (operation_id, status) {
+        ("acquire", "200") => Some(("Idempotency-Replayed", "IdempotencyReplayed")),
+        ("acquire", "201") => Some(("Location", "Location")),
+        (_, "401") => Some(("WWW-Authenticate", "WwwAuthenticate")),
+        (_, "405") => Some(("Allow", "Allow")),
+        (_, "423" | "429" | "503") => Some(("Retry-After", "RetryAfter")),
+        _ => None,
+    };
+    own.into_iter()
+        .chain([("X-Request-Id", "RequestId")])
+        .collect()
+}
+
+/// `/openapi.json` and `/docs`, which work with no internet.
+pub(super) fn routes() -> Router<App> {
+    static DOCUMENT: LazyLock<String> = LazyLock::new(super::openapi);
+    let json = [(CONTENT_TYPE, "application/json")];
+    let policy = SetResponseHeaderLayer::overriding(
+        CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(CONTENT_POLICY),
+    );
+    let no_sniffing = SetResponseHeaderLayer::overriding(
+        HeaderName::from_static("x-content-type-options"),
+        HeaderValue::from_static("nosniff"),
+    );
+    let ui: Router<App> = SwaggerUi::new("/docs")
+        .config(Config::from("/openapi.json"))
+        .into();
+    let ui = ui.layer(policy).layer(no_sniffing);
+    ui.route(
+        "/openapi.json",
+        get(async move || (json, DOCUMENT.as_str())),
+    )
+}

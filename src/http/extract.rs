@@ -1,0 +1,243 @@
+//! What a request must be before a handler sees it. Every refusal is a [`Problem`].
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Uri};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use percent_encoding::percent_decode_str;
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, timeout};
+
+use crate::http::problem::{Kind, Problem};
+use crate::http::wire::{IDEMPOTENCY_KEY_LENGTH, Parameters};
+use crate::lock::key::LockKey;
+use crate::lock::lease::LeaseId;
+
+/// The largest body, in bytes.
+pub const MAX_BODY_BYTES: usize = 16 * 1024;
+
+/// How long a body may take to arrive.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// When the request arrived; set by the outermost layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrived(pub Instant);
+
+/// The part of the path that names the lock, still encoded.
+#[derive(Clone, Debug)]
+struct RawKey(String);
+
+/// The lock that the path names.
+pub struct Key(pub LockKey);
+
+/// The query parameters, decoded.
+pub struct Query(pub Parameters);
+
+/// The `Lease-Id` header, if there is one.
+pub struct OptionalLeaseId(pub Option<LeaseId>);
+
+/// The `Idempotency-Key` header, if there is one.
+pub struct IdempotencyKey(pub Option<String>);
+
+/// A JSON object, or what stands for no body at all.
+pub struct Json<T>(pub T);
+
+/// Takes the lock's key out of the path and leaves a path that a router with one segment for it
+/// matches.
+///
+/// A key may hold slashes, written `/` or `%2F`: proxies turn one into the other, so both must be
+/// one lock. The route of a lease is told from a key by its last segment, which no key may have.
+pub fn set_key_apart(mut request: Request) -> Request {
+    let path = request.uri().path();
+    let Some(rest) = path.strip_prefix("/locks/") else {
+        return request;
+    };
+    let (key, plain_path) = match rest.strip_suffix("/lease") {
+        Some(key) => (key, "/locks/key/lease"),
+        None => (rest, "/locks/key"),
+    };
+    let key = RawKey(key.to_owned());
+    let mut parts = request.uri().clone().into_parts();
+    let query = request
+        .uri()
+        .query()
+        .map_or_else(String::new, |query| format!("?{query}"));
+    parts.path_and_query = Some(
+        format!("{plain_path}{query}")
+            .parse()
+            .expect("the query was valid before"),
+    );
+    *request.uri_mut() = Uri::from_parts(parts).expect("only the path was changed");
+    request.extensions_mut().insert(key);
+    request
+}
+
+impl<S: Sync> FromRequestParts<S> for Key {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let RawKey(raw) = parts.extensions.get().ok_or_else(Problem::internal)?;
+        let decoded = percent_decode_str(raw).decode_utf8();
+        let text = decoded.map_err(|_| Problem::new(Kind::InvalidKey, "the key is not UTF-8"))?;
+        Ok(Self(LockKey::parse(&text)?))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Query {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let query = parts.uri.query().unwrap_or_default();
+        let pairs = query.split('&').filter(|pair| !pair.is_empty());
+        let decode = |text: &str| {
+            let spaced = text.replace('+', " ");
+            let decoded = percent_decode_str(&spaced)
+                .decode_utf8()
+                .map(std::borrow::Cow::into_owned);
+            decoded.map_err(|_| Problem::invalid("the query is not UTF-8"))
+        };
+        let decoded = pairs.map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            Ok((decode(name)?, decode(value)?))
+        });
+        Ok(Self(Parameters(decoded.collect::<Result<_, Problem>>()?)))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for OptionalLeaseId {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let lease_id = match single_header(&parts.headers, "Lease-Id")? {
+            None | Some("") => None,
+            Some(text) => Some(LeaseId::parse(text).ok_or_else(|| {
+                Problem::invalid(
+                    "Lease-Id must be the lease_id of an acquisition: 32 lower-case hex digits",
+                )
+            })?),
+        };
+        Ok(Self(lease_id))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let key = single_header(&parts.headers, "Idempotency-Key")?;
+        let valid = |key: &str| {
+            IDEMPOTENCY_KEY_LENGTH.contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic())
+        };
+        match key {
+            Some(key) if !valid(key) => Err(Problem::invalid(format!(
+                "Idempotency-Key must be {} to {} visible ASCII characters, random for each acquisition",
+                IDEMPOTENCY_KEY_LENGTH.start(),
+                IDEMPOTENCY_KEY_LENGTH.end()
+            ))),
+            key => Ok(Self(key.map(str::to_owned))),
+        }
+    }
+}
+
+/// An empty body is the default, whatever its type is said to be: HTTP clients name one even then.
+impl<S: Sync, T: DeserializeOwned + Default> FromRequest<S> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        if parts.headers.contains_key(CONTENT_ENCODING) {
+            return Err(Problem::new(
+                Kind::UnsupportedMediaType,
+                "a body with a Content-Encoding is not taken",
+            ));
+        }
+        let bytes = read_body(&parts.headers, body).await?;
+        if bytes.is_empty() {
+            return Ok(Self(T::default()));
+        }
+        check_content_type(&parts.headers)?;
+        // Serde would take an array for the fields in their order.
+        if bytes.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
+            return Err(Problem::invalid("the body must be a JSON object"));
+        }
+        let mut json = serde_json::Deserializer::from_slice(&bytes);
+        let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+            let path = error.path().to_string();
+            let cause = error.into_inner();
+            if path == "." {
+                invalid_body(&cause)
+            } else {
+                Problem::invalid(format!("{path}: {cause}"))
+            }
+        })?;
+        json.end().map_err(|error| invalid_body(&error))?;
+        Ok(Self(value))
+    }
+}
+
+fn invalid_body(error: &serde_json::Error) -> Problem {
+    Problem::invalid(format!("the body is not what this route takes: {error}"))
+}
+
+async fn read_body(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Problem> {
+    let too_large = || {
+        Problem::new(
+            Kind::PayloadTooLarge,
+            format!("the body may have at most {MAX_BODY_BYTES} bytes"),
+        )
+    };
+    let announced = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|length| length > MAX_BODY_BYTES) {
+        return Err(too_large());
+    }
+    match timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY_BYTES).collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes().into()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(_)) => Err(Problem::invalid(
+            "the body broke off or is not framed as HTTP wants it",
+        )),
+        Err(_) => {
+            let detail = format!("the body must arrive within {} s", BODY_TIMEOUT.as_secs());
+            Err(Problem::new(Kind::RequestTimeout, detail))
+        }
+    }
+}
+
+fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut types = headers.get_all(CONTENT_TYPE).iter();
+    let essence = match (types.next(), types.next()) {
+        (Some(one), None) => one
+            .to_str()
+            .ok()
+            .and_then(|text| text.split(';').next())
+            .map(str::trim),
+        _ => None,
+    };
+    if essence.is_some_and(|essence| essence.eq_ignore_ascii_case("application/json")) {
+        return Ok(());
+    }
+    Err(Problem::new(
+        Kind::UnsupportedMediaType,
+        "send the body with Content-Type: application/json",
+    ))
+}
+
+/// A header that may be there once; of two, no proxy agrees which one counts.
+fn single_header<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<&'h str>, Problem> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => {
+            let text = value.to_str();
+            text.map(Some)
+                .map_err(|_| Problem::invalid(format!("{name} must be visible ASCII characters")))
+        }
+        _ => Err(Problem::invalid(format!("{name} is given twice"))),
+    }
+}

@@ -1,0 +1,120 @@
+//! Whether this server lives, is ready, and what it counts.
+
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderName, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::http::App;
+use crate::http::problem::Problem;
+use crate::store::contract::Health;
+
+/// That the server lives.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Liveness {
+    /// Always `alive`.
+    #[schema(example = "alive")]
+    pub status: &'static str,
+}
+
+/// Whether the server takes requests.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Readiness {
+    /// `ready`, `starting` or `draining`.
+    pub status: Status,
+    /// `ok`, `degraded` or `unreached`.
+    pub store: StoreStatus,
+    /// What is wrong with the store and what to do, if something is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub reason: Option<String>,
+}
+
+/// What the server is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Taking requests.
+    Ready,
+    /// Not yet in contact with its store.
+    Starting,
+    /// About to end.
+    Draining,
+}
+
+/// How the store is.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreStatus {
+    /// In order.
+    Ok,
+    /// In trouble now, or running with less than it promises.
+    Degraded,
+    /// Never reached so far.
+    Unreached,
+}
+
+/// Liveness
+///
+/// Whether the process answers. Never asks the store: a restart would not mend it.
+#[utoipa::path(get, path = "/livez", operation_id = "livez", tag = "health",
+    responses((status = 200, description = "Alive.", body = Liveness)))]
+pub(super) async fn livez() -> axum::Json<Liveness> {
+    axum::Json(Liveness { status: "alive" })
+}
+
+/// Readiness
+///
+/// 503 only before the first contact with the store and while the server drains. A store in trouble
+/// later is 200 with `"store": "degraded"` and the reason: taking every server out of service would
+/// turn honest answers into bare ones.
+#[utoipa::path(get, path = "/readyz", operation_id = "readyz", tag = "health",
+    responses(
+        (status = 200, description = "Takes requests.", body = Readiness),
+        (status = 503, description = "Not yet, or not any more.", body = Readiness),
+    ))]
+pub(super) async fn readyz(State(app): State<App>) -> Response {
+    let readiness = readiness(app.service.health(), app.service.is_draining());
+    if readiness.status == Status::Ready {
+        return axum::Json(readiness).into_response();
+    }
+    let retry = [(HeaderName::from_static("retry-after"), "1")];
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        retry,
+        axum::Json(readiness),
+    )
+        .into_response()
+}
+
+fn readiness(health: Health, draining: bool) -> Readiness {
+    let (status, store, reason) = match health {
+        Health::Starting(reason) => (Status::Starting, StoreStatus::Unreached, Some(reason)),
+        Health::Ready => (Status::Ready, StoreStatus::Ok, None),
+        Health::Degraded(reason) => (Status::Ready, StoreStatus::Degraded, Some(reason)),
+    };
+    Readiness {
+        status: if draining { Status::Draining } else { status },
+        store,
+        reason,
+    }
+}
+
+/// Metrics
+///
+/// In the Prometheus text format.
+#[utoipa::path(get, path = "/metrics", operation_id = "metrics", tag = "health",
+    responses((status = 200, description = "The metrics.", body = String, content_type = "text/plain")))]
+pub(super) async fn metrics(State(app): State<App>) -> Result<Response, Problem> {
+    let text = app.metrics.render(app.service.waiters()).map_err(|error| {
+        tracing::error!("the metrics cannot be written: {error}");
+        Problem::internal()
+    })?;
+    Ok((
+        [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        text,
+    )
+        .into_response())
+}

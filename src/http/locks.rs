@@ -1,0 +1,189 @@
+//! The routes of locks: extract, call, convert.
+
+use axum::Extension;
+use axum::extract::State;
+use axum::http::header::LOCATION;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+
+use crate::http::App;
+use crate::http::auth::Principal;
+use crate::http::extract::{Arrived, IdempotencyKey, Json, Key, OptionalLeaseId, Query};
+use crate::http::problem::Problem;
+use crate::http::wire::{
+    AcquireBody, Lease, LockPage, LockStatus, RenewBody, break_query, list_query,
+};
+use crate::lock::key::LockKey;
+use crate::lock::rules::{Ending, Renewal};
+use crate::service::Acquired;
+
+/// Marks an answer that was given before.
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+
+/// Acquire a lock
+///
+/// Takes the lock if it is free and answers with a lease: exclusive until its deadline, with a
+/// fencing token that is higher than any before. If somebody else holds the lock, the answer is 423,
+/// at once or after `wait_ms` in line.
+///
+/// With an `Idempotency-Key`, repeating the request is safe: while the acquisition lives, the answer
+/// is the same lease.
+#[utoipa::path(
+    post, path = "/locks/{key}", operation_id = "acquire", tag = "locks",
+    request_body(content = AcquireBody, description = "What to acquire; may be left out."),
+    responses(
+        (status = 201, description = "The lock is yours.", body = Lease),
+        (status = 200, description = "This acquisition was granted before, and its lease is alive.", body = Lease),
+    ),
+)]
+pub(super) async fn acquire(
+    State(app): State<App>,
+    Extension(Arrived(arrived)): Extension<Arrived>,
+    Extension(principal): Extension<Principal>,
+    Key(key): Key,
+    Query(parameters): Query,
+    IdempotencyKey(idempotency_key): IdempotencyKey,
+    Json(body): Json<AcquireBody>,
+) -> Result<Response, Problem> {
+    let [] = parameters.take([])?;
+    let request = body.into_request(
+        &app.limits,
+        arrived,
+        principal.name(),
+        idempotency_key.as_deref(),
+    )?;
+    let acquired = app.service.acquire(key.clone(), request).await;
+    app.metrics.acquired(acquired.as_ref().ok());
+    match acquired? {
+        Acquired::Granted(lease) => Ok((
+            StatusCode::CREATED,
+            location(&key),
+            axum::Json(Lease::new(&key, &lease, arrived)),
+        )
+            .into_response()),
+        Acquired::Replayed(lease) => {
+            let replayed = [(REPLAYED, HeaderValue::from_static("true"))];
+            Ok((replayed, axum::Json(Lease::new(&key, &lease, arrived))).into_response())
+        }
+        Acquired::Held(standing) => Err(Problem::held(standing)),
+        Acquired::TimedOut(standing, ahead) => Err(Problem::wait_timeout(standing, ahead)),
+        Acquired::KeyReused => Err(Problem::key_reused()),
+        Acquired::AlreadyReleased => Err(Problem::already_released()),
+        Acquired::TooManyWaiters => Err(Problem::too_many_waiters()),
+    }
+}
+
+/// Renew a lease
+///
+/// Extends the lease to its TTL from now; never shortens it. A lease that is over does not come back:
+/// the answer is 409, and whatever it protected must stop.
+#[utoipa::path(
+    put, path = "/locks/{key}/lease", operation_id = "renew", tag = "locks",
+    request_body(content = RenewBody, description = "How to renew; may be left out."),
+    responses((status = 200, description = "The lease goes on.", body = Lease)),
+)]
+pub(super) async fn renew(
+    State(app): State<App>,
+    Extension(Arrived(arrived)): Extension<Arrived>,
+    Key(key): Key,
+    Query(parameters): Query,
+    OptionalLeaseId(lease_id): OptionalLeaseId,
+    Json(body): Json<RenewBody>,
+) -> Result<axum::Json<Lease>, Problem> {
+    let [] = parameters.take([])?;
+    let lease_id = lease_id.ok_or_else(Problem::lease_id_required)?;
+    match app
+        .service
+        .renew(key.clone(), lease_id, body.ttl(&app.limits)?)
+        .await?
+    {
+        Renewal::Renewed(lease) => Ok(axum::Json(Lease::new(&key, &lease, arrived))),
+        Renewal::Lost(loss) => Err(Problem::lost(loss)),
+    }
+}
+
+/// Release a lease, or break somebody else's
+///
+/// Ends the lease that the `Lease-Id` header names; repeating the request within 10 seconds is
+/// answered 204 again.
+///
+/// With `force=true` and no `Lease-Id` it breaks the lease whose fencing token is named, whoever
+/// holds it: for administrators, when a holder hangs and its TTL is long. The broken holder is told by
+/// its next renewal, and kept out by fencing until then.
+#[utoipa::path(
+    delete, path = "/locks/{key}", operation_id = "release", tag = "locks",
+    responses((status = 204, description = "That lease is over.")),
+)]
+pub(super) async fn release(
+    State(app): State<App>,
+    Extension(principal): Extension<Principal>,
+    Key(key): Key,
+    Query(parameters): Query,
+    OptionalLeaseId(lease_id): OptionalLeaseId,
+) -> Result<StatusCode, Problem> {
+    let ending = match (break_query(&parameters)?, lease_id) {
+        (None, Some(lease_id)) => app.service.release(key, lease_id).await?,
+        (None, None) => return Err(Problem::lease_id_required()),
+        (Some(_), Some(_)) => {
+            return Err(Problem::invalid(
+                "force=true ends somebody else's lease: send no Lease-Id",
+            ));
+        }
+        (Some(token), None) => {
+            app.auth.check_break(principal)?;
+            app.service.break_lease(key, token).await?
+        }
+    };
+    match ending {
+        Ending::Ended => Ok(StatusCode::NO_CONTENT),
+        Ending::Lost(loss) => Err(Problem::lost(loss)),
+    }
+}
+
+/// Inspect a lock
+///
+/// Says who holds the lock and how it stands; never the lease id. A key that was never used is free.
+#[utoipa::path(
+    get, path = "/locks/{key}", operation_id = "inspect", tag = "locks",
+    responses((status = 200, description = "How the lock stands.", body = LockStatus)),
+)]
+pub(super) async fn inspect(
+    State(app): State<App>,
+    Key(key): Key,
+    Query(parameters): Query,
+) -> Result<axum::Json<LockStatus>, Problem> {
+    let [] = parameters.take([])?;
+    let (holding, waiters) = app.service.inspect(&key).await?;
+    Ok(axum::Json(LockStatus::new(&key, holding.as_ref(), waiters)))
+}
+
+/// List the held locks
+///
+/// In pages: a page may be shorter than `limit`, even empty, before the last one; a key may appear
+/// twice; a key that is held during the whole listing does appear. The last page has no
+/// `next_cursor`.
+#[utoipa::path(
+    get, path = "/locks", operation_id = "list", tag = "locks",
+    responses((status = 200, description = "A page of held locks.", body = LockPage)),
+)]
+pub(super) async fn list(
+    State(app): State<App>,
+    Query(parameters): Query,
+) -> Result<axum::Json<LockPage>, Problem> {
+    let (page, waiters) = app.service.list(&list_query(&parameters)?).await?;
+    let status = |((key, holding), waiters): (&(LockKey, _), usize)| {
+        LockStatus::new(key, Some(holding), waiters)
+    };
+    let locks = page.locks.iter().zip(waiters).map(status).collect();
+    Ok(axum::Json(LockPage {
+        locks,
+        next_cursor: page.next_cursor,
+    }))
+}
+
+/// The lock's path as one segment, which is right behind any proxy.
+fn location(key: &LockKey) -> HeaderMap {
+    let path = format!("/locks/{}", key.as_str().replace('/', "%2F"));
+    let value = HeaderValue::try_from(path).expect("a key is visible ASCII");
+    HeaderMap::from_iter([(LOCATION, value)])
+}

@@ -1,0 +1,207 @@
+//! The service over HTTP: routes and what surrounds them.
+//!
+//! Each request passes, from the outside in: the request id, the log line and the cache header; the
+//! guard against panics; the lock's key set apart from the path; the router; for lock routes the
+//! bearer token; the extractors; a handler of a few lines.
+
+pub mod auth;
+mod docs;
+pub mod extract;
+pub mod health;
+mod locks;
+pub mod problem;
+pub mod wire;
+
+use std::any::Any;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::header::{CACHE_CONTROL, HOST};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+use axum::middleware::{Next, from_fn, from_fn_with_state, map_request};
+use axum::response::{IntoResponse, Response};
+use tokio::time::Instant;
+use tower::Layer;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+pub use self::auth::Auth;
+use self::extract::{Arrived, set_key_apart};
+use self::problem::{Kind, Problem};
+use self::wire::{Limits, millis};
+use crate::random;
+use crate::service::LockService;
+use crate::telemetry::Metrics;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The longest request id that is taken from a client.
+const MAX_REQUEST_ID_BYTES: usize = 128;
+
+/// What handlers share.
+#[derive(Clone)]
+pub struct App {
+    /// The locks.
+    pub service: LockService,
+    /// Bounds that the operator set.
+    pub limits: Limits,
+    /// Who may do what.
+    pub auth: Arc<Auth>,
+    /// What is counted.
+    pub metrics: Metrics,
+}
+
+fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(docs::description())
+        .routes(routes!(health::livez))
+        .routes(routes!(health::readyz))
+        .routes(routes!(health::metrics))
+}
+
+fn lock_routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(locks::list))
+        .routes(routes!(locks::acquire, locks::release, locks::inspect))
+        .routes(routes!(locks::renew))
+}
+
+/// The OpenAPI document, made of the same table as the routes.
+#[must_use]
+pub fn openapi() -> String {
+    docs::complete(&routes().merge(lock_routes()).into_openapi())
+}
+
+/// All routes, with what surrounds them.
+pub fn router(app: App) -> Router {
+    let locks: Router<App> = lock_routes().into();
+    let others: Router<App> = routes().into();
+    let inner = others
+        .merge(locks.route_layer(from_fn_with_state(app.clone(), auth::authenticate)))
+        .merge(docs::routes())
+        .fallback(async || {
+            Problem::new(Kind::NotFound, "the routes are at /docs and /openapi.json")
+        })
+        .method_not_allowed_fallback(async || {
+            Problem::new(
+                Kind::MethodNotAllowed,
+                "the Allow header names the methods of this route",
+            )
+        })
+        .layer(CatchPanicLayer::custom(report_panic))
+        .layer(from_fn(remember_route))
+        .with_state(app.clone());
+    // Layers of a router come after its routing; the key must be set apart before it.
+    let keyed = map_request(async |request| set_key_apart(request)).layer(inner);
+    Router::new()
+        .fallback_service(keyed)
+        .layer(from_fn_with_state(app, answer))
+}
+
+/// The outermost layer: gives the request an id and a time, finishes problems, logs and counts.
+async fn answer(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let arrived = Instant::now();
+    let request_id = request_id(request.headers());
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    request.extensions_mut().insert(Arrived(arrived));
+    let mut response = match check_host(&request) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    };
+    if let Some(problem) = pending_problem(&mut response) {
+        problem.write(request_id.to_str().unwrap_or_default(), &mut response);
+    }
+    let route = response
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("none", MatchedPath::as_str);
+    let status = response.status().as_u16();
+    app.metrics
+        .answered(route, method_label(&method), status, arrived.elapsed());
+    tracing::info!(
+        request_id = request_id.to_str().unwrap_or_default(),
+        %method,
+        path,
+        route,
+        status,
+        duration_ms = millis(arrived.elapsed()),
+        "request"
+    );
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(REQUEST_ID, request_id);
+    response
+}
+
+/// Keeps the route for the log and the metrics, which stand outside of the router.
+async fn remember_route(request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let mut response = next.run(request).await;
+    if let Some(route) = route {
+        response.extensions_mut().insert(route);
+    }
+    response
+}
+
+/// HTTP/1.1 wants exactly one `Host`; with none or two, proxies disagree on what was asked for.
+fn check_host(request: &Request) -> Result<(), Problem> {
+    let hosts = request.headers().get_all(HOST).iter().count();
+    if hosts == 1 || (hosts == 0 && request.version() == Version::HTTP_10) {
+        Ok(())
+    } else {
+        Err(Problem::invalid(
+            "the request must have exactly one Host header",
+        ))
+    }
+}
+
+/// The problem that a response stands for. A refusal that is none of ours (a part of axum that
+/// answers by itself) becomes one.
+fn pending_problem(response: &mut Response) -> Option<Problem> {
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        return Some(problem);
+    }
+    let kind = match response.status() {
+        StatusCode::NOT_FOUND => Kind::NotFound,
+        StatusCode::METHOD_NOT_ALLOWED => Kind::MethodNotAllowed,
+        status if status.is_client_error() => Kind::InvalidRequest,
+        _ => return None,
+    };
+    let problem = Problem::new(kind, "the request was refused before it reached a handler");
+    *response.status_mut() = kind.status();
+    Some(problem)
+}
+
+/// The client's id, if it is one that can stand in a log; else a new one.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let mut given = headers.get_all(&REQUEST_ID).iter();
+    let plain = |id: &&HeaderValue| {
+        let id = id.as_bytes();
+        let allowed = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        (1..=MAX_REQUEST_ID_BYTES).contains(&id.len()) && id.iter().all(allowed)
+    };
+    if let (Some(id), None) = (given.next().filter(plain), given.next()) {
+        id.clone()
+    } else {
+        let id = format!("{:032x}", u128::from_be_bytes(random::bytes()));
+        HeaderValue::try_from(id).expect("hex digits are a header value")
+    }
+}
+
+/// A method as a metric's label; what clients make up must not become one each.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        _ => "other",
+    }
+}
+
+fn report_panic(_: Box<dyn Any + Send>) -> Response {
+    // The panic itself was logged by the hook.
+    Problem::internal().into_response()
+}

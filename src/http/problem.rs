@@ -1,0 +1,571 @@
+//! Every refusal, as `application/problem+json` (RFC 9457). The only place that knows statuses.
+//!
+//! A 5xx names a problem and whether the operation may have taken effect, never a cause: the cause
+//! is logged once, here, with the request id that the client was told.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::http::wire::millis;
+use crate::lock::key::InvalidKey;
+use crate::lock::rules::Loss;
+use crate::service::{ServiceError, Standing};
+use crate::store::contract::{Outcome, StoreError};
+
+/// How long to wait after a refusal that has no better estimate.
+const RETRY_AFTER_SECONDS: u64 = 1;
+
+/// The kinds of refusal: name, status, title.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The path names no valid key.
+    InvalidKey,
+    /// Body, query or header is not what the route takes.
+    InvalidRequest,
+    /// `Lease-Id` is missing.
+    LeaseIdRequired,
+    /// A bearer token is needed.
+    Unauthenticated,
+    /// The bearer token does not permit this.
+    Forbidden,
+    /// No such route.
+    NotFound,
+    /// The route has other methods.
+    MethodNotAllowed,
+    /// The body did not come in time.
+    RequestTimeout,
+    /// The lease is not the caller's (any more).
+    LeaseLost,
+    /// The body is too large.
+    PayloadTooLarge,
+    /// The body is not plain JSON.
+    UnsupportedMediaType,
+    /// The idempotency key stands for another request.
+    IdempotencyKeyReused,
+    /// Somebody else holds the lock.
+    LockHeld,
+    /// Somebody else held it for as long as the request would wait.
+    WaitTimeout,
+    /// As many wait as may.
+    TooManyWaiters,
+    /// A defect.
+    Internal,
+    /// The store is out of reach.
+    StoreUnavailable,
+    /// The store has no memory left.
+    StoreOutOfMemory,
+    /// The store refuses writes because it cannot save them.
+    StoreNotPersisting,
+    /// Too few replicas confirmed in time.
+    ReplicationUnconfirmed,
+    /// The server is about to end.
+    ShuttingDown,
+}
+
+impl Kind {
+    /// All kinds, for the documentation.
+    pub const ALL: [Self; 21] = [
+        Self::InvalidKey,
+        Self::InvalidRequest,
+        Self::LeaseIdRequired,
+        Self::Unauthenticated,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::RequestTimeout,
+        Self::LeaseLost,
+        Self::PayloadTooLarge,
+        Self::UnsupportedMediaType,
+        Self::IdempotencyKeyReused,
+        Self::LockHeld,
+        Self::WaitTimeout,
+        Self::TooManyWaiters,
+        Self::Internal,
+        Self::StoreUnavailable,
+        Self::StoreOutOfMemory,
+        Self::StoreNotPersisting,
+        Self::ReplicationUnconfirmed,
+        Self::ShuttingDown,
+    ];
+
+    const fn facts(self) -> (&'static str, StatusCode, &'static str) {
+        match self {
+            Self::InvalidKey => (
+                "invalid-key",
+                StatusCode::BAD_REQUEST,
+                "The lock key is not valid",
+            ),
+            Self::InvalidRequest => (
+                "invalid-request",
+                StatusCode::BAD_REQUEST,
+                "The request is not valid",
+            ),
+            Self::LeaseIdRequired => (
+                "lease-id-required",
+                StatusCode::BAD_REQUEST,
+                "The Lease-Id header is missing",
+            ),
+            Self::Unauthenticated => (
+                "unauthenticated",
+                StatusCode::UNAUTHORIZED,
+                "A bearer token is needed",
+            ),
+            Self::Forbidden => (
+                "forbidden",
+                StatusCode::FORBIDDEN,
+                "The bearer token does not permit this",
+            ),
+            Self::NotFound => ("not-found", StatusCode::NOT_FOUND, "There is no such route"),
+            Self::MethodNotAllowed => (
+                "method-not-allowed",
+                StatusCode::METHOD_NOT_ALLOWED,
+                "The route does not take this method",
+            ),
+            Self::RequestTimeout => (
+                "request-timeout",
+                StatusCode::REQUEST_TIMEOUT,
+                "The body did not arrive in time",
+            ),
+            Self::LeaseLost => ("lease-lost", StatusCode::CONFLICT, "The lease is lost"),
+            Self::PayloadTooLarge => (
+                "payload-too-large",
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "The body is too large",
+            ),
+            Self::UnsupportedMediaType => (
+                "unsupported-media-type",
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "The body must be plain application/json",
+            ),
+            Self::IdempotencyKeyReused => (
+                "idempotency-key-reused",
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "The Idempotency-Key was used for another request",
+            ),
+            Self::LockHeld => ("lock-held", StatusCode::LOCKED, "The lock is held"),
+            Self::WaitTimeout => (
+                "wait-timeout",
+                StatusCode::LOCKED,
+                "The lock was held for the whole wait",
+            ),
+            Self::TooManyWaiters => (
+                "too-many-waiters",
+                StatusCode::TOO_MANY_REQUESTS,
+                "Too many requests wait for locks",
+            ),
+            Self::Internal => (
+                "internal",
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "Internal error",
+            ),
+            Self::StoreUnavailable => (
+                "store-unavailable",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The store is unavailable",
+            ),
+            Self::StoreOutOfMemory => (
+                "store-out-of-memory",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The store is out of memory",
+            ),
+            Self::StoreNotPersisting => (
+                "store-not-persisting",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The store refuses writes because it cannot save them",
+            ),
+            Self::ReplicationUnconfirmed => (
+                "replication-unconfirmed",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "Too few replicas confirmed in time",
+            ),
+            Self::ShuttingDown => (
+                "shutting-down",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The server is shutting down",
+            ),
+        }
+    }
+
+    /// The last part of the problem's `type`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        self.facts().0
+    }
+
+    /// The HTTP status.
+    #[must_use]
+    pub const fn status(self) -> StatusCode {
+        self.facts().1
+    }
+
+    /// The title, the same for all problems of the kind.
+    #[must_use]
+    pub const fn title(self) -> &'static str {
+        self.facts().2
+    }
+}
+
+/// A refusal on its way to the client. The outermost layer writes it, once it has the request id.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    kind: Kind,
+    retry_after: Option<u64>,
+    body: Box<ProblemBody>,
+}
+
+/// Why a lease is not the caller's.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// Nobody holds the lock.
+    NotHeld,
+    /// Somebody else holds it.
+    HeldByOther,
+    /// This acquisition was granted and released moments ago.
+    Released,
+}
+
+/// Whether an operation that failed may have taken effect.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Effect {
+    /// It certainly did not.
+    None,
+    /// It may have: ask again, with the same `Idempotency-Key` or `Lease-Id`.
+    Unknown,
+}
+
+/// A refused request (RFC 9457, `application/problem+json`).
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub struct ProblemBody {
+    /// `urn:leasehold:problem:` and the name of the problem; the part to branch on.
+    #[serde(rename = "type")]
+    #[schema(example = "urn:leasehold:problem:lock-held")]
+    pub kind: String,
+    /// The kind of problem in words; the same each time.
+    pub title: &'static str,
+    /// The HTTP status again.
+    #[schema(minimum = 400, maximum = 599)]
+    pub status: u16,
+    /// What is wrong with this request.
+    #[schema(value_type = String)]
+    pub detail: Cow<'static, str>,
+    /// The `X-Request-Id` of the answer; the server's log has it too.
+    pub request_id: String,
+    /// Who holds the lock, in that client's own words (`lock-held`, `wait-timeout`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "billing-7d9f", nullable = false)]
+    pub holder: Option<String>,
+    /// The fencing token of the current lease (`lock-held`, `wait-timeout`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64, nullable = false)]
+    pub fencing_token: Option<u64>,
+    /// Milliseconds since the current lease was granted (`lock-held`, `wait-timeout`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, nullable = false)]
+    pub held_for_ms: Option<u64>,
+    /// Milliseconds left of the current lease, unless it is renewed (`lock-held`, `wait-timeout`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, nullable = false)]
+    pub expires_in_ms: Option<u64>,
+    /// How many requests wait for the lock (`lock-held`, `wait-timeout`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, nullable = false)]
+    pub waiters: Option<u64>,
+    /// The place of this request in the line when its time was over; 1 is the first
+    /// (`wait-timeout`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, nullable = false)]
+    pub position: Option<u64>,
+    /// Why the lease is lost (`lease-lost`): `not_held` (nobody holds the lock), `held_by_other`, or
+    /// `released` (this acquisition was granted and released moments ago).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, inline)]
+    pub reason: Option<Reason>,
+    /// Whether an operation that failed may have taken effect (5xx): `none` (it certainly did not) or
+    /// `unknown` (ask again, with the same `Idempotency-Key` or `Lease-Id`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, inline)]
+    pub outcome: Option<Effect>,
+}
+
+impl Problem {
+    /// A problem of `kind`; `detail` says what is wrong with this request.
+    #[must_use]
+    pub fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
+        let retry_after = match kind.status() {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                Some(RETRY_AFTER_SECONDS)
+            }
+            _ => None,
+        };
+        let body = ProblemBody {
+            kind: format!("urn:leasehold:problem:{}", kind.name()),
+            title: kind.title(),
+            status: kind.status().as_u16(),
+            detail: detail.into(),
+            ..ProblemBody::default()
+        };
+        Self {
+            kind,
+            retry_after,
+            body: Box::new(body),
+        }
+    }
+
+    /// A request that is not what the route takes; `detail` names the part and what it may be.
+    #[must_use]
+    pub fn invalid(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Kind::InvalidRequest, detail)
+    }
+
+    /// No `Lease-Id`.
+    #[must_use]
+    pub fn lease_id_required() -> Self {
+        Self::new(
+            Kind::LeaseIdRequired,
+            "send the lease_id that the acquisition answered in the Lease-Id header",
+        )
+    }
+
+    /// A lock that somebody else holds.
+    #[must_use]
+    pub fn held(standing: Standing) -> Self {
+        let mut problem = Self::new(
+            Kind::LockHeld,
+            "somebody else holds the lock; wait_ms waits for it",
+        );
+        problem.describe(standing);
+        problem
+    }
+
+    /// A wait that ended without the lock, with `ahead` requests before it.
+    #[must_use]
+    pub fn wait_timeout(standing: Standing, ahead: usize) -> Self {
+        let mut problem = Self::new(
+            Kind::WaitTimeout,
+            "somebody else held the lock until wait_ms had passed",
+        );
+        problem.describe(standing);
+        problem.body.position = Some(count(ahead) + 1);
+        problem
+    }
+
+    /// A lease that is not the caller's.
+    #[must_use]
+    pub fn lost(loss: Loss) -> Self {
+        let (reason, detail) = match loss {
+            Loss::NotHeld => (
+                Reason::NotHeld,
+                "nobody holds the lock: the lease expired or was ended",
+            ),
+            Loss::HeldByOther => (Reason::HeldByOther, "somebody else holds the lock"),
+        };
+        Self::lease_lost(reason, detail)
+    }
+
+    /// An acquisition that was granted and released moments ago.
+    #[must_use]
+    pub fn already_released() -> Self {
+        Self::lease_lost(
+            Reason::Released,
+            "the lease of this Idempotency-Key was released moments ago",
+        )
+    }
+
+    fn lease_lost(reason: Reason, detail: &'static str) -> Self {
+        let mut problem = Self::new(Kind::LeaseLost, detail);
+        problem.body.reason = Some(reason);
+        problem
+    }
+
+    /// An idempotency key that stands for another request.
+    #[must_use]
+    pub fn key_reused() -> Self {
+        Self::new(
+            Kind::IdempotencyKeyReused,
+            "this Idempotency-Key was used with another ttl_ms, holder or metadata; take a new one for each acquisition",
+        )
+    }
+
+    /// No room in the lines.
+    #[must_use]
+    pub fn too_many_waiters() -> Self {
+        Self::new(
+            Kind::TooManyWaiters,
+            "as many requests wait as may; try again later, or without wait_ms",
+        )
+    }
+
+    /// A defect of this program.
+    #[must_use]
+    pub fn internal() -> Self {
+        Self::with_outcome(
+            Kind::Internal,
+            Outcome::Unknown,
+            "the request id finds the cause in the server's log",
+        )
+    }
+
+    fn with_outcome(kind: Kind, outcome: Outcome, detail: &'static str) -> Self {
+        let mut problem = Self::new(kind, detail);
+        problem.body.outcome = Some(match outcome {
+            Outcome::None => Effect::None,
+            Outcome::Unknown => Effect::Unknown,
+        });
+        problem
+    }
+
+    fn describe(&mut self, Standing { holding, waiters }: Standing) {
+        self.retry_after = Some(seconds_rounded_up(holding.expires_in()).max(RETRY_AFTER_SECONDS));
+        let body = &mut self.body;
+        body.holder = holding
+            .holder
+            .as_ref()
+            .map(|holder| holder.as_str().to_owned());
+        body.fencing_token = Some(holding.fencing_token.get());
+        body.held_for_ms = Some(millis(holding.held_for()));
+        body.expires_in_ms = Some(millis(holding.expires_in()));
+        body.waiters = Some(count(waiters));
+    }
+
+    /// The body of an example, for the documentation.
+    pub(super) fn example(kind: Kind) -> Box<ProblemBody> {
+        let mut body = match kind {
+            Kind::InvalidKey => Self::from(InvalidKey::DotSegment),
+            Kind::LeaseIdRequired => Self::lease_id_required(),
+            Kind::LeaseLost => Self::lost(Loss::HeldByOther),
+            Kind::IdempotencyKeyReused => Self::key_reused(),
+            Kind::TooManyWaiters => Self::too_many_waiters(),
+            Kind::Internal => Self::internal(),
+            Kind::ShuttingDown => ServiceError::ShuttingDown.into(),
+            kind if kind.status() == StatusCode::SERVICE_UNAVAILABLE => {
+                Self::with_outcome(kind, Outcome::None, "nothing was done")
+            }
+            kind => Self::new(kind, kind.title()),
+        }
+        .body;
+        if kind.status() == StatusCode::LOCKED {
+            body.holder = Some("billing-7d9f".to_owned());
+            body.fencing_token = Some(1_790_000_000_000_042);
+            body.held_for_ms = Some(1200);
+            body.expires_in_ms = Some(8800);
+            body.waiters = Some(2);
+            body.position = (kind == Kind::WaitTimeout).then_some(2);
+        }
+        "0b6f3c6e2f8a4d5f9f1f6a1f0c7f2f11".clone_into(&mut body.request_id);
+        body
+    }
+
+    /// Writes the body into a response that [`Problem::into_response`] began.
+    pub fn write(mut self, request_id: &str, response: &mut Response) {
+        request_id.clone_into(&mut self.body.request_id);
+        let json = serde_json::to_vec(&*self.body).expect("a problem is JSON");
+        *response.body_mut() = json.into();
+        let headers = response.headers_mut();
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        // Axum has counted the body that was not there yet.
+        headers.remove(CONTENT_LENGTH);
+    }
+}
+
+/// A response without its body, which the outermost layer adds.
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = self.kind.status().into_response();
+        let headers = response.headers_mut();
+        if let Some(seconds) = self.retry_after {
+            headers.insert(RETRY_AFTER, seconds.into());
+        }
+        if self.kind == Kind::Unauthenticated {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if self.kind == Kind::RequestTimeout || self.kind == Kind::PayloadTooLarge {
+            // What is left of the body would be read as the next request.
+            headers.insert(
+                HeaderName::from_static("connection"),
+                HeaderValue::from_static("close"),
+            );
+        }
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl From<InvalidKey> for Problem {
+    fn from(why: InvalidKey) -> Self {
+        Self::new(Kind::InvalidKey, why.to_string())
+    }
+}
+
+impl From<ServiceError> for Problem {
+    fn from(error: ServiceError) -> Self {
+        match error {
+            ServiceError::Store(error) => error.into(),
+            ServiceError::ShuttingDown => Self::with_outcome(
+                Kind::ShuttingDown,
+                Outcome::None,
+                "ask another server, or this one when it is back",
+            ),
+            ServiceError::Panicked => {
+                tracing::error!("an operation panicked");
+                Self::internal()
+            }
+        }
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        if error != StoreError::InvalidCursor {
+            tracing::error!("{error}");
+        }
+        let outcome = error.outcome();
+        match error {
+            StoreError::Unavailable { .. } => {
+                let detail = match outcome {
+                    Outcome::None => "nothing was done; GET /readyz says what the store is missing",
+                    Outcome::Unknown => {
+                        "the store did not answer in time; it may have done what was asked"
+                    }
+                };
+                Self::with_outcome(Kind::StoreUnavailable, outcome, detail)
+            }
+            StoreError::OutOfMemory => Self::with_outcome(
+                Kind::StoreOutOfMemory,
+                outcome,
+                "nothing was done; releasing still works",
+            ),
+            StoreError::NotPersisting => {
+                Self::with_outcome(Kind::StoreNotPersisting, outcome, "nothing was done")
+            }
+            StoreError::ReplicationUnconfirmed { .. } => Self::with_outcome(
+                Kind::ReplicationUnconfirmed,
+                outcome,
+                "the operation is not on enough replicas to survive a failover; count on nothing",
+            ),
+            StoreError::InvalidCursor => {
+                Self::invalid("cursor is not one that this service gave out in next_cursor")
+            }
+            StoreError::Internal { .. } => Self::internal(),
+        }
+    }
+}
+
+fn count(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}
+
+fn seconds_rounded_up(duration: Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
+}

@@ -1,0 +1,469 @@
+//! The one layer between HTTP and a store: mints lease ids, waits, and takes back what a client that
+//! is gone was granted.
+//!
+//! Every operation that changes a lock runs in a task of its own, because the future of a request is
+//! dropped when its client disconnects, and half an acquisition must not be left behind.
+
+mod line;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::line::{Lines, Place};
+use crate::lock::key::LockKey;
+use crate::lock::lease::{Attempt, FencingToken, Holder, Idempotency, LeaseId, Metadata, Ttl};
+use crate::lock::rules::{Acquire, Acquisition, Ending, Holding, Lease, Renewal};
+use crate::random;
+use crate::store::contract::{Health, ListQuery, Outcome, Page, Store, StoreError};
+
+/// How much of a lease is left to a client that disconnected before it had its answer and can ask
+/// again with its `Idempotency-Key`.
+const KEPT_FOR_A_RETURN: Duration = Duration::from_secs(10);
+
+/// How often the first of a line looks whether another server let the lock go.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// How often a grant whose client is gone is tried to be taken back, while the store does not answer.
+const UNDO_TRIES: u32 = 3;
+
+/// How often a request without patience asks again while a free lock belongs to those who wait.
+const LEFT_TO_WAITERS_TRIES: u32 = 20;
+
+/// Between two of these.
+const LEFT_TO_WAITERS_PAUSE: Duration = Duration::from_millis(5);
+
+/// The most that may wait.
+#[derive(Clone, Copy, Debug)]
+pub struct WaitLimits {
+    /// On this server.
+    pub max_waiters: usize,
+    /// For one key.
+    pub max_waiters_per_key: usize,
+}
+
+/// What a client asks for.
+#[derive(Clone, Debug)]
+pub struct AcquireRequest {
+    /// How long the lease lasts without a renewal.
+    pub ttl: Ttl,
+    /// Until when to wait for the lock; `None` not at all.
+    pub wait_until: Option<Instant>,
+    /// Who asks, in the client's words.
+    pub holder: Option<Holder>,
+    /// What the client attaches.
+    pub metadata: Metadata,
+    /// Present if the request may be repeated.
+    pub idempotency: Option<Idempotency>,
+}
+
+/// The answer to an acquisition.
+#[derive(Clone, Debug)]
+pub enum Acquired {
+    /// A new lease.
+    Granted(Lease),
+    /// The lease that this acquisition has already.
+    Replayed(Lease),
+    /// Somebody else's, and the request does not wait.
+    Held(Standing),
+    /// Somebody else's for as long as the request would wait; how many were ahead of it.
+    TimedOut(Standing, usize),
+    /// The idempotency key was used with another TTL, holder or metadata.
+    KeyReused,
+    /// This acquisition was granted and released moments ago.
+    AlreadyReleased,
+    /// As many wait as may.
+    TooManyWaiters,
+}
+
+/// How a held lock stands.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// Who has it.
+    pub holding: Holding,
+    /// How many wait for it on this server.
+    pub waiters: usize,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServiceError {
+    /// The store's reason.
+    Store(StoreError),
+    /// The server is about to end; nothing was done.
+    ShuttingDown,
+    /// A defect; the outcome is unknown.
+    Panicked,
+}
+
+impl From<StoreError> for ServiceError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// The lock service. Cheap to clone.
+#[derive(Clone)]
+pub struct LockService {
+    store: Arc<dyn Store>,
+    lines: Arc<Lines>,
+    tasks: TaskTracker,
+    draining: CancellationToken,
+}
+
+impl LockService {
+    /// A service over `store`; the only user of it.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, limits: WaitLimits) -> Self {
+        Self {
+            store,
+            lines: Arc::new(Lines::new(limits.max_waiters, limits.max_waiters_per_key)),
+            tasks: TaskTracker::new(),
+            draining: CancellationToken::new(),
+        }
+    }
+
+    /// Acquires a lock, waiting for it if the request says so.
+    ///
+    /// If the future is dropped, the request leaves its line, and a grant that nobody received is
+    /// taken back (or cut short, if an `Idempotency-Key` lets the client come back for it).
+    ///
+    /// # Errors
+    /// [`ServiceError`]; its outcome says whether a grant may stand.
+    pub async fn acquire(
+        &self,
+        key: LockKey,
+        request: AcquireRequest,
+    ) -> Result<Acquired, ServiceError> {
+        if self.draining.is_cancelled() {
+            return Err(ServiceError::ShuttingDown);
+        }
+        let gone = CancellationToken::new();
+        let _leave_when_dropped = gone.clone().drop_guard();
+        let (answer, answered) = oneshot::channel();
+        let (received, was_received) = oneshot::channel();
+        let acquisition = Attempted::new(self.clone(), key, request, gone);
+        self.tasks.spawn(acquisition.run(answer, was_received));
+        let result = answered.await.map_err(|_| ServiceError::Panicked)?;
+        // No await since the answer came: from here on it is the caller's.
+        let _task_ended = received.send(());
+        result
+    }
+
+    /// Extends a lease.
+    ///
+    /// # Errors
+    /// [`ServiceError`]; its outcome says whether the lease may have been extended.
+    pub async fn renew(
+        &self,
+        key: LockKey,
+        lease_id: LeaseId,
+        ttl: Option<Ttl>,
+    ) -> Result<Renewal, ServiceError> {
+        let store = Arc::clone(&self.store);
+        self.detached(async move { store.renew(&key, lease_id, ttl).await })
+            .await
+    }
+
+    /// Ends a lease.
+    ///
+    /// # Errors
+    /// [`ServiceError`]; its outcome says whether the lease may be over.
+    pub async fn release(&self, key: LockKey, lease_id: LeaseId) -> Result<Ending, ServiceError> {
+        let (store, lines) = (Arc::clone(&self.store), Arc::clone(&self.lines));
+        self.detached(async move {
+            let ending = store.release(&key, lease_id).await;
+            lines.wake(&key);
+            ending
+        })
+        .await
+    }
+
+    /// Ends whoever's lease has this token.
+    ///
+    /// # Errors
+    /// [`ServiceError`]; its outcome says whether the lease may be over.
+    pub async fn break_lease(
+        &self,
+        key: LockKey,
+        token: FencingToken,
+    ) -> Result<Ending, ServiceError> {
+        let (store, lines) = (Arc::clone(&self.store), Arc::clone(&self.lines));
+        self.detached(async move {
+            let ending = store.break_lease(&key, token).await;
+            lines.wake(&key);
+            ending
+        })
+        .await
+    }
+
+    /// How a lock stands; `None` and the number of waiters if nobody holds it.
+    ///
+    /// # Errors
+    /// [`ServiceError::Store`]; nothing was changed.
+    pub async fn inspect(&self, key: &LockKey) -> Result<(Option<Holding>, usize), ServiceError> {
+        let holding = self.store.inspect(key).await?;
+        Ok((holding, self.lines.length(key)))
+    }
+
+    /// A page of the held locks, each with the number of its waiters on this server.
+    ///
+    /// # Errors
+    /// [`ServiceError::Store`]; nothing was changed.
+    pub async fn list(&self, query: &ListQuery) -> Result<(Page, Vec<usize>), ServiceError> {
+        let page = self.store.list(query).await?;
+        let waiters = page
+            .locks
+            .iter()
+            .map(|(key, _)| self.lines.length(key))
+            .collect();
+        Ok((page, waiters))
+    }
+
+    /// The store's state.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.store.health()
+    }
+
+    /// How many wait on this server.
+    #[must_use]
+    pub fn waiters(&self) -> usize {
+        self.lines.total()
+    }
+
+    /// Whether [`LockService::drain`] was called.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.is_cancelled()
+    }
+
+    /// Refuses new acquisitions and answers those who wait; leases stay.
+    pub fn drain(&self) {
+        self.draining.cancel();
+    }
+
+    /// Waits for what is under way, then closes the store.
+    pub async fn close(&self) {
+        self.drain();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.store.close().await;
+    }
+
+    /// Runs `operation` to its end, whether or not the caller stays to hear of it.
+    async fn detached<T: Send + 'static>(
+        &self,
+        operation: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<T, ServiceError> {
+        Ok(self
+            .tasks
+            .spawn(operation)
+            .await
+            .map_err(|_| ServiceError::Panicked)??)
+    }
+}
+
+/// One request for a lock, in its own task.
+struct Attempted {
+    service: LockService,
+    key: LockKey,
+    request: AcquireRequest,
+    lease_id: LeaseId,
+    attempt: Attempt,
+    /// Cancelled when the client is not there any more.
+    gone: CancellationToken,
+}
+
+impl Attempted {
+    fn new(
+        service: LockService,
+        key: LockKey,
+        request: AcquireRequest,
+        gone: CancellationToken,
+    ) -> Self {
+        let lease_id = LeaseId::from_bytes(random::bytes());
+        let attempt = Attempt(random::number());
+        Self {
+            service,
+            key,
+            request,
+            lease_id,
+            attempt,
+            gone,
+        }
+    }
+
+    async fn run(
+        self,
+        answer: oneshot::Sender<Result<Acquired, ServiceError>>,
+        was_received: oneshot::Receiver<()>,
+    ) {
+        let result = self.acquire().await;
+        let to_take_back = match &result {
+            Ok(Acquired::Granted(lease) | Acquired::Replayed(lease)) => Some(lease.lease_id),
+            // A client that cannot come back for it will never use what may have been granted.
+            Err(ServiceError::Store(error))
+                if error.outcome() == Outcome::Unknown && self.request.idempotency.is_none() =>
+            {
+                Some(self.lease_id)
+            }
+            _ => None,
+        };
+        let failed = result.is_err();
+        let handed_over = answer.send(result).is_ok() && was_received.await.is_ok();
+        if let Some(lease_id) = to_take_back.filter(|_| failed || !handed_over) {
+            self.take_back(lease_id).await;
+        }
+    }
+
+    async fn acquire(&self) -> Result<Acquired, ServiceError> {
+        let Some(wait_until) = self.request.wait_until else {
+            return self.without_waiting().await;
+        };
+        let acquisition = self.request.idempotency.map(|idempotency| idempotency.key);
+        let Some(place) = self.service.lines.join(&self.key, acquisition) else {
+            return Ok(Acquired::TooManyWaiters);
+        };
+        // What this request was granted before is its own wherever it stands.
+        if place.ahead() > 0
+            && acquisition.is_some()
+            && let Some(done) = settled(self.ask(true).await?)
+        {
+            return Ok(done);
+        }
+        self.in_line(&place, wait_until).await
+    }
+
+    /// Takes the lock if it is free and nobody waits for it.
+    async fn without_waiting(&self) -> Result<Acquired, ServiceError> {
+        for _ in 0..LEFT_TO_WAITERS_TRIES {
+            let behind_waiters = self.service.lines.length(&self.key) > 0;
+            match self.ask(behind_waiters).await? {
+                Acquisition::Held(holding) => return Ok(Acquired::Held(self.standing(holding))),
+                Acquisition::LeftToWaiters => {
+                    self.service.lines.wake(&self.key);
+                    tokio::time::sleep(LEFT_TO_WAITERS_PAUSE).await;
+                }
+                other => {
+                    if let Some(done) = settled(other) {
+                        return Ok(done);
+                    }
+                }
+            }
+        }
+        let cause = "a free lock was not taken by those who wait for it".to_owned();
+        Err(StoreError::Unavailable {
+            outcome: Outcome::None,
+            cause,
+        }
+        .into())
+    }
+
+    /// Stands in line until the lock is this request's, or its time is over.
+    async fn in_line(&self, place: &Place, wait_until: Instant) -> Result<Acquired, ServiceError> {
+        let mut look_at = Instant::now();
+        loop {
+            let first = place.ahead() == 0;
+            if first && look_at <= Instant::now() {
+                match self.ask(false).await? {
+                    Acquisition::Held(holding) => {
+                        look_at = Instant::now() + holding.expires_in().min(LOOK_AGAIN);
+                    }
+                    Acquisition::LeftToWaiters => {}
+                    other => {
+                        if let Some(done) = settled(other) {
+                            return Ok(done);
+                        }
+                    }
+                }
+            }
+            tokio::select! {
+                () = self.gone.cancelled() => return Err(ServiceError::ShuttingDown),
+                () = self.service.draining.cancelled() => return Err(ServiceError::ShuttingDown),
+                () = place.turn() => look_at = Instant::now(),
+                () = sleep_until(wait_until) => return self.out_of_time(place).await,
+                () = sleep_until(look_at), if first => {}
+            }
+        }
+    }
+
+    /// Asks one last time, so that the answer says who holds the lock now.
+    async fn out_of_time(&self, place: &Place) -> Result<Acquired, ServiceError> {
+        for _ in 0..LEFT_TO_WAITERS_TRIES {
+            let ahead = place.ahead();
+            match self.ask(ahead > 0).await? {
+                Acquisition::Held(holding) => {
+                    return Ok(Acquired::TimedOut(self.standing(holding), ahead));
+                }
+                Acquisition::LeftToWaiters => tokio::time::sleep(LEFT_TO_WAITERS_PAUSE).await,
+                other => {
+                    if let Some(done) = settled(other) {
+                        return Ok(done);
+                    }
+                }
+            }
+        }
+        let cause = "a free lock was not taken by those who wait for it".to_owned();
+        Err(StoreError::Unavailable {
+            outcome: Outcome::None,
+            cause,
+        }
+        .into())
+    }
+
+    async fn ask(&self, behind_waiters: bool) -> Result<Acquisition, StoreError> {
+        let request = Acquire {
+            lease_id: self.lease_id,
+            attempt: self.attempt,
+            ttl: self.request.ttl,
+            holder: self.request.holder.clone(),
+            metadata: self.request.metadata.clone(),
+            idempotency: self.request.idempotency,
+            behind_waiters,
+        };
+        self.service.store.acquire(&self.key, request).await
+    }
+
+    fn standing(&self, holding: Holding) -> Standing {
+        Standing {
+            holding,
+            waiters: self.service.lines.length(&self.key),
+        }
+    }
+
+    /// Undoes a grant that nobody received, or cuts it short for a client that can come back.
+    async fn take_back(&self, lease_id: LeaseId) {
+        let keep = self.request.idempotency.map(|_| KEPT_FOR_A_RETURN);
+        for _ in 0..UNDO_TRIES {
+            let undone = self
+                .service
+                .store
+                .abandon(&self.key, lease_id, self.attempt, keep)
+                .await;
+            match undone {
+                Ok(_) => break,
+                Err(error) => {
+                    tracing::debug!(key = %self.key, "a grant could not be taken back yet: {error}");
+                }
+            }
+        }
+        self.service.lines.wake(&self.key);
+    }
+}
+
+/// Answers that end a request, whether it waits or not.
+fn settled(acquisition: Acquisition) -> Option<Acquired> {
+    match acquisition {
+        Acquisition::Granted(lease) => Some(Acquired::Granted(lease)),
+        Acquisition::Replayed(lease) => Some(Acquired::Replayed(lease)),
+        Acquisition::KeyReused => Some(Acquired::KeyReused),
+        Acquisition::AlreadyReleased => Some(Acquired::AlreadyReleased),
+        Acquisition::Held(_) | Acquisition::LeftToWaiters => None,
+    }
+}
