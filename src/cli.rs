@@ -1,0 +1,147 @@
+//! The command line: `serve` (what happens without a command), `openapi`, `healthcheck`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::config::{Settings, refuse_unknown_variables};
+use crate::{client, http, server, telemetry};
+
+/// How long a health check waits for its answer.
+const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The exit code for settings or arguments that are wrong, as shells expect it.
+const USAGE: u8 = 2;
+
+/// A lock service over HTTP: leases with fencing tokens, kept in Redis Sentinel.
+#[derive(Parser, Debug)]
+#[command(
+    name = "leasehold",
+    version,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Serve (the same as no command)
+    Serve(Box<ServeArguments>),
+    /// Print the OpenAPI document
+    Openapi,
+    /// Ask a server whether it is ready; exit with 0 if so, with 1 if not
+    Healthcheck {
+        /// Where the server listens
+        #[arg(long, default_value = "http://127.0.0.1:8080", value_name = "URL")]
+        url: String,
+    },
+}
+
+#[derive(clap::Args, Debug)]
+struct ServeArguments {
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// Does what the command line says, and returns the exit code of the process.
+#[must_use]
+pub fn run() -> ExitCode {
+    let command = Cli::command();
+    let known: Vec<String> = command
+        .get_arguments()
+        .filter_map(|argument| argument.get_env())
+        .filter_map(|name| name.to_str().map(str::to_owned))
+        .collect();
+    let matches = match command.try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => return refuse_arguments(&error),
+    };
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => return refuse_arguments(&error),
+    };
+    match cli.command {
+        None => serve(cli.settings, &known),
+        Some(Command::Serve(arguments)) => serve(arguments.settings, &known),
+        Some(Command::Openapi) => {
+            print!("{}", http::openapi());
+            ExitCode::SUCCESS
+        }
+        Some(Command::Healthcheck { url }) => healthcheck(&url),
+    }
+}
+
+fn serve(settings: Settings, known: &[String]) -> ExitCode {
+    let variables: Vec<String> = std::env::vars_os()
+        .filter_map(|(name, _)| name.into_string().ok())
+        .collect();
+    let config = refuse_unknown_variables(known, variables.iter().map(String::as_str))
+        .and_then(|()| settings.validate());
+    let config = match config {
+        Ok(config) => config,
+        Err(error) => return fail(&error.to_string(), USAGE),
+    };
+    telemetry::start_logging();
+    match runtime().block_on(server::serve(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error.to_string(), 1),
+    }
+}
+
+fn healthcheck(url: &str) -> ExitCode {
+    let answer = runtime().block_on(async {
+        let client = client::Client::new(url)?;
+        tokio::time::timeout(HEALTHCHECK_TIMEOUT, client.is_ready())
+            .await
+            .unwrap_or_else(|_| {
+                Err(client::ClientError::Transport(format!(
+                    "no answer within {} s",
+                    HEALTHCHECK_TIMEOUT.as_secs()
+                )))
+            })
+    });
+    match answer {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => fail("the server is not ready", 1),
+        Err(error) => fail(&error.to_string(), 1),
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("the system gives threads")
+}
+
+/// One line, not a page: whoever reads it looks at a log.
+fn refuse_arguments(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() {
+        let text = error.render().to_string();
+        let lines = text
+            .lines()
+            .map(str::trim)
+            .take_while(|line| !line.is_empty());
+        return fail(
+            lines
+                .collect::<Vec<_>>()
+                .join(" ")
+                .trim_start_matches("error: "),
+            USAGE,
+        );
+    }
+    // Help or the version was asked for. Nothing can be done if it cannot be printed.
+    let _printed = error.print();
+    ExitCode::SUCCESS
+}
+
+fn fail(text: &str, code: u8) -> ExitCode {
+    eprintln!("leasehold: {text}");
+    ExitCode::from(code)
+}

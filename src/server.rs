@@ -1,0 +1,209 @@
+//! The server: builds the service out of the configuration, serves it, and ends in order.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use crate::config::{Config, StoreConfig};
+use crate::http::{self, App, Auth};
+use crate::service::LockService;
+use crate::store::contract::Store;
+use crate::store::memory::MemoryStore;
+use crate::store::redis::RedisStore;
+use crate::store::redis::options::{Discovery, Secret};
+use crate::telemetry::Metrics;
+
+/// How long the head of a request may take to arrive, and a connection may be idle.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// The largest head of a request, in bytes.
+pub const MAX_HEAD_BYTES: usize = 64 * 1024;
+
+/// How long an end in order may take.
+pub const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long to wait when the system has no room for another connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why the server could not start.
+#[derive(Debug)]
+pub enum ServeError {
+    /// The address cannot be listened on.
+    Listen(SocketAddr, io::Error),
+    /// The system refuses signal handlers.
+    Signals(io::Error),
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listen(at, error) if error.kind() == io::ErrorKind::AddrInUse => {
+                write!(
+                    f,
+                    "{at} is taken by another program: stop it, or listen elsewhere with --listen or LEASEHOLD_LISTEN"
+                )
+            }
+            Self::Listen(at, error) => write!(f, "cannot listen on {at}: {error}"),
+            Self::Signals(error) => write!(f, "cannot receive signals: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for ServeError {}
+
+/// Serves until the process is told to end (SIGTERM or SIGINT), then ends in order.
+///
+/// # Errors
+/// [`ServeError`], before the first request was taken.
+pub async fn serve(config: Config) -> Result<(), ServeError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(|error| ServeError::Listen(config.listen, error))?;
+    let at = listener
+        .local_addr()
+        .map_err(|error| ServeError::Listen(config.listen, error))?;
+    let app = build(&config);
+    introduce(&config, at);
+    let connections = GracefulShutdown::new();
+    let router = http::router(app.clone());
+    tokio::select! {
+        () = accept(&listener, router, &connections) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    info!("draining");
+    app.service.drain();
+    drop(listener);
+    let in_order = async {
+        connections.shutdown().await;
+        app.service.close().await;
+    };
+    if timeout(DRAIN_DEADLINE, in_order).await.is_err() {
+        warn!(
+            "requests were still under way after {} s; ending without them",
+            DRAIN_DEADLINE.as_secs()
+        );
+    }
+    info!("ended");
+    Ok(())
+}
+
+fn build(config: &Config) -> App {
+    let store: Arc<dyn Store> = match &config.store {
+        StoreConfig::Memory => Arc::new(MemoryStore::new()),
+        StoreConfig::Redis(options) => Arc::new(RedisStore::start((**options).clone())),
+    };
+    let expose = |secret: &Option<Secret>| secret.as_ref().map(|s| s.expose().to_owned());
+    let auth = Auth::new(
+        expose(&config.token).as_deref(),
+        expose(&config.break_token).as_deref(),
+    );
+    App {
+        service: LockService::new(store, config.wait_limits),
+        limits: config.limits,
+        auth: Arc::new(auth),
+        metrics: Metrics::new(),
+    }
+}
+
+/// Says in a few lines what a newcomer needs to know.
+fn introduce(config: &Config, at: SocketAddr) {
+    let store = match &config.store {
+        StoreConfig::Memory => {
+            "memory, embedded: it forgets all leases on restart, and is for one server alone"
+                .to_owned()
+        }
+        StoreConfig::Redis(options) => match &options.discovery {
+            Discovery::Direct(address) => format!("Redis at {address}"),
+            Discovery::Sentinel {
+                sentinels, master, ..
+            } => {
+                let names: Vec<String> = sentinels.iter().map(ToString::to_string).collect();
+                format!(
+                    "Redis, the master of {master:?} by the Sentinels at {}",
+                    names.join(", ")
+                )
+            }
+        },
+    };
+    let bearer = if config.token.is_some() {
+        " -H 'Authorization: Bearer …'"
+    } else {
+        ""
+    };
+    println!(
+        "Leasehold {} listening on http://{at}",
+        env!("CARGO_PKG_VERSION")
+    );
+    println!("Store: {store}");
+    println!("Docs:  http://{at}/docs");
+    println!("Try:   curl -i -X POST http://{at}/locks/my_lock{bearer}");
+    if config.token.is_none() && !at.ip().is_loopback() {
+        warn!(
+            "anybody who reaches {at} may take and break locks: set LEASEHOLD_TOKEN and LEASEHOLD_BREAK_TOKEN"
+        );
+    }
+}
+
+/// Takes connections for as long as it is polled.
+async fn accept(listener: &TcpListener, router: Router, connections: &GracefulShutdown) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => serve_connection(stream, router.clone(), connections),
+            Err(error) => {
+                warn!("a connection could not be taken: {error}");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn serve_connection(stream: TcpStream, router: Router, connections: &GracefulShutdown) {
+    // Without it small answers would wait for the client's acknowledgement; if it fails they do.
+    let _set = stream.set_nodelay(true);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .serve_connection(
+            TokioIo::new(stream),
+            TowerToHyperService::new(infallible(router)),
+        );
+    let connection = connections.watch(connection);
+    // Ended by the drain, or cut by the end of the process after its deadline.
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!("a connection broke off: {error}");
+        }
+    });
+}
+
+/// A router answers everything; the type says so.
+fn infallible(
+    router: Router,
+) -> impl tower::Service<
+    hyper::Request<hyper::body::Incoming>,
+    Response = axum::response::Response,
+    Error = Infallible,
+    Future: Send,
+> + Clone
++ Send {
+    tower::ServiceBuilder::new()
+        .map_request(|request: hyper::Request<_>| request.map(axum::body::Body::new))
+        .service(router)
+}
