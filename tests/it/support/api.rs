@@ -1,0 +1,101 @@
+//! The HTTP API as a test calls it.
+
+use serde_json::Value;
+
+use super::http::{Reply, http};
+
+/// The lock routes of one server. Keys go into the path as they are, so that a test chooses their encoding.
+#[derive(Clone)]
+pub(crate) struct Api {
+    addr: String,
+    headers: Vec<(String, String)>,
+}
+
+impl Api {
+    /// The API of the server (or proxy) at this address.
+    pub(crate) fn new(addr: &str) -> Self {
+        Self {
+            addr: addr.to_owned(),
+            headers: Vec::new(),
+        }
+    }
+
+    /// Sends this header with each call, such as `Authorization`.
+    pub(crate) fn with_header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// `POST /locks/{key}`; `None` sends no body.
+    pub(crate) fn acquire(&self, key: &str, body: impl Into<Option<Value>>) -> Reply {
+        self.acquire_with(key, &[], body)
+    }
+
+    /// As `acquire`, with headers such as `Idempotency-Key`.
+    pub(crate) fn acquire_with(
+        &self,
+        key: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Option<Value>>,
+    ) -> Reply {
+        self.call("POST", &format!("/locks/{key}"), headers, body)
+    }
+
+    /// `PUT /locks/{key}/lease`; `None` sends no body.
+    pub(crate) fn renew(&self, key: &str, lease_id: &str, body: impl Into<Option<Value>>) -> Reply {
+        self.call(
+            "PUT",
+            &format!("/locks/{key}/lease"),
+            &[("Lease-Id", lease_id)],
+            body,
+        )
+    }
+
+    /// `DELETE /locks/{key}` with a lease id.
+    pub(crate) fn release(&self, key: &str, lease_id: &str) -> Reply {
+        self.call(
+            "DELETE",
+            &format!("/locks/{key}"),
+            &[("Lease-Id", lease_id)],
+            None,
+        )
+    }
+
+    /// `DELETE /locks/{key}?force=true` for the grant with this fencing token.
+    pub(crate) fn break_lease(&self, key: &str, fencing_token: u64) -> Reply {
+        let path = format!("/locks/{key}?force=true&fencing_token={fencing_token}");
+        self.call("DELETE", &path, &[], None)
+    }
+
+    /// `GET /locks/{key}`.
+    pub(crate) fn inspect(&self, key: &str) -> Reply {
+        self.call("GET", &format!("/locks/{key}"), &[], None)
+    }
+
+    /// `GET /locks`, with a query without its question mark; an empty one is left out.
+    pub(crate) fn list(&self, query: &str) -> Reply {
+        let path = if query.is_empty() {
+            "/locks".to_owned()
+        } else {
+            format!("/locks?{query}")
+        };
+        self.call("GET", &path, &[], None)
+    }
+
+    /// Any call; a body is sent as JSON.
+    pub(crate) fn call(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Option<Value>>,
+    ) -> Reply {
+        let body = body.into().map(|body| body.to_string());
+        let mut all: Vec<(&str, &str)> = self.headers.iter().map(|(n, v)| (&**n, &**v)).collect();
+        all.extend_from_slice(headers);
+        if body.is_some() {
+            all.push(("Content-Type", "application/json"));
+        }
+        http(&self.addr, method, path, &all, body.as_deref())
+    }
+}

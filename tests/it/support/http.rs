@@ -1,0 +1,171 @@
+//! A small blocking HTTP/1.1 client: one request on one connection, and raw bytes for what no proper client sends.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// How long a reply may take: longer than the longest wait for a lock.
+const REPLY_LIMIT: Duration = Duration::from_secs(70);
+/// After how much silence `raw` takes it that no more will come.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// An answer as it stood on the wire, with the body put together.
+#[derive(Debug, Clone)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    /// In their order, names as sent.
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: String,
+}
+
+impl Reply {
+    /// The body as JSON; panics with the whole reply when it is not.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// The first header with this name, in any case.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut headers = self.headers.iter();
+        headers
+            .find(|(other, _)| other.eq_ignore_ascii_case(name))
+            .map(|(_, value)| &**value)
+    }
+}
+
+/// Sends one request to `addr` and returns the answer; panics when none comes.
+pub(crate) fn http(
+    addr: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Option<&str>,
+) -> Reply {
+    try_http(addr, method, path, headers, body)
+        .unwrap_or_else(|error| panic!("{method} {path} to {addr}: {error}"))
+}
+
+/// As `http`, with an error when the connection fails or closes without an answer.
+pub(crate) fn try_http(
+    addr: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Option<&str>,
+) -> io::Result<Reply> {
+    let mut lines = vec![format!("{method} {path} HTTP/1.1"), format!("Host: {addr}")];
+    lines.push("Connection: close".to_owned());
+    lines.extend(
+        headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {value}")),
+    );
+    lines.extend(body.map(|body| format!("Content-Length: {}", body.len())));
+    let request = lines.join("\r\n") + "\r\n\r\n" + body.unwrap_or_default();
+    let (bytes, end) = exchange(addr, request.as_bytes(), REPLY_LIMIT)?;
+    let replies = parse_all(&bytes, method == "HEAD");
+    let reply = replies.into_iter().find(|reply| reply.status >= 200);
+    reply.ok_or_else(|| end.err().unwrap_or_else(|| ErrorKind::UnexpectedEof.into()))
+}
+
+/// Writes `bytes` to `addr` and returns the replies that come until the server closes or says nothing for 5 s. The
+/// sending side stays open. A reply that is cut off is left out.
+pub(crate) fn raw(addr: &str, bytes: &[u8]) -> Vec<Reply> {
+    let exchanged = exchange(addr, bytes, SILENCE);
+    let (received, _) = exchanged.unwrap_or_else(|error| panic!("cannot reach {addr}: {error}"));
+    parse_all(&received, false)
+}
+
+/// What came back until the server closed (`Ok`) or reading failed, for example by `silence`.
+fn exchange(addr: &str, bytes: &[u8], silence: Duration) -> io::Result<(Vec<u8>, io::Result<()>)> {
+    let mut stream = TcpStream::connect(addr)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(silence))?;
+    // A server that refuses early may close before it has read all; its answer is still to be read.
+    let _ = stream.write_all(bytes);
+    let mut received = Vec::new();
+    let end = stream.read_to_end(&mut received).map(|_| ());
+    Ok((received, end))
+}
+
+/// All whole replies in `bytes`.
+fn parse_all(mut bytes: &[u8], to_head: bool) -> Vec<Reply> {
+    let mut replies = Vec::new();
+    while let Some((reply, rest)) = parse(bytes, to_head) {
+        replies.push(reply);
+        bytes = rest;
+    }
+    replies
+}
+
+/// The first reply in `bytes` and what follows it; `None` when it is not whole.
+fn parse(bytes: &[u8], to_head: bool) -> Option<(Reply, &[u8])> {
+    let (head, rest) = split_at_mark(bytes, b"\r\n\r\n")?;
+    let head = String::from_utf8_lossy(head);
+    let mut lines = head.split("\r\n");
+    let status = lines
+        .next()?
+        .strip_prefix("HTTP/1.")?
+        .split(' ')
+        .nth(1)?
+        .parse()
+        .ok()?;
+    let headers = lines
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
+        .collect();
+    let mut reply = Reply {
+        status,
+        headers,
+        body: String::new(),
+    };
+    let (body, rest) = if to_head || status < 200 || status == 204 || status == 304 {
+        (Vec::new(), rest)
+    } else if reply
+        .header("Transfer-Encoding")
+        .is_some_and(|value| value.contains("chunked"))
+    {
+        unchunk(rest)?
+    } else if let Some(length) = reply.header("Content-Length") {
+        let (body, rest) = rest.split_at_checked(length.parse().ok()?)?;
+        (body.to_vec(), rest)
+    } else {
+        (rest.to_vec(), &rest[rest.len()..])
+    };
+    reply.body = String::from_utf8_lossy(&body).into_owned();
+    Some((reply, rest))
+}
+
+/// A chunked body put together, and what follows it.
+fn unchunk(mut bytes: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+    let mut body = Vec::new();
+    loop {
+        let (size, rest) = split_at_mark(bytes, b"\r\n")?;
+        let size = str::from_utf8(size).ok()?.split(';').next()?.trim();
+        let size = usize::from_str_radix(size, 16).ok()?;
+        if size == 0 {
+            // Trailers are skipped, up to the empty line that ends them.
+            let mut rest = rest;
+            loop {
+                let (line, after) = split_at_mark(rest, b"\r\n")?;
+                rest = after;
+                if line.is_empty() {
+                    return Some((body, rest));
+                }
+            }
+        }
+        let (chunk, rest) = rest.split_at_checked(size)?;
+        body.extend_from_slice(chunk);
+        bytes = rest.strip_prefix(b"\r\n")?;
+    }
+}
+
+/// What stands before and after the first `mark`.
+fn split_at_mark<'a>(bytes: &'a [u8], mark: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let at = bytes
+        .windows(mark.len())
+        .position(|window| window == mark)?;
+    Some((&bytes[..at], &bytes[at + mark.len()..]))
+}

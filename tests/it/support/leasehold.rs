@@ -1,0 +1,218 @@
+//! The real `leasehold` binary, started for one test.
+
+use std::env;
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::api::Api;
+use super::http::try_http;
+use super::process::{self, Process};
+use super::{eventually, poll};
+
+/// How long the server may take until it listens, and then until it is ready.
+const START_LIMIT: Duration = Duration::from_secs(10);
+/// How long a call of the binary that does not serve may take.
+const RUN_LIMIT: Duration = Duration::from_secs(10);
+/// What the line on standard output has before the address.
+const LISTENING: &str = " listening on http://";
+
+/// A running server on a free port, killed on drop.
+pub(crate) struct Leasehold {
+    process: Process,
+    addr: String,
+    stdout: Output,
+    stderr: Output,
+}
+
+impl Leasehold {
+    /// Starts a server on the embedded store.
+    pub(crate) fn in_memory() -> Self {
+        Self::start([("LEASEHOLD_STORE", "memory")])
+    }
+
+    /// Starts a server with these variables, and no other `LEASEHOLD_*`; returns once it listens, which is before it
+    /// is ready: see `wait_ready`.
+    pub(crate) fn start<K: AsRef<OsStr>, V: AsRef<OsStr>>(
+        env: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
+        let mut command = command(&["--listen", "127.0.0.1:0"], env);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let process = Process::spawn(&mut command, "leasehold");
+        let (stdout, stderr) = process.take_pipes();
+        let (stdout, stderr) = (Output::collect(stdout), Output::collect(stderr));
+        let addr = poll(START_LIMIT, || {
+            let ended = !process.is_running();
+            let addr = stdout.text().lines().find_map(listening_addr);
+            (addr.is_some() || ended).then_some(addr)
+        });
+        let Some(Some(addr)) = addr else {
+            process.kill();
+            stdout.settle();
+            stderr.settle();
+            panic!(
+                "leasehold did not start\n{}{}",
+                stdout.text(),
+                stderr.text()
+            );
+        };
+        Self {
+            process,
+            addr,
+            stdout,
+            stderr,
+        }
+    }
+
+    /// `127.0.0.1:PORT`.
+    pub(crate) fn addr(&self) -> &str {
+        &self.addr
+    }
+
+    /// `http://127.0.0.1:PORT`.
+    pub(crate) fn base_url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// Its API, without credentials.
+    pub(crate) fn api(&self) -> Api {
+        Api::new(&self.addr)
+    }
+
+    /// Waits until `/readyz` answers 200.
+    pub(crate) fn wait_ready(&self) {
+        let ready = poll(START_LIMIT, || {
+            let reply = try_http(&self.addr, "GET", "/readyz", &[], None).ok()?;
+            (reply.status == 200).then_some(())
+        });
+        assert!(
+            ready.is_some(),
+            "not ready\n{}{}",
+            self.stdout(),
+            self.stderr()
+        );
+    }
+
+    /// What it has written to standard output until now.
+    pub(crate) fn stdout(&self) -> String {
+        self.stdout.text()
+    }
+
+    /// What it has written to standard error until now.
+    pub(crate) fn stderr(&self) -> String {
+        self.stderr.text()
+    }
+
+    /// Kills it with SIGKILL: no drain, no goodbye to Redis.
+    pub(crate) fn kill(&self) {
+        self.process.kill();
+        self.stdout.settle();
+        self.stderr.settle();
+    }
+
+    /// Asks it to stop (SIGTERM): see `wait_exit`.
+    pub(crate) fn terminate(&self) {
+        self.process.signal("TERM");
+    }
+
+    /// Stops it with SIGSTOP, as a machine that hangs.
+    pub(crate) fn pause(&self) {
+        self.process.signal("STOP");
+    }
+
+    /// Lets it go on after `pause`.
+    pub(crate) fn resume(&self) {
+        self.process.signal("CONT");
+    }
+
+    /// Waits for its end, after which `stdout` and `stderr` are complete; panics with its output when it still runs
+    /// after `limit`.
+    pub(crate) fn wait_exit(&self, limit: Duration) -> ExitStatus {
+        let Some(status) = self.process.wait(limit) else {
+            panic!(
+                "still runs after {limit:?}\n{}{}",
+                self.stdout(),
+                self.stderr()
+            );
+        };
+        self.stdout.settle();
+        self.stderr.settle();
+        status
+    }
+}
+
+/// Runs the binary to its end, for what it refuses or prints: its status, standard output and standard error.
+pub(crate) fn run_to_exit<K: AsRef<OsStr>, V: AsRef<OsStr>>(
+    args: &[&str],
+    env: impl IntoIterator<Item = (K, V)>,
+) -> (ExitStatus, String, String) {
+    process::run(&mut command(args, env), "leasehold", RUN_LIMIT)
+}
+
+/// The binary under test, with only the given `LEASEHOLD_*` variables.
+fn command<K: AsRef<OsStr>, V: AsRef<OsStr>>(
+    args: &[&str],
+    env: impl IntoIterator<Item = (K, V)>,
+) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_leasehold"));
+    for (name, _) in env::vars_os() {
+        if name.to_string_lossy().starts_with("LEASEHOLD_") {
+            command.env_remove(name);
+        }
+    }
+    command.args(args).envs(env);
+    command
+}
+
+/// The address in the line that says where the server listens.
+fn listening_addr(line: &str) -> Option<String> {
+    let (program, addr) = line.split_once(LISTENING)?;
+    program
+        .starts_with("Leasehold ")
+        .then(|| addr.trim().to_owned())
+}
+
+/// What a process writes to a pipe, read all the time so that it never blocks on a full one.
+struct Output {
+    text: Arc<Mutex<String>>,
+    reader: JoinHandle<()>,
+}
+
+impl Output {
+    /// Reads `pipe` in a thread of its own, which ends with the pipe.
+    fn collect(pipe: impl Read + Send + 'static) -> Self {
+        let text = Arc::new(Mutex::new(String::new()));
+        let shared = Arc::clone(&text);
+        let reader = thread::spawn(move || {
+            let mut pipe = BufReader::new(pipe);
+            let mut line = Vec::new();
+            while pipe.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+                let mut text = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                text.push_str(&String::from_utf8_lossy(&line));
+                line.clear();
+            }
+        });
+        Self { text, reader }
+    }
+
+    /// Waits for the last words of a process that has ended: it can be gone before they are read.
+    fn settle(&self) {
+        eventually(START_LIMIT, "the end of the output", || {
+            self.reader.is_finished()
+        });
+    }
+
+    /// The whole lines until now.
+    fn text(&self) -> String {
+        self.text
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}

@@ -1,0 +1,115 @@
+//! What a `redis-server` is started with.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::RedisServer;
+use crate::support::tls::TlsFiles;
+
+/// What a Redis is started with: a builder.
+#[derive(Clone, Default)]
+pub(crate) struct RedisConfig {
+    pub(super) password: Option<String>,
+    lines: Vec<(String, String)>,
+    replica_of: Option<(String, u16)>,
+    pub(super) tls: Option<Arc<TlsFiles>>,
+    pub(super) port: Option<u16>,
+    pub(super) sentinel: bool,
+}
+
+impl RedisConfig {
+    /// A master without persistence, password or TLS, on a free port.
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// Asks clients for this password, and gives it to the master when replicating.
+    pub(crate) fn password(mut self, password: &str) -> Self {
+        self.password = Some(password.to_owned());
+        self
+    }
+
+    /// Adds a line to the configuration file, after all others, so that it wins.
+    pub(crate) fn line(mut self, name: &str, value: &str) -> Self {
+        self.lines.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts as a replica of this master.
+    pub(crate) fn replica_of(mut self, host: &str, port: u16) -> Self {
+        self.replica_of = Some((host.to_owned(), port));
+        self
+    }
+
+    /// Speaks TLS only, to clients that show a certificate and to its master.
+    pub(crate) fn tls(mut self, files: &Arc<TlsFiles>) -> Self {
+        self.tls = Some(Arc::clone(files));
+        self
+    }
+
+    /// Listens on this port and no other.
+    pub(crate) fn port(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self
+    }
+
+    /// Runs as a Sentinel: the same program, other commands.
+    pub(in super::super) fn sentinel(mut self) -> Self {
+        self.sentinel = true;
+        self
+    }
+
+    /// Starts the server and waits until it answers; panics with its log when it does not.
+    pub(crate) fn start(self) -> RedisServer {
+        RedisServer::start(&self)
+    }
+
+    /// The text of the configuration file.
+    pub(super) fn render(&self, dir: &Path, port: u16) -> String {
+        let mut lines = vec![
+            "bind 127.0.0.1".to_owned(),
+            "protected-mode no".to_owned(),
+            format!("dir {}", dir.display()),
+            "logfile server.log".to_owned(),
+            "loglevel notice".to_owned(),
+        ];
+        if let Some(tls) = &self.tls {
+            lines.extend(["port 0".to_owned(), format!("tls-port {port}")]);
+            lines.extend(["tls-auth-clients yes", "tls-replication yes"].map(str::to_owned));
+            lines.push(format!("tls-ca-cert-file {}", tls.ca.display()));
+            lines.push(format!("tls-cert-file {}", tls.server_cert.display()));
+            lines.push(format!("tls-key-file {}", tls.server_key.display()));
+            // What it shows when it is the client: of its master, or as a Sentinel.
+            lines.push(format!(
+                "tls-client-cert-file {}",
+                tls.client_cert.display()
+            ));
+            lines.push(format!("tls-client-key-file {}", tls.client_key.display()));
+        } else {
+            lines.push(format!("port {port}"));
+        }
+        lines.extend(
+            self.password
+                .iter()
+                .map(|password| format!("requirepass {password}")),
+        );
+        if !self.sentinel {
+            lines.extend(["save \"\"", "appendonly no", "shutdown-timeout 0"].map(str::to_owned));
+            // The default of 5 s before a full sync would be spent in every test with a replica.
+            lines.push("repl-diskless-sync-delay 0".to_owned());
+            lines.extend(
+                self.password
+                    .iter()
+                    .map(|password| format!("masterauth {password}")),
+            );
+            let replica_of = self.replica_of.iter();
+            lines.extend(replica_of.map(|(host, port)| format!("replicaof {host} {port}")));
+        }
+        lines.extend(
+            self.lines
+                .iter()
+                .map(|(name, value)| format!("{name} {value}")),
+        );
+        lines.join("\n") + "\n"
+    }
+}
