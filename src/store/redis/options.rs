@@ -88,8 +88,6 @@ pub enum ReplicaAcks {
 pub enum Clock {
     /// `TIME` of Redis.
     Server,
-    /// `TIME` plus the microseconds in the key `<prefix>test:clock`: for tests alone.
-    Moved,
     /// The microseconds in the key `<prefix>test:clock`: for tests alone.
     Set,
 }

@@ -47,10 +47,6 @@ fn time(clock: Clock, key_prefix: &str) -> String {
     let key = format!("{key_prefix}test:clock");
     match clock {
         Clock::Server => TIME.to_owned(),
-        Clock::Moved => format!(
-            "{TIME}local server_time_us = time_us\n\
-             local function time_us() return server_time_us() + (redis.call('GET', '{key}') or 0) end\n"
-        ),
         Clock::Set => {
             format!("local function time_us() return tonumber(redis.call('GET', '{key}')) end\n")
         }

@@ -17,6 +17,7 @@ pub(crate) mod process;
 pub(crate) mod redis;
 pub(crate) mod resp_double;
 pub(crate) mod sentinel;
+pub(crate) mod stores;
 pub(crate) mod tls;
 
 use std::time::{Duration, Instant};

@@ -1,0 +1,191 @@
+//! Every store behind one handle, with a clock that the test moves: paused time in memory, a clock
+//! that stands still in Redis. So a test can stand on the very microsecond of a deadline.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use leasehold::lock::key::LockKey;
+use leasehold::lock::lease::{Attempt, Digest, Idempotency, LeaseId, Metadata, Ttl};
+use leasehold::lock::rules::{Acquire, Acquisition, Holding, Lease};
+use leasehold::random;
+use leasehold::store::contract::{Health, Store};
+use leasehold::store::memory::MemoryStore;
+use leasehold::store::redis::RedisStore;
+use leasehold::store::redis::options::{
+    Address, Clock, Discovery, Endpoint, RedisOptions, ReplicaAcks, Secret,
+};
+
+use super::redis::RedisServer;
+use super::sentinel::SentinelSet;
+
+/// The longest TTL of these tests.
+pub(crate) const MAX_TTL: Duration = Duration::from_secs(3600);
+
+/// A store and its clock.
+pub(crate) struct Subject {
+    pub(crate) store: Arc<dyn Store>,
+    clock: TestClock,
+}
+
+enum TestClock {
+    /// Tokio's own, paused.
+    Tokio,
+    /// A key that the scripts read.
+    Redis { client: redis::Client, key: String },
+}
+
+impl Subject {
+    pub(crate) fn memory() -> Self {
+        tokio::time::pause();
+        Self {
+            store: Arc::new(MemoryStore::new()),
+            clock: TestClock::Tokio,
+        }
+    }
+
+    pub(crate) async fn direct(server: &RedisServer) -> Self {
+        let discovery = Discovery::Direct(address(&server.addr()));
+        Self::redis(
+            options(discovery, Endpoint::default(), "leasehold:"),
+            server,
+        )
+        .await
+    }
+
+    /// A store on the master of `set`, under a prefix of its own.
+    pub(crate) async fn sentinel(
+        set: &SentinelSet,
+        prefix: &str,
+        data_password: &str,
+        sentinel_password: &str,
+    ) -> Self {
+        let endpoint = |password: &str| Endpoint {
+            password: Some(Secret::new(password.to_owned())),
+            ..Endpoint::default()
+        };
+        let discovery = Discovery::Sentinel {
+            sentinels: set.sentinels().split(',').map(address).collect(),
+            master: "mymaster".to_owned(),
+            endpoint: endpoint(sentinel_password),
+        };
+        Self::redis(
+            options(discovery, endpoint(data_password), prefix),
+            set.master(),
+        )
+        .await
+    }
+
+    async fn redis(options: RedisOptions, server: &RedisServer) -> Self {
+        let key = format!("{}test:clock", options.key_prefix);
+        let client = server
+            .client()
+            .expect("a client for the server of the test");
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let micros = now.expect("a clock after 1970").as_micros();
+        server.cli(&["SET", &key, &micros.to_string()]);
+        let store: Arc<dyn Store> = Arc::new(RedisStore::start(options));
+        for _ in 0..1000 {
+            if store.health() == Health::Ready {
+                let clock = TestClock::Redis { client, key };
+                return Self { store, clock };
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the store is not ready: {:?}", store.health());
+    }
+
+    /// Lets time pass, for the store alone.
+    pub(crate) async fn advance(&self, by: Duration) {
+        match &self.clock {
+            TestClock::Tokio => tokio::time::advance(by).await,
+            TestClock::Redis { client, key } => {
+                let mut connection = client.get_connection().expect("a connection");
+                let micros = u64::try_from(by.as_micros()).expect("a short time");
+                let moved: redis::RedisResult<()> = redis::cmd("INCRBY")
+                    .arg(key)
+                    .arg(micros)
+                    .query(&mut connection);
+                moved.expect("the clock is moved");
+            }
+        }
+    }
+
+    /// Acquires and expects a grant.
+    pub(crate) async fn granted(&self, on: &LockKey, request: &Acquire) -> Lease {
+        match self.acquire(on, request).await {
+            Acquisition::Granted(lease) => lease,
+            other => panic!("expected a grant of {on}, got {other:?}"),
+        }
+    }
+
+    pub(crate) async fn acquire(&self, on: &LockKey, request: &Acquire) -> Acquisition {
+        self.store
+            .acquire(on, request.clone())
+            .await
+            .expect("an answer")
+    }
+
+    pub(crate) async fn inspect(&self, on: &LockKey) -> Option<Holding> {
+        self.store.inspect(on).await.expect("an answer")
+    }
+}
+
+/// Options for a plain Redis whose clock the test sets.
+pub(crate) fn options(discovery: Discovery, data: Endpoint, prefix: &str) -> RedisOptions {
+    RedisOptions {
+        discovery,
+        data,
+        db: 0,
+        pool_size: 2,
+        connect_timeout: Duration::from_secs(5),
+        response_timeout: Duration::from_secs(5),
+        replica_acks: ReplicaAcks::Auto,
+        key_prefix: prefix.to_owned(),
+        clock: Clock::Set,
+    }
+}
+
+pub(crate) fn address(text: &str) -> Address {
+    Address::parse(text, 6379).expect("host:port")
+}
+
+pub(crate) fn key(text: &str) -> LockKey {
+    LockKey::parse(text).expect("a key")
+}
+
+pub(crate) fn ms(number: u64) -> Duration {
+    Duration::from_millis(number)
+}
+
+pub(crate) fn ttl(ms: u64) -> Ttl {
+    Ttl::new(Duration::from_millis(ms), MAX_TTL).expect("a TTL within bounds")
+}
+
+/// An acquisition by a new client.
+pub(crate) fn request(ttl_ms: u64) -> Acquire {
+    Acquire {
+        lease_id: LeaseId::from_bytes(random::bytes()),
+        attempt: Attempt(random::number()),
+        ttl: ttl(ttl_ms),
+        holder: None,
+        metadata: Metadata::default(),
+        idempotency: None,
+        behind_waiters: false,
+    }
+}
+
+/// The same acquisition asked for again: by another attempt, with a lease id that must not be used.
+pub(crate) fn repeated(first: &Acquire) -> Acquire {
+    Acquire {
+        lease_id: LeaseId::from_bytes(random::bytes()),
+        attempt: Attempt(random::number()),
+        ..first.clone()
+    }
+}
+
+pub(crate) fn idempotency(key: u8, request: u8) -> Idempotency {
+    Idempotency {
+        key: Digest::from_bytes([key; 16]),
+        request: Digest::from_bytes([request; 16]),
+    }
+}
