@@ -1,5 +1,6 @@
 //! The command line: `serve` (what happens without a command), `openapi`, `healthcheck`.
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -49,10 +50,16 @@ struct ServeArguments {
     settings: Settings,
 }
 
+/// The command line as clap knows it; its arguments name every setting.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Does what the command line says, and returns the exit code of the process.
 #[must_use]
 pub fn run() -> ExitCode {
-    let command = Cli::command();
+    let command = command();
     let known: Vec<String> = command
         .get_arguments()
         .filter_map(|argument| argument.get_env())
@@ -70,7 +77,8 @@ pub fn run() -> ExitCode {
         None => serve(cli.settings, &known),
         Some(Command::Serve(arguments)) => serve(arguments.settings, &known),
         Some(Command::Openapi) => {
-            print!("{}", http::openapi());
+            // A reader that has seen enough closes the pipe, which is no failure of ours.
+            let _written = std::io::stdout().write_all(http::openapi().as_bytes());
             ExitCode::SUCCESS
         }
         Some(Command::Healthcheck { url }) => healthcheck(&url),

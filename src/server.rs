@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -146,13 +146,13 @@ fn introduce(config: &Config, at: SocketAddr) {
     } else {
         ""
     };
-    println!(
-        "Leasehold {} listening on http://{at}",
+    let introduction = format!(
+        "Leasehold {} listening on http://{at}\nStore: {store}\nDocs:  http://{at}/docs\n\
+         Try:   curl -i -X POST http://{at}/locks/my_lock{bearer}\n",
         env!("CARGO_PKG_VERSION")
     );
-    println!("Store: {store}");
-    println!("Docs:  http://{at}/docs");
-    println!("Try:   curl -i -X POST http://{at}/locks/my_lock{bearer}");
+    // Nobody has to read it.
+    let _written = io::stdout().write_all(introduction.as_bytes());
     if config.token.is_none() && !at.ip().is_loopback() {
         warn!(
             "anybody who reaches {at} may take and break locks: set LEASEHOLD_TOKEN and LEASEHOLD_BREAK_TOKEN"

@@ -1,14 +1,10 @@
 //! Bearer tokens, compared in constant time.
 
-use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
-use axum::middleware::Next;
-use axum::response::Response;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::http::App;
 use crate::http::problem::{Kind, Problem};
 
 /// Who may do what. A token is kept as its digest, so that comparing takes the same time whatever
@@ -59,7 +55,11 @@ impl Auth {
         self.lock_token.is_none()
     }
 
-    fn principal(&self, headers: &HeaderMap) -> Result<Principal, Problem> {
+    /// Who sends these headers.
+    ///
+    /// # Errors
+    /// 401 for somebody who needs a token and shows none that is known.
+    pub fn principal(&self, headers: &HeaderMap) -> Result<Principal, Problem> {
         let shown = bearer_token(headers)?.map(digest);
         let is = |known: Option<[u8; 32]>| match (known, shown) {
             (Some(known), Some(shown)) => bool::from(known.ct_eq(&shown)),
@@ -97,20 +97,6 @@ impl Auth {
             )),
         }
     }
-}
-
-/// Lets a request to a lock route pass only with a token, if one is set.
-///
-/// # Errors
-/// 401 without it.
-pub async fn authenticate(
-    State(app): State<App>,
-    mut request: Request,
-    next: Next,
-) -> Result<Response, Problem> {
-    let principal = app.auth.principal(request.headers())?;
-    request.extensions_mut().insert(principal);
-    Ok(next.run(request).await)
 }
 
 fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>, Problem> {

@@ -15,8 +15,9 @@ use tower_http::set_header::SetResponseHeaderLayer;
 use utoipa::OpenApi;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use crate::http::App;
-use crate::http::problem::{Kind, Problem, ProblemBody};
+use crate::http::app::App;
+use crate::http::health::{Status, StoreStatus};
+use crate::http::problem::{Effect, Kind, Problem, ProblemBody, Reason};
 use crate::http::wire::{DEFAULT_LIST_LIMIT, IDEMPOTENCY_KEY_LENGTH, MAX_LIST_LIMIT};
 use crate::lock::key::MAX_KEY_BYTES;
 use crate::lock::lease::{FencingToken, Metadata};
@@ -185,8 +186,7 @@ pub(super) fn complete(api: &utoipa::openapi::OpenApi) -> String {
     }});
     document["security"] = json!([{}]);
     document["components"]["headers"] = headers();
-    document["components"]["schemas"]["AcquireBody"]["properties"]["metadata"]["maxProperties"] =
-        json!(Metadata::MAX_PAIRS);
+    complete_schemas(&mut document["components"]["schemas"]);
     let paths = document["paths"]
         .as_object_mut()
         .expect("a document has paths");
@@ -200,6 +200,47 @@ pub(super) fn complete(api: &utoipa::openapi::OpenApi) -> String {
     let mut text = serde_json::to_string_pretty(&document).expect("a document is JSON");
     text.push('\n');
     text
+}
+
+/// What the derive cannot say: it would make a union of an enumeration with a description.
+fn complete_schemas(schemas: &mut Value) {
+    let mut add = |schema: &str, property: &str, keyword: &str, value: Value| {
+        schemas[schema]["properties"][property][keyword] = value;
+    };
+    add(
+        "AcquireBody",
+        "metadata",
+        "maxProperties",
+        json!(Metadata::MAX_PAIRS),
+    );
+    add(
+        "Problem",
+        "reason",
+        "enum",
+        json!([Reason::NotHeld, Reason::HeldByOther, Reason::Released]),
+    );
+    add(
+        "Problem",
+        "outcome",
+        "enum",
+        json!([Effect::None, Effect::Unknown]),
+    );
+    add(
+        "Readiness",
+        "status",
+        "enum",
+        json!([Status::Ready, Status::Starting, Status::Draining]),
+    );
+    add(
+        "Readiness",
+        "store",
+        "enum",
+        json!([
+            StoreStatus::Ok,
+            StoreStatus::Degraded,
+            StoreStatus::Unreached
+        ]),
+    );
 }
 
 fn complete_operation(operation: &mut Value) {

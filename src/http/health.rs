@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::http::App;
+use crate::http::app::App;
 use crate::http::problem::Problem;
 use crate::store::contract::Health;
 
@@ -23,8 +23,10 @@ pub struct Liveness {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Readiness {
     /// `ready`, `starting` or `draining`.
+    #[schema(value_type = String)]
     pub status: Status,
     /// `ok`, `degraded` or `unreached`.
+    #[schema(value_type = String)]
     pub store: StoreStatus,
     /// What is wrong with the store and what to do, if something is.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -33,7 +35,7 @@ pub struct Readiness {
 }
 
 /// What the server is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// Taking requests.
@@ -45,7 +47,7 @@ pub enum Status {
 }
 
 /// How the store is.
-#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StoreStatus {
     /// In order.

@@ -6,7 +6,7 @@ use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
-use crate::http::App;
+use crate::http::app::App;
 use crate::http::auth::Principal;
 use crate::http::extract::{Arrived, IdempotencyKey, Json, Key, OptionalLeaseId, Query};
 use crate::http::problem::Problem;

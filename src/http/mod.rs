@@ -4,6 +4,7 @@
 //! guard against panics; the lock's key set apart from the path; the router; for lock routes the
 //! bearer token; the extractors; a handler of a few lines.
 
+mod app;
 pub mod auth;
 mod docs;
 pub mod extract;
@@ -13,7 +14,6 @@ pub mod problem;
 pub mod wire;
 
 use std::any::Any;
-use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
@@ -27,31 +27,17 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+pub use self::app::App;
 pub use self::auth::Auth;
 use self::extract::{Arrived, set_key_apart};
 use self::problem::{Kind, Problem};
-use self::wire::{Limits, millis};
+use crate::lock::lease::millis;
 use crate::random;
-use crate::service::LockService;
-use crate::telemetry::Metrics;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The longest request id that is taken from a client.
 const MAX_REQUEST_ID_BYTES: usize = 128;
-
-/// What handlers share.
-#[derive(Clone)]
-pub struct App {
-    /// The locks.
-    pub service: LockService,
-    /// Bounds that the operator set.
-    pub limits: Limits,
-    /// Who may do what.
-    pub auth: Arc<Auth>,
-    /// What is counted.
-    pub metrics: Metrics,
-}
 
 fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(docs::description())
@@ -78,7 +64,7 @@ pub fn router(app: App) -> Router {
     let locks: Router<App> = lock_routes().into();
     let others: Router<App> = routes().into();
     let inner = others
-        .merge(locks.route_layer(from_fn_with_state(app.clone(), auth::authenticate)))
+        .merge(locks.route_layer(from_fn_with_state(app.clone(), authenticate)))
         .merge(docs::routes())
         .fallback(async || {
             Problem::new(Kind::NotFound, "the routes are at /docs and /openapi.json")
@@ -132,6 +118,17 @@ async fn answer(State(app): State<App>, mut request: Request, next: Next) -> Res
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(REQUEST_ID, request_id);
     response
+}
+
+/// Lets a request to a lock route pass only with a token, if one is set.
+async fn authenticate(
+    State(app): State<App>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    let principal = app.auth.principal(request.headers())?;
+    request.extensions_mut().insert(principal);
+    Ok(next.run(request).await)
 }
 
 /// Keeps the route for the log and the metrics, which stand outside of the router.

@@ -12,8 +12,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::http::wire::millis;
 use crate::lock::key::InvalidKey;
+use crate::lock::lease::millis;
 use crate::lock::rules::Loss;
 use crate::service::{ServiceError, Standing};
 use crate::store::contract::{Outcome, StoreError};
@@ -220,7 +220,7 @@ pub struct Problem {
 }
 
 /// Why a lease is not the caller's.
-#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// Nobody holds the lock.
@@ -232,7 +232,7 @@ pub enum Reason {
 }
 
 /// Whether an operation that failed may have taken effect.
-#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Effect {
     /// It certainly did not.
@@ -287,12 +287,12 @@ pub struct ProblemBody {
     /// Why the lease is lost (`lease-lost`): `not_held` (nobody holds the lock), `held_by_other`, or
     /// `released` (this acquisition was granted and released moments ago).
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false, inline)]
+    #[schema(nullable = false, value_type = String)]
     pub reason: Option<Reason>,
     /// Whether an operation that failed may have taken effect (5xx): `none` (it certainly did not) or
     /// `unknown` (ask again, with the same `Idempotency-Key` or `Lease-Id`).
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false, inline)]
+    #[schema(nullable = false, value_type = String)]
     pub outcome: Option<Effect>,
 }
 

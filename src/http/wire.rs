@@ -13,7 +13,9 @@ use utoipa::ToSchema;
 
 use crate::http::problem::Problem;
 use crate::lock::key::{LockKey, check_prefix};
-use crate::lock::lease::{Digest, FencingToken, Holder, Idempotency, Metadata, Timestamp, Ttl};
+use crate::lock::lease::{
+    Digest, FencingToken, Holder, Idempotency, Metadata, Timestamp, Ttl, millis,
+};
 use crate::lock::rules::{Holding, Lease as GrantedLease};
 use crate::service::AcquireRequest;
 use crate::store::contract::ListQuery;
@@ -381,11 +383,6 @@ impl Parameters {
         }
         Ok(values)
     }
-}
-
-/// Milliseconds, rounded down: a client must never be told more than there is.
-pub(crate) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn ttl(ms: u64, limits: &Limits) -> Result<Ttl, Problem> {

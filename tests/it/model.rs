@@ -18,7 +18,7 @@ use proptest::test_runner::{Config, RngSeed, TestCaseResult, TestRunner};
 use crate::support::redis::RedisServer;
 use crate::support::stores::{Subject, idempotency, key, ttl};
 
-/// How many sequences are compared.
+/// How many sequences are compared, at least; `LEASEHOLD_TEST_SEQUENCES` asks for more.
 const SEQUENCES: u32 = 2000;
 
 /// The most operations of a sequence.
@@ -111,7 +111,7 @@ impl Run<'_> {
         match op {
             Op::Acquire { .. } => self.acquire(&key, op).await,
             Op::Renew { which, ttl_ms } => {
-                let Some(known) = self.model.pick(which) else {
+                let Some(known) = self.model.pick(*which) else {
                     return Ok(());
                 };
                 let ttl = ttl_ms.map(ttl);
@@ -127,7 +127,7 @@ impl Run<'_> {
                 }
             }
             Op::Release { which } => {
-                let Some(known) = self.model.pick(which) else {
+                let Some(known) = self.model.pick(*which) else {
                     return Ok(());
                 };
                 let expected = self.model.lock(&key).release(known.lease_id, now);
@@ -136,7 +136,7 @@ impl Run<'_> {
                 self.model.ends(&key, known.lease_id, expected)
             }
             Op::Break { which } => {
-                let Some(known) = self.model.pick(which) else {
+                let Some(known) = self.model.pick(*which) else {
                     return Ok(());
                 };
                 let expected = self.model.lock(&key).break_lease(known.token, now);
@@ -152,7 +152,7 @@ impl Run<'_> {
                 own_attempt,
                 keep_ms,
             } => {
-                let Some(known) = self.model.pick(which) else {
+                let Some(known) = self.model.pick(*which) else {
                     return Ok(());
                 };
                 let attempt = if *own_attempt {
@@ -294,7 +294,7 @@ impl Model {
         self.locks.entry(key.clone()).or_default()
     }
 
-    fn pick(&self, which: &Index) -> Option<Known> {
+    fn pick(&self, which: Index) -> Option<Known> {
         (!self.known.is_empty()).then(|| which.get(&self.known).clone())
     }
 
@@ -392,10 +392,12 @@ fn redis_answers_as_the_rules_do() {
         .build()
         .expect("a runtime");
     let subject = runtime.block_on(Subject::direct(&server));
+    let asked = std::env::var("LEASEHOLD_TEST_SEQUENCES").ok();
+    let cases = asked.map_or(SEQUENCES, |number| number.parse().expect("a number")).max(SEQUENCES);
     let seed = leasehold::random::number();
-    println!("seed {seed}");
+    println!("{cases} sequences, seed {seed}");
     let config = Config {
-        cases: SEQUENCES,
+        cases,
         failure_persistence: None,
         rng_seed: RngSeed::Fixed(seed),
         ..Config::default()
@@ -410,7 +412,7 @@ fn redis_answers_as_the_rules_do() {
     if let Err(failure) = result {
         panic!("{failure}");
     }
-    assert!(counter.get() >= SEQUENCES);
+    assert!(counter.get() >= cases);
 }
 
 async fn compare(

@@ -8,19 +8,19 @@
 use std::sync::Arc;
 
 use deadpool_redis::{Connection, PoolError};
-use redis::aio::MultiplexedConnection;
 use redis::{ErrorKind, RedisError, Value};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::batch::{self, Answer, Operation, Reply};
 use super::confirm::Confirmer;
 use super::node::explain;
 use super::options::RedisOptions;
 use super::reply::{list, text};
 use super::script::Source;
-use super::topology::{DATA_FORMAT, Generation, Topology, explain_guard};
+use super::topology::{Generation, Topology, explain_guard};
 use crate::lock::lease::Timestamp;
 use crate::store::contract::{Outcome, StoreError};
 
@@ -29,25 +29,6 @@ const MAX_BATCH: usize = 64;
 
 /// The most operations that wait for a lane; more are refused.
 const MAX_QUEUED: usize = 16_384;
-
-/// How long after the last moment that matters Redis may drop a lock's key. Wide, because it is
-/// each node's own clock that counts it.
-const GARBAGE_MARGIN_US: u64 = 30_000_000;
-
-/// One operation on one key.
-pub(super) struct Operation {
-    pub(super) verb: &'static str,
-    pub(super) key: Vec<u8>,
-    pub(super) arguments: Vec<Vec<u8>>,
-}
-
-/// What a script replied to one operation, and when.
-pub(super) struct Reply {
-    pub(super) value: Value,
-    pub(super) at: Timestamp,
-}
-
-pub(super) type Answer = Result<Reply, StoreError>;
 
 struct Queued {
     operation: Operation,
@@ -195,7 +176,7 @@ impl Lane {
         fail(batch, &not_done(why));
     }
 
-    async fn run_at(&mut self, generation: &Generation, batch: &[Queued]) -> Run {
+    async fn run_at(&mut self, generation: &Generation, queued: &[Queued]) -> Run {
         let node = &generation.node;
         let mut connection = match self.connection.take() {
             Some((number, connection)) if number == generation.number => connection,
@@ -205,8 +186,8 @@ impl Lane {
                 None => return Run::Refused("the master changed".into()),
             },
         };
-        let operations: Vec<_> = batch.iter().map(|queued| &queued.operation).collect();
-        let call = call_batch(
+        let operations: Vec<_> = queued.iter().map(|queued| &queued.operation).collect();
+        let call = batch::call(
             &mut connection,
             &self.script,
             &self.options,
@@ -220,7 +201,7 @@ impl Lane {
         match reply {
             Ok(value) => {
                 self.connection = Some((generation.number, connection));
-                self.read(generation, &value, batch.len())
+                self.read(generation, &value, queued.len())
             }
             Err(error) => {
                 // After a time-out the connection looks healthy and answers the wrong questions.
@@ -288,34 +269,6 @@ impl Lane {
             }
         }
     }
-}
-
-/// Sends operations as one script call.
-pub(super) async fn call_batch(
-    connection: &mut MultiplexedConnection,
-    script: &Source,
-    options: &RedisOptions,
-    generation: &Generation,
-    operations: &[&Operation],
-) -> Result<Value, RedisError> {
-    let meta = options.meta_key();
-    let margin = GARBAGE_MARGIN_US.to_string();
-    let counts: Vec<_> = operations
-        .iter()
-        .map(|operation| operation.arguments.len().to_string())
-        .collect();
-    let mut keys = vec![meta.as_bytes()];
-    let mut arguments = vec![
-        DATA_FORMAT.as_bytes(),
-        generation.activation.as_bytes(),
-        margin.as_bytes(),
-    ];
-    for (operation, count) in operations.iter().zip(&counts) {
-        keys.push(&operation.key);
-        arguments.extend([operation.verb.as_bytes(), count.as_bytes()]);
-        arguments.extend(operation.arguments.iter().map(Vec::as_slice));
-    }
-    script.run(connection, &keys, &arguments).await
 }
 
 /// Only what a client will count on: a grant, a renewal, a lease shown again.

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::commit::{Answer, Operation, call_batch};
+use super::batch::{self, Answer, Operation};
 use super::options::{Discovery, RedisOptions, ReplicaAcks};
 use super::reply::{list, text, texts};
 use super::script::Source;
@@ -313,7 +313,7 @@ impl Work {
             .collect();
         if let (false, Some((_, connection))) = (undos.is_empty(), &mut self.connection) {
             let undos: Vec<_> = undos.iter().collect();
-            let undone = call_batch(
+            let undone = batch::call(
                 connection,
                 &self.batch_script,
                 &self.options,

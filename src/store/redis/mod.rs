@@ -7,6 +7,7 @@
 //!
 //! Never uses `CONFIG`, `FUNCTION` or keyspace notifications, which managed Redis forbids.
 
+mod batch;
 mod commit;
 mod confirm;
 mod node;
@@ -23,7 +24,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use redis::Value;
 
-use self::commit::{Commit, Operation, Reply};
+use self::batch::{Operation, Reply};
+use self::commit::Commit;
 use self::confirm::Confirmer;
 use self::options::RedisOptions;
 use self::reply::{holding, lease, list, text, texts};

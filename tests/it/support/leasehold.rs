@@ -160,7 +160,9 @@ fn command<K: AsRef<OsStr>, V: AsRef<OsStr>>(
     args: &[&str],
     env: impl IntoIterator<Item = (K, V)>,
 ) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_leasehold"));
+    // The release build, where the whole run is about it.
+    let binary = env::var_os("LEASEHOLD_TEST_BINARY");
+    let mut command = Command::new(binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_leasehold").into()));
     for (name, _) in env::vars_os() {
         if name.to_string_lossy().starts_with("LEASEHOLD_") {
             command.env_remove(name);

@@ -31,7 +31,10 @@ enum TestClock {
     /// Tokio's own, paused.
     Tokio,
     /// A key that the scripts read.
-    Redis { client: redis::Client, key: String },
+    Redis {
+        client: Box<redis::Client>,
+        key: String,
+    },
 }
 
 impl Subject {
@@ -86,7 +89,7 @@ impl Subject {
         let store: Arc<dyn Store> = Arc::new(RedisStore::start(options));
         for _ in 0..1000 {
             if store.health() == Health::Ready {
-                let clock = TestClock::Redis { client, key };
+                let clock = TestClock::Redis { client: Box::new(client), key };
                 return Self { store, clock };
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
