@@ -17,7 +17,8 @@ use std::any::Any;
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::header::{CACHE_CONTROL, HOST};
+use axum::http::header::{CACHE_CONTROL, HOST, TRANSFER_ENCODING};
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use axum::middleware::{Next, from_fn, from_fn_with_state, map_request};
 use axum::response::{IntoResponse, Response};
@@ -91,7 +92,7 @@ async fn answer(State(app): State<App>, mut request: Request, next: Next) -> Res
     let request_id = request_id(request.headers());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     request.extensions_mut().insert(Arrived(arrived));
-    let mut response = match check_host(&request) {
+    let mut response = match check_framing(&request) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     };
@@ -141,15 +142,29 @@ async fn remember_route(request: Request, next: Next) -> Response {
     response
 }
 
-/// HTTP/1.1 wants exactly one `Host`; with none or two, proxies disagree on what was asked for.
-fn check_host(request: &Request) -> Result<(), Problem> {
-    let hosts = request.headers().get_all(HOST).iter().count();
-    if hosts == 1 || (hosts == 0 && request.version() == Version::HTTP_10) {
-        Ok(())
-    } else {
-        Err(Problem::invalid(
-            "the request must have exactly one Host header",
-        ))
+/// What proxies disagree about is refused: no `Host` or two, or one that is none, and any transfer
+/// coding but the one that everybody knows.
+fn check_framing(request: &Request) -> Result<(), Problem> {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let is_host = |value: &HeaderValue| {
+        Authority::try_from(value.as_bytes()).is_ok_and(|host| !host.as_str().contains('@'))
+    };
+    match (hosts.next(), hosts.next()) {
+        (None, _) if request.version() == Version::HTTP_10 => {}
+        (Some(host), None) if is_host(host) => {}
+        _ => {
+            return Err(Problem::invalid(
+                "the request must have exactly one Host header, a host with or without port",
+            ));
+        }
+    }
+    let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => Err(Problem::invalid(
+            "the only Transfer-Encoding that is taken is chunked",
+        )),
     }
 }
 

@@ -1,6 +1,9 @@
 //! What each route answers when all is well, and what every answer carries.
 
 use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -459,4 +462,28 @@ fn break_token_alone_leaves_lock_routes_open() {
     assert_eq!(server.api().break_lease("a", token).status, 401);
     let breaker = Api::new(server.addr()).with_header("Authorization", "Bearer break-token");
     assert_eq!(breaker.break_lease("a", token).status, 204);
+}
+
+#[test]
+fn body_that_does_not_come_is_waited_for_no_longer_than_the_limit() {
+    let server = Leasehold::in_memory();
+    let mut stream = TcpStream::connect(server.addr()).expect("a connection");
+    let head = "POST /locks/a HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{";
+    stream.write_all(head.as_bytes()).expect("sent");
+    stream
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .expect("a time-out");
+    let begun = Instant::now();
+    let mut answer = String::new();
+    // The server closes after its answer, for what is left of the body would be the next request.
+    stream
+        .read_to_string(&mut answer)
+        .expect("an answer and the end");
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert!(
+        answer.contains("urn:leasehold:problem:request-timeout"),
+        "{answer}"
+    );
+    assert!(begun.elapsed() >= leasehold::http::extract::BODY_TIMEOUT);
+    assert_eq!(server.api().inspect("a").json()["held"], false);
 }

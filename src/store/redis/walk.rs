@@ -113,7 +113,7 @@ fn is_hex(text: &str) -> bool {
 }
 
 fn is_scan_cursor(text: &str) -> bool {
-    (1..=20).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit())
+    text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<u64>().is_ok()
 }
 
 #[cfg(test)]
@@ -187,6 +187,7 @@ mod tests {
             "abcd0123-x",
             "abcd0123-1-2",
             "abcd0123-1-2-a b",
+            "abcd0123-18446744073709551616",
             "abcd012z-1",
         ] {
             assert_eq!(Cursor::decode(bad, "abcd0123"), None, "{bad}");
