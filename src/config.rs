@@ -13,7 +13,6 @@ use clap::{Args, ValueEnum};
 use redis::{ConnectionAddr, IntoConnectionInfo};
 
 use crate::http::wire::Limits;
-use crate::lock::lease::Ttl;
 use crate::service::WaitLimits;
 use crate::store::redis::options::{
     Address, Clock, Discovery, Endpoint, RedisOptions, ReplicaAcks, Secret, Tls,
@@ -288,10 +287,6 @@ impl Settings {
             self.max_recovery_ms.unwrap_or(self.max_ttl_ms),
             longest,
         )?;
-        debug_assert!(
-            max_ttl >= Ttl::MIN,
-            "the default TTL of a request is at most this"
-        );
         if self.max_waiters_per_key == 0 || self.max_waiters == 0 {
             return wrong(
                 "LEASEHOLD_MAX_WAITERS and LEASEHOLD_MAX_WAITERS_PER_KEY must be at least 1 (set LEASEHOLD_MAX_WAIT_MS to 0 for no waiting)",
@@ -455,6 +450,9 @@ impl Settings {
             )?,
             replica_acks: self.replica_acks,
             key_prefix: check_prefix(&self.key_prefix)?,
+            max_ttl: Duration::from_millis(self.max_ttl_ms),
+            max_clock_skew: Duration::from_millis(self.max_clock_skew_ms),
+            max_recovery: Duration::from_millis(self.max_recovery_ms.unwrap_or(self.max_ttl_ms)),
             clock: Clock::Server,
         })
     }

@@ -87,6 +87,7 @@ fn shared(operation_id: &str) -> Option<Shared> {
                 Kind::LockHeld,
                 Kind::WaitTimeout,
                 Kind::TooManyWaiters,
+                Kind::Recovering,
                 Kind::ShuttingDown,
             ],
         ),

@@ -64,13 +64,15 @@ pub enum Kind {
     StoreNotPersisting,
     /// Too few replicas confirmed in time.
     ReplicationUnconfirmed,
+    /// Leases that the store lost may still be counted on.
+    Recovering,
     /// The server is about to end.
     ShuttingDown,
 }
 
 impl Kind {
     /// All kinds, for the documentation.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::InvalidKey,
         Self::InvalidRequest,
         Self::LeaseIdRequired,
@@ -91,6 +93,7 @@ impl Kind {
         Self::StoreOutOfMemory,
         Self::StoreNotPersisting,
         Self::ReplicationUnconfirmed,
+        Self::Recovering,
         Self::ShuttingDown,
     ];
 
@@ -183,6 +186,11 @@ impl Kind {
                 "replication-unconfirmed",
                 StatusCode::SERVICE_UNAVAILABLE,
                 "Too few replicas confirmed in time",
+            ),
+            Self::Recovering => (
+                "recovering",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "New grants pause after a loss",
             ),
             Self::ShuttingDown => (
                 "shutting-down",
@@ -554,6 +562,16 @@ impl From<StoreError> for Problem {
                 outcome,
                 "the operation is not on enough replicas to survive a failover; count on nothing",
             ),
+            StoreError::Recovering { retry_after } => {
+                let mut problem = Self::with_outcome(
+                    Kind::Recovering,
+                    outcome,
+                    "the store lost leases that may still be counted on; renewals go on, new grants wait until they are over",
+                );
+                problem.retry_after =
+                    Some(seconds_rounded_up(retry_after).max(RETRY_AFTER_SECONDS));
+                problem
+            }
             StoreError::InvalidCursor => {
                 Self::invalid("cursor is not one that this service gave out in next_cursor")
             }

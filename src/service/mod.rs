@@ -371,17 +371,17 @@ impl Attempted {
         loop {
             let first = place.ahead() == 0;
             if first && look_at <= Instant::now() {
-                match self.ask(false).await? {
-                    Acquisition::Held(holding) => {
-                        look_at = Instant::now() + holding.expires_in().min(LOOK_AGAIN);
-                    }
-                    Acquisition::LeftToWaiters => {}
-                    other => {
-                        if let Some(done) = settled(other) {
-                            return Ok(done);
-                        }
-                    }
-                }
+                let wait = match self.ask(false).await {
+                    Ok(Acquisition::Held(holding)) => holding.expires_in(),
+                    Ok(other) => match settled(other) {
+                        Some(done) => return Ok(done),
+                        None => LOOK_AGAIN,
+                    },
+                    // Nothing was done, and there is time: a failover is no reason to send a waiter away.
+                    Err(error) if error.outcome() == Outcome::None => LOOK_AGAIN,
+                    Err(error) => return Err(error.into()),
+                };
+                look_at = Instant::now() + wait.min(LOOK_AGAIN);
             }
             tokio::select! {
                 () = self.gone.cancelled() => return Err(ServiceError::ShuttingDown),

@@ -95,6 +95,11 @@ pub enum StoreError {
         /// Whether the operation may stand.
         outcome: Outcome,
     },
+    /// Leases that the store lost may still be counted on; nothing new is granted until they are over.
+    Recovering {
+        /// How long that takes.
+        retry_after: Duration,
+    },
     /// A list cursor that this store never gave out.
     InvalidCursor,
     /// The store answered something that this program does not understand.
@@ -136,7 +141,10 @@ impl StoreError {
             Self::Unavailable { outcome, .. } | Self::ReplicationUnconfirmed { outcome } => {
                 *outcome
             }
-            Self::OutOfMemory | Self::NotPersisting | Self::InvalidCursor => Outcome::None,
+            Self::OutOfMemory
+            | Self::NotPersisting
+            | Self::Recovering { .. }
+            | Self::InvalidCursor => Outcome::None,
             Self::Internal { .. } => Outcome::Unknown,
         }
     }
@@ -156,6 +164,9 @@ impl fmt::Display for StoreError {
             ),
             Self::ReplicationUnconfirmed { outcome } => {
                 write!(f, "too few replicas confirmed in time (outcome {outcome:?})")
+            }
+            Self::Recovering { retry_after } => {
+                write!(f, "new grants pause for {} ms after a loss", retry_after.as_millis())
             }
             Self::InvalidCursor => f.write_str("not a cursor of this store"),
             Self::Internal { cause } => write!(f, "internal error in the store: {cause}"),

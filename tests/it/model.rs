@@ -393,7 +393,9 @@ fn redis_answers_as_the_rules_do() {
         .expect("a runtime");
     let subject = runtime.block_on(Subject::direct(&server));
     let asked = std::env::var("LEASEHOLD_TEST_SEQUENCES").ok();
-    let cases = asked.map_or(SEQUENCES, |number| number.parse().expect("a number")).max(SEQUENCES);
+    let cases = asked
+        .map_or(SEQUENCES, |number| number.parse().expect("a number"))
+        .max(SEQUENCES);
     let seed = leasehold::random::number();
     println!("{cases} sequences, seed {seed}");
     let config = Config {

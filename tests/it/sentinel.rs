@@ -34,7 +34,7 @@ fn lease_id(reply: &Reply) -> String {
 fn acquire_soon(api: &Api, key: &str) -> Reply {
     let mut granted = None;
     eventually(FAILOVER, "locks are granted again", || {
-        let reply = api.acquire(key, json!({"ttl_ms": 60_000}));
+        let reply = api.acquire(key, json!({"ttl_ms": 1_500}));
         // What is not known to have failed may hold the key until its TTL is over.
         assert_ne!(reply.status, 500, "{}", reply.body);
         let done = reply.status == 201;
@@ -273,8 +273,11 @@ fn tokens_rise_across_a_flush_a_restart_and_other_servers() {
         assert!(token(reply) > last, "{what}: {} after {last}", token(reply));
         last = token(reply);
     };
-    rises(&one.api().acquire("a", None), "first");
-    rises(&two.api().acquire("b", None), "another server");
+    rises(&one.api().acquire("a", json!({"ttl_ms": 1000})), "first");
+    rises(
+        &two.api().acquire("b", json!({"ttl_ms": 1000})),
+        "another server",
+    );
     redis.cli(&["FLUSHALL"]);
     rises(&acquire_soon(&one.api(), "a"), "after a flush");
     rises(
@@ -313,21 +316,58 @@ fn tokens_rise_when_an_old_backup_is_restored() {
     let server = Leasehold::start([("LEASEHOLD_REDIS_URL", redis.url())]);
     server.wait_ready();
     let api = server.api();
-    api.acquire("a", json!({"ttl_ms": 60_000}));
+    let held = api.acquire("a", json!({"ttl_ms": 6_000}));
     redis.cli(&["SAVE"]);
-    let last = (0..50)
-        .map(|number| token(&api.acquire(&format!("k{number}"), None)))
-        .max()
-        .expect("tokens");
+    let lost = (0..50).map(|number| api.acquire(&format!("k{number}"), json!({"ttl_ms": 6_000})));
+    let lost: Vec<Reply> = lost.collect();
+    let last = lost.iter().map(token).max().expect("tokens");
+    let granted = Instant::now();
     redis.kill();
     redis.restart();
-    let after = acquire_soon(&api, "b");
-    assert!(token(&after) > last, "{} after {last}", token(&after));
+    eventually(FAILOVER, "the loss is found", || {
+        api.acquire("b", None).json()["type"] == "urn:leasehold:problem:recovering"
+    });
+    let refused = api.acquire("k1", None);
+    assert!(refused.header("retry-after").is_some());
+    assert_eq!(refused.json()["outcome"], "none");
+    let ready = http(server.addr(), "GET", "/readyz", &[], None);
     assert_eq!(
-        api.acquire("a", None).status,
-        423,
-        "what the backup holds is held"
+        (ready.status, &ready.json()["store"]),
+        (200, &json!("degraded")),
+        "{}",
+        ready.body
     );
+    // What the backup holds goes on; what it lacks is not granted to another while it may be counted on.
+    assert_eq!(api.renew("a", &lease_id(&held), None).status, 200);
+    let after = acquire_soon(&api, "k1");
+    assert!(
+        granted.elapsed() >= Duration::from_secs(6),
+        "{:?}",
+        granted.elapsed()
+    );
+    assert!(token(&after) > last, "{} after {last}", token(&after));
+}
+
+#[test]
+fn restart_that_lost_nothing_pauses_nothing() {
+    let redis = RedisConfig::new()
+        .line("appendonly", "yes")
+        .line("appendfsync", "always")
+        .start();
+    let server = Leasehold::start([("LEASEHOLD_REDIS_URL", redis.url())]);
+    server.wait_ready();
+    let api = server.api();
+    let held = api.acquire("a", json!({"ttl_ms": 60_000}));
+    redis.restart();
+    let again = Instant::now();
+    let after = acquire_soon(&api, "b");
+    assert!(
+        again.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        again.elapsed()
+    );
+    assert!(token(&after) >= token(&held) + TOKEN_GAP);
+    assert_eq!(api.renew("a", &lease_id(&held), None).status, 200);
 }
 
 #[test]

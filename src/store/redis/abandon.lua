@@ -2,7 +2,7 @@
 -- Key: the lock. Arguments: lease id, attempt, how much to keep or '' for nothing.
 -- Reply: {'abandoned'} | {'void'}
 function verbs.abandon(call, lock_key, id, attempt, keep)
-  local lock = load(lock_key, call.now)
+  local lock = load(lock_key, call)
   local l = lock.live
   if not l or l.id ~= id or l.attempt ~= attempt then return { 'void' } end
   if keep == '' then
@@ -11,6 +11,6 @@ function verbs.abandon(call, lock_key, id, attempt, keep)
   else
     l.deadline = math.min(l.deadline, call.now + keep)
   end
-  save(lock_key, lock, call.now, call.margin_us)
+  save(lock_key, lock, call)
   return { 'abandoned' }
 end

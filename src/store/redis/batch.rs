@@ -1,17 +1,28 @@
 //! A batch: operations that go to Redis as one script call.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use redis::aio::MultiplexedConnection;
 use redis::{RedisError, Value};
+use tokio::time::Instant;
 
 use super::options::RedisOptions;
 use super::script::Source;
 use super::topology::{DATA_FORMAT, Generation};
-use crate::lock::lease::Timestamp;
+use super::witness::{Estimate, Witness};
+use crate::lock::lease::{Timestamp, micros};
 use crate::store::contract::StoreError;
 
 /// How long after the last moment that matters Redis may drop a lock's key. Wide, because it is
 /// each node's own clock that counts it.
 const GARBAGE_MARGIN_US: u64 = 30_000_000;
+
+/// Before the master's clock was read for the first time.
+const ANY_TIME: Estimate = Estimate {
+    micros: 0,
+    tolerance: Duration::from_secs(1 << 40),
+};
 
 /// One operation on one key.
 pub(super) struct Operation {
@@ -28,30 +39,59 @@ pub(super) struct Reply {
 
 pub(super) type Answer = Result<Reply, StoreError>;
 
-/// Sends operations as one script call.
-pub(super) async fn call(
-    connection: &mut MultiplexedConnection,
-    script: &Source,
-    options: &RedisOptions,
-    generation: &Generation,
-    operations: &[&Operation],
-) -> Result<Value, RedisError> {
-    let meta = options.meta_key();
-    let margin = GARBAGE_MARGIN_US.to_string();
-    let counts: Vec<_> = operations
-        .iter()
-        .map(|operation| operation.arguments.len().to_string())
-        .collect();
-    let mut keys = vec![meta.as_bytes()];
-    let mut arguments = vec![
-        DATA_FORMAT.as_bytes(),
-        generation.activation.as_bytes(),
-        margin.as_bytes(),
-    ];
-    for (operation, count) in operations.iter().zip(&counts) {
-        keys.push(&operation.key);
-        arguments.extend([operation.verb.as_bytes(), count.as_bytes()]);
-        arguments.extend(operation.arguments.iter().map(Vec::as_slice));
+/// Sends batches.
+pub(super) struct Batches {
+    script: Arc<Source>,
+    options: Arc<RedisOptions>,
+    witness: Arc<Witness>,
+    /// Replicas without which nothing is granted or renewed.
+    floor: usize,
+}
+
+impl Batches {
+    pub(super) fn new(
+        script: Arc<Source>,
+        options: Arc<RedisOptions>,
+        witness: Arc<Witness>,
+    ) -> Self {
+        let floor = options.least_replicas();
+        Self {
+            script,
+            options,
+            witness,
+            floor,
+        }
     }
-    script.run(connection, &keys, &arguments).await
+
+    /// Runs operations as one script call.
+    pub(super) async fn call(
+        &self,
+        connection: &mut MultiplexedConnection,
+        generation: &Generation,
+        operations: &[&Operation],
+    ) -> Result<Value, RedisError> {
+        let (meta, servers) = (self.options.meta_key(), self.options.servers_key());
+        let estimate = self.witness.estimate(Instant::now()).unwrap_or(ANY_TIME);
+        let guard = [
+            GARBAGE_MARGIN_US.to_string(),
+            estimate.micros.to_string(),
+            micros(estimate.tolerance).to_string(),
+            self.floor.to_string(),
+            micros(self.options.max_clock_skew).to_string(),
+            micros(self.options.max_ttl).to_string(),
+        ];
+        let counts: Vec<_> = operations
+            .iter()
+            .map(|operation| operation.arguments.len().to_string())
+            .collect();
+        let mut keys = vec![meta.as_bytes(), servers.as_bytes()];
+        let mut arguments = vec![DATA_FORMAT.as_bytes(), generation.activation.as_bytes()];
+        arguments.extend(guard.iter().map(String::as_bytes));
+        for (operation, count) in operations.iter().zip(&counts) {
+            keys.push(&operation.key);
+            arguments.extend([operation.verb.as_bytes(), count.as_bytes()]);
+            arguments.extend(operation.arguments.iter().map(Vec::as_slice));
+        }
+        self.script.run(connection, &keys, &arguments).await
+    }
 }

@@ -2,11 +2,11 @@
 -- Key: the lock. Arguments: fencing token.
 -- Reply: {'ended'} | {'lost', reason}
 verbs['break'] = function(call, lock_key, token)
-  local lock = load(lock_key, call.now)
+  local lock = load(lock_key, call)
   if not lock.live then return { 'ended' } end
   if lock.live.token ~= token then return lost_reply(lock) end
   lock.live = nil
   redis.call('DEL', lock_key)
-  save(lock_key, lock, call.now, call.margin_us)
+  save(lock_key, lock, call)
   return { 'ended' }
 end

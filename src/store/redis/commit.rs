@@ -6,6 +6,7 @@
 //! only after [`super::confirm`] has seen them on the replicas.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use deadpool_redis::{Connection, PoolError};
 use redis::{ErrorKind, RedisError, Value};
@@ -14,13 +15,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::batch::{self, Answer, Operation, Reply};
-use super::confirm::Confirmer;
-use super::node::explain;
+use super::batch::{Answer, Batches, Operation, Reply};
+use super::confirm::{Confirmer, Unconfirmed};
+use super::node::{Node, explain};
 use super::options::RedisOptions;
 use super::reply::{list, text};
-use super::script::Source;
 use super::topology::{Generation, Topology, explain_guard};
+use super::witness::Witness;
 use crate::lock::lease::Timestamp;
 use crate::store::contract::{Outcome, StoreError};
 
@@ -29,6 +30,10 @@ const MAX_BATCH: usize = 64;
 
 /// The most operations that wait for a lane; more are refused.
 const MAX_QUEUED: usize = 16_384;
+
+/// How long a connection may be idle before it is asked whether it lives: less than any time after which
+/// Redis or a firewall cuts it.
+const TRUSTED_IDLE: Duration = Duration::from_millis(100);
 
 struct Queued {
     operation: Operation,
@@ -46,22 +51,27 @@ pub(super) struct Commit {
 
 struct Lane {
     queue: Arc<Mutex<mpsc::Receiver<Queued>>>,
-    options: Arc<RedisOptions>,
     topology: Topology,
-    script: Arc<Source>,
+    batches: Arc<Batches>,
+    witness: Arc<Witness>,
     confirmer: Arc<Confirmer>,
-    /// Kept from batch to batch: a pool asks a connection whether it lives each time it lends it.
-    connection: Option<(u64, Connection)>,
+    kept: Option<Kept>,
+}
+
+/// A connection that a lane keeps from batch to batch, because a pool asks a connection whether it lives
+/// each time it lends it.
+struct Kept {
+    connection: Connection,
+    node: Arc<Node>,
+    /// How many connections to the node had broken off when this one was last used.
+    breaks: u64,
+    used: Instant,
 }
 
 /// What became of a batch as a whole.
 enum Run {
     /// Each operation has a reply.
-    Done {
-        at: Timestamp,
-        online_replicas: usize,
-        replies: Vec<Value>,
-    },
+    Done(Done),
     /// Nothing was done, and another generation may be able to.
     Refused(String),
     /// Nothing was done, and the lack is Redis' own.
@@ -70,11 +80,23 @@ enum Run {
     Lost(String),
 }
 
+/// What a batch was answered.
+struct Done {
+    at: Timestamp,
+    online_replicas: usize,
+    /// The number of the last grant or renewal among them.
+    writes: u64,
+    replies: Vec<Value>,
+    /// The clock has stepped, if operations were refused because of the time.
+    stepped: bool,
+}
+
 impl Commit {
     pub(super) fn start(
         options: &Arc<RedisOptions>,
         topology: &Topology,
-        script: &Arc<Source>,
+        batches: &Arc<Batches>,
+        witness: &Arc<Witness>,
         confirmer: &Arc<Confirmer>,
     ) -> Self {
         let (queue, receiver) = mpsc::channel(MAX_QUEUED);
@@ -83,11 +105,11 @@ impl Commit {
         for _ in 0..options.pool_size {
             let lane = Lane {
                 queue: Arc::clone(&receiver),
-                options: Arc::clone(options),
                 topology: topology.clone(),
-                script: Arc::clone(script),
+                batches: Arc::clone(batches),
+                witness: Arc::clone(witness),
                 confirmer: Arc::clone(confirmer),
-                connection: None,
+                kept: None,
             };
             lanes.spawn(lane.run(stop.clone()));
         }
@@ -143,7 +165,7 @@ impl Lane {
 
     /// Runs a batch at the current generation, and again at a newer one for as long as it certainly
     /// did nothing and there is time.
-    async fn run_batch(&mut self, batch: Vec<Queued>) {
+    async fn run_batch(&mut self, mut batch: Vec<Queued>) {
         let Some(deadline) = batch.iter().map(|queued| queued.deadline).min() else {
             return;
         };
@@ -157,12 +179,13 @@ impl Lane {
                 break;
             }
             match self.run_at(&current, &batch).await {
-                Run::Done {
-                    at,
-                    online_replicas,
-                    replies,
-                } => {
-                    return self.deliver(&current, batch, at, online_replicas, replies);
+                Run::Done(done) => {
+                    batch = self.deliver(&current, batch, done);
+                    if batch.is_empty() {
+                        return;
+                    }
+                    "the master is another since it was activated, or its clock stepped"
+                        .clone_into(&mut why);
                 }
                 Run::Failed(error) => return fail(batch, &error),
                 Run::Lost(cause) => {
@@ -178,101 +201,170 @@ impl Lane {
 
     async fn run_at(&mut self, generation: &Generation, queued: &[Queued]) -> Run {
         let node = &generation.node;
-        let mut connection = match self.connection.take() {
-            Some((number, connection)) if number == generation.number => connection,
-            _ => match node.retired.run_until_cancelled(node.pool.get()).await {
-                Some(Ok(connection)) => connection,
-                Some(Err(error)) => return Run::Refused(no_connection(generation, &error)),
-                None => return Run::Refused("the master changed".into()),
-            },
+        let mut connection = match node
+            .retired
+            .run_until_cancelled(self.connection(node))
+            .await
+        {
+            Some(Ok(connection)) => connection,
+            Some(Err(error)) => return Run::Refused(no_connection(generation, &error)),
+            None => return Run::Refused("the master changed".into()),
         };
         let operations: Vec<_> = queued.iter().map(|queued| &queued.operation).collect();
-        let call = batch::call(
-            &mut connection,
-            &self.script,
-            &self.options,
-            generation,
-            &operations,
-        );
+        let sent = Instant::now();
+        let call = self.batches.call(&mut connection, generation, &operations);
         let Some(reply) = node.retired.run_until_cancelled(call).await else {
             drop(Connection::take(connection));
             return Run::Lost("the master changed while the operation was under way".into());
         };
         match reply {
             Ok(value) => {
-                self.connection = Some((generation.number, connection));
-                self.read(generation, &value, queued.len())
+                self.keep(node, connection);
+                let run = self.read(generation, value, queued.len());
+                self.check_time(generation, run, sent)
             }
             Err(error) => {
                 // After a time-out the connection looks healthy and answers the wrong questions.
                 drop(Connection::take(connection));
+                node.connection_broke();
                 failed_call(generation, &error)
             }
         }
     }
 
-    fn read(&self, generation: &Generation, reply: &Value, operations: usize) -> Run {
-        let fields = list(reply).unwrap_or_default();
-        match (fields.first().and_then(text), fields) {
-            (Some("ok"), [_, now, online, replies @ ..]) if replies.len() == operations => {
-                let (now, online) = (text(now).map(str::parse), text(online).map(str::parse));
-                match (now, online) {
-                    (Some(Ok(now)), Some(Ok(online_replicas))) => Run::Done {
+    /// The lane's connection to `node`, or another one from the pool if it may have died unseen.
+    async fn connection(&mut self, node: &Arc<Node>) -> Result<Connection, PoolError> {
+        let alive = |kept: &Kept| {
+            Arc::ptr_eq(&kept.node, node)
+                && kept.breaks == node.breaks()
+                && kept.used.elapsed() < TRUSTED_IDLE
+        };
+        match self.kept.take().filter(alive) {
+            Some(kept) => Ok(kept.connection),
+            None => node.pool.get().await.map(Connection::from),
+        }
+    }
+
+    fn keep(&mut self, node: &Arc<Node>, connection: Connection) {
+        let (node, breaks) = (Arc::clone(node), node.breaks());
+        self.kept = Some(Kept {
+            connection,
+            node,
+            breaks,
+            used: Instant::now(),
+        });
+    }
+
+    fn read(&self, generation: &Generation, reply: Value, operations: usize) -> Run {
+        let fields = match reply {
+            Value::Array(fields) => fields,
+            other => return misread(&other),
+        };
+        match &fields[..] {
+            [ok, now, online, writes, Value::Array(replies)]
+                if text(ok) == Some("ok") && replies.len() == operations =>
+            {
+                match (number(now), number(online), number(writes)) {
+                    (Some(now), Some(online), Some(writes)) => Run::Done(Done {
                         at: Timestamp::from_micros(now),
-                        online_replicas,
-                        replies: replies.to_vec(),
-                    },
-                    _ => Run::Lost("a batch was answered without its time".into()),
+                        online_replicas: usize::try_from(online).unwrap_or(0),
+                        writes,
+                        replies: replies.clone(),
+                        stepped: false,
+                    }),
+                    _ => Run::Lost("a batch was answered without its numbers".into()),
                 }
             }
-            (Some("guard"), [_, reason, detail]) => {
-                let (reason, detail) = (
-                    text(reason).unwrap_or_default(),
-                    text(detail).unwrap_or_default(),
-                );
+            [guard, reason, detail] if text(guard) == Some("guard") => {
+                let reason = text(reason).unwrap_or_default();
                 if reason == "role" {
                     self.topology.role_was_refused();
                 }
+                let detail = text(detail).unwrap_or_default();
                 Run::Refused(explain_guard(&generation.node.address, reason, detail).text)
             }
-            _ => Run::Lost(format!(
-                "a batch was answered with something else: {reply:?}"
-            )),
+            _ => misread(&Value::Array(fields)),
         }
     }
 
-    fn deliver(
-        &self,
-        generation: &Arc<Generation>,
-        batch: Vec<Queued>,
-        at: Timestamp,
-        online_replicas: usize,
-        replies: Vec<Value>,
-    ) {
-        let required = self.confirmer.required(online_replicas);
-        for (
-            Queued {
+    /// Learns from the time that a batch was answered with.
+    fn check_time(&self, generation: &Generation, run: Run, sent: Instant) -> Run {
+        let Run::Done(mut done) = run else { return run };
+        let received = Instant::now();
+        if self.witness.is_a_step(done.at, sent, received) {
+            done.stepped = true;
+            self.topology.clock_stepped(&generation.activation);
+        } else {
+            self.witness.saw_time(done.at, sent, received);
+        }
+        Run::Done(done)
+    }
+
+    /// Answers what was done, and gives back what was refused here and may be done elsewhere.
+    fn deliver(&self, generation: &Arc<Generation>, batch: Vec<Queued>, done: Done) -> Vec<Queued> {
+        let required = self.confirmer.required(done.online_replicas);
+        let mut again = Vec::new();
+        for (queued, value) in batch.into_iter().zip(done.replies) {
+            let reply = match refusal(&value) {
+                None => operation_result(value, done.at),
+                Some("replicas") => Err(StoreError::ReplicationUnconfirmed {
+                    outcome: Outcome::None,
+                }),
+                Some("clock") if !done.stepped => {
+                    Err(not_done("the command reached Redis too late"))
+                }
+                Some(_) => {
+                    again.push(queued);
+                    continue;
+                }
+            };
+            let Queued {
                 operation,
                 deadline,
                 answer,
-            },
-            value,
-        ) in batch.into_iter().zip(replies)
-        {
-            let reply = operation_result(value, at);
-            if required > 0 && reply.as_ref().is_ok_and(must_be_confirmed) {
-                self.confirmer
-                    .confirm(generation, required, operation, reply, deadline, answer);
-            } else {
+            } = queued;
+            match reply {
+                Ok(reply) if is_counted_on(&reply) => {
+                    let unconfirmed = Unconfirmed {
+                        generation: Arc::clone(generation),
+                        required,
+                        writes: done.writes,
+                        operation,
+                        reply,
+                        deadline,
+                        answer,
+                    };
+                    self.confirmer.confirm(unconfirmed);
+                }
                 // Nobody waits for it any more if the send fails.
-                let _gone = answer.send(reply);
+                reply => drop(answer.send(reply)),
             }
         }
+        again
     }
 }
 
+fn refusal(value: &Value) -> Option<&str> {
+    match list(value)? {
+        [refused, reason, _] if text(refused) == Some("refused") => text(reason),
+        _ => None,
+    }
+}
+
+fn number(value: &Value) -> Option<u64> {
+    text(value)?.parse().ok()
+}
+
+fn misread(reply: &Value) -> Run {
+    // The values may hold lease ids, so only the shape is told.
+    let length = list(reply).map(<[Value]>::len);
+    Run::Lost(format!(
+        "a batch was answered with something else (a list of {length:?})"
+    ))
+}
+
 /// Only what a client will count on: a grant, a renewal, a lease shown again.
-fn must_be_confirmed(reply: &Reply) -> bool {
+fn is_counted_on(reply: &Reply) -> bool {
     let outcome = list(&reply.value).and_then(<[Value]>::first).and_then(text);
     matches!(outcome, Some("granted" | "replayed" | "renewed"))
 }

@@ -17,11 +17,11 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::batch::{self, Answer, Operation};
-use super::options::{Discovery, RedisOptions, ReplicaAcks};
-use super::reply::{list, text, texts};
-use super::script::Source;
-use super::topology::Generation;
+use super::batch::{Answer, Batches, Operation, Reply};
+use super::options::{RedisOptions, ReplicaAcks};
+use super::reply::{lease, list, text, texts};
+use super::topology::{Generation, Topology};
+use super::witness::Witness;
 use crate::store::contract::{Outcome, StoreError};
 
 /// The most grants and renewals that wait for confirmation.
@@ -33,21 +33,26 @@ const MAX_ROUND: usize = 1024;
 /// How long a replica that went away still counts as one that must confirm.
 const REPLICA_MEMORY: Duration = Duration::from_secs(3);
 
-struct Unconfirmed {
-    generation: Arc<Generation>,
-    required: usize,
-    operation: Operation,
-    reply: Answer,
-    deadline: Instant,
-    answer: oneshot::Sender<Answer>,
+/// An answer that a client will count on.
+pub(super) struct Unconfirmed {
+    pub(super) generation: Arc<Generation>,
+    /// How many replicas must have it first.
+    pub(super) required: usize,
+    /// Its number among all grants and renewals, or that of one after it.
+    pub(super) writes: u64,
+    pub(super) operation: Operation,
+    pub(super) reply: Reply,
+    pub(super) deadline: Instant,
+    pub(super) answer: oneshot::Sender<Answer>,
 }
 
 /// Takes answers that must be confirmed before they are given.
 pub(super) struct Confirmer {
     queue: mpsc::Sender<Unconfirmed>,
     acks: ReplicaAcks,
-    /// At least so many under `auto`.
     floor: usize,
+    witness: Arc<Witness>,
+    topology: Topology,
     /// Numbers of online replicas seen lately, the highest first.
     seen: Mutex<VecDeque<(usize, Instant)>>,
     stop: CancellationToken,
@@ -58,7 +63,8 @@ struct Work {
     queue: mpsc::Receiver<Unconfirmed>,
     pending: Vec<Unconfirmed>,
     options: Arc<RedisOptions>,
-    batch_script: Arc<Source>,
+    batches: Arc<Batches>,
+    witness: Arc<Witness>,
     connection: Option<(u64, MultiplexedConnection)>,
 }
 
@@ -73,74 +79,67 @@ enum Round {
 }
 
 impl Confirmer {
-    pub(super) fn start(options: &Arc<RedisOptions>, batch_script: &Arc<Source>) -> Self {
+    pub(super) fn start(
+        options: &Arc<RedisOptions>,
+        topology: &Topology,
+        batches: &Arc<Batches>,
+        witness: &Arc<Witness>,
+    ) -> Self {
         let (queue, receiver) = mpsc::channel(MAX_UNCONFIRMED);
         let stop = CancellationToken::new();
         let work = Work {
             queue: receiver,
             pending: Vec::new(),
             options: Arc::clone(options),
-            batch_script: Arc::clone(batch_script),
+            batches: Arc::clone(batches),
+            witness: Arc::clone(witness),
             connection: None,
         };
         let task = tokio::spawn(work.run(stop.clone()));
         Self {
             queue,
             acks: options.replica_acks,
-            floor: usize::from(matches!(options.discovery, Discovery::Sentinel { .. })),
+            floor: options.least_replicas(),
+            witness: Arc::clone(witness),
+            topology: topology.clone(),
             seen: Mutex::default(),
             stop,
             task: Mutex::new(Some(task)),
         }
     }
 
-    /// How many replicas must confirm now, `online` of them being seen.
+    /// How many replicas must confirm now, `online` of them being seen. Under `auto` a replica that
+    /// went away counts for a while yet, and for as long as the Sentinels do not agree that this master
+    /// is in order: a master that was cut off sees its replicas go, one of which is about to succeed it.
     pub(super) fn required(&self, online: usize) -> usize {
-        match self.acks {
-            ReplicaAcks::Fixed(number) => number,
-            ReplicaAcks::Auto => {
-                let now = Instant::now();
-                let mut seen = self
-                    .seen
-                    .lock()
-                    .expect("nothing panics while it holds the numbers");
-                while seen.back().is_some_and(|(number, _)| *number <= online) {
-                    seen.pop_back();
-                }
-                seen.push_back((online, now));
-                while seen
-                    .front()
-                    .is_some_and(|(_, last)| now.duration_since(*last) > REPLICA_MEMORY)
-                {
-                    seen.pop_front();
-                }
-                seen.front()
-                    .map_or(online, |(number, _)| *number)
-                    .max(self.floor)
-            }
+        if self.acks != ReplicaAcks::Auto {
+            return self.floor;
         }
+        let now = Instant::now();
+        let mut seen = self
+            .seen
+            .lock()
+            .expect("nothing panics while it holds the numbers");
+        while seen.back().is_some_and(|(number, _)| *number <= online) {
+            seen.pop_back();
+        }
+        seen.push_back((online, now));
+        let forgotten = |last: Instant| {
+            now.duration_since(last) > REPLICA_MEMORY && self.topology.is_endorsed()
+        };
+        while seen.len() > 1 && seen.front().is_some_and(|(_, last)| forgotten(*last)) {
+            seen.pop_front();
+        }
+        seen.front()
+            .map_or(online, |(number, _)| *number)
+            .max(self.floor)
     }
 
-    /// Gives `reply` to `answer` once `required` replicas have what it stands for.
-    pub(super) fn confirm(
-        &self,
-        generation: &Arc<Generation>,
-        required: usize,
-        operation: Operation,
-        reply: Answer,
-        deadline: Instant,
-        answer: oneshot::Sender<Answer>,
-    ) {
-        let generation = Arc::clone(generation);
-        let unconfirmed = Unconfirmed {
-            generation,
-            required,
-            operation,
-            reply,
-            deadline,
-            answer,
-        };
-        if let Err(refused) = self.queue.try_send(unconfirmed) {
+    /// Gives an answer once as many replicas as it requires have what it stands for.
+    pub(super) fn confirm(&self, unconfirmed: Unconfirmed) {
+        if unconfirmed.required == 0 {
+            unconfirmed.succeed(&self.witness);
+        } else if let Err(refused) = self.queue.try_send(unconfirmed) {
             refused.into_inner().fail();
         }
     }
@@ -161,6 +160,18 @@ impl Confirmer {
 }
 
 impl Unconfirmed {
+    fn succeed(self, witness: &Witness) {
+        witness.confirmed(&self.generation.activation, self.writes, self.counts_on());
+        let _gone = self.answer.send(Ok(self.reply));
+    }
+
+    /// How long the lease in the reply may be counted on.
+    fn counts_on(&self) -> Duration {
+        let fields = texts(&self.reply.value).unwrap_or_default();
+        let lease = lease(fields.get(1..).unwrap_or_default(), self.reply.at);
+        lease.map_or(Duration::ZERO, |lease| lease.holding.expires_in())
+    }
+
     fn fail(self) {
         let _gone = self.answer.send(Err(StoreError::ReplicationUnconfirmed {
             outcome: Outcome::Unknown,
@@ -168,9 +179,7 @@ impl Unconfirmed {
     }
 
     fn is_a_new_grant(&self) -> bool {
-        let reply = self.reply.as_ref().ok();
-        reply
-            .and_then(|r| list(&r.value))
+        list(&self.reply.value)
             .and_then(<[Value]>::first)
             .and_then(text)
             == Some("granted")
@@ -244,8 +253,8 @@ impl Work {
             Some(Round::Acknowledged(replicas)) => {
                 let (done, short) = self.pending.drain(..).partition(|u| u.required <= replicas);
                 self.pending = short;
-                for Unconfirmed { answer, reply, .. } in done {
-                    let _gone = answer.send(reply);
+                for unconfirmed in done {
+                    unconfirmed.succeed(&self.witness);
                 }
             }
             Some(Round::Guarded) | None => self.pending.drain(..).for_each(Unconfirmed::fail),
@@ -278,8 +287,8 @@ impl Work {
         let patience = left
             .min(self.options.response_timeout / 2)
             .max(Duration::from_millis(1));
-        let (meta, count) = (self.options.meta_key(), self.pending.len().to_string());
-        let arguments = [generation.activation.as_bytes(), count.as_bytes()];
+        let meta = self.options.meta_key();
+        let arguments = [generation.activation.as_bytes()];
         let keys = [meta.as_bytes()];
         let (mut for_write, mut for_wait) = (connection.clone(), connection.clone());
         let write = super::script::CONFIRMATION.run(&mut for_write, &keys, &arguments);
@@ -313,14 +322,7 @@ impl Work {
             .collect();
         if let (false, Some((_, connection))) = (undos.is_empty(), &mut self.connection) {
             let undos: Vec<_> = undos.iter().collect();
-            let undone = batch::call(
-                connection,
-                &self.batch_script,
-                &self.options,
-                generation,
-                &undos,
-            )
-            .await;
+            let undone = self.batches.call(connection, generation, &undos).await;
             if let Err(error) = undone {
                 tracing::debug!("taking back unconfirmed grants failed: {error}");
                 self.connection = None;

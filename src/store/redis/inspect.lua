@@ -2,7 +2,7 @@
 -- Key: the lock.
 -- Reply: {'held', holding} | {'free'}
 function verbs.inspect(call, lock_key)
-  local l = load(lock_key, call.now).live
+  local l = load(lock_key, call).live
   if l then return holding_reply('held', l) end
   return { 'free' }
 end

@@ -2,7 +2,8 @@
 //!
 //! Data, below a prefix (`leasehold:`), readable with `redis-cli`:
 //! - `meta`, a hash: data format, the replication id and activation under which grants are made, the
-//!   last fencing token, a count of confirmed writes;
+//!   last fencing token, a count of grants and renewals, until when new grants pause;
+//! - `servers`, a hash: the activation that each server reported to last, and when;
 //! - `lock:<key>`, a text of one line for each record; see `record.lua`. The deadline stands in it.
 //!
 //! Never uses `CONFIG`, `FUNCTION` or keyspace notifications, which managed Redis forbids.
@@ -17,6 +18,7 @@ mod script;
 mod sentinel;
 mod topology;
 mod walk;
+mod witness;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,13 +26,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use redis::Value;
 
-use self::batch::{Operation, Reply};
+use self::batch::{Batches, Operation, Reply};
 use self::commit::Commit;
 use self::confirm::Confirmer;
 use self::options::RedisOptions;
 use self::reply::{holding, lease, list, text, texts};
 use self::topology::{Resolver, Topology};
 use self::walk::{Cursor, Step};
+use self::witness::Witness;
 use crate::lock::key::LockKey;
 use crate::lock::lease::{Attempt, FencingToken, LeaseId, Timestamp, Ttl, micros};
 use crate::lock::rules::{
@@ -49,6 +52,7 @@ const MAX_STEPS_PER_PAGE: usize = 20;
 /// See the module.
 pub struct RedisStore {
     options: Arc<RedisOptions>,
+    witness: Arc<Witness>,
     topology: Topology,
     resolver: Resolver,
     confirmer: Arc<Confirmer>,
@@ -61,11 +65,18 @@ impl RedisStore {
     pub fn start(options: RedisOptions) -> Self {
         let options = Arc::new(options);
         let script = Arc::new(script::batch(options.clock, &options.key_prefix));
-        let (topology, resolver) = topology::start(&options, Arc::clone(&script));
-        let confirmer = Arc::new(Confirmer::start(&options, &script));
-        let commit = Commit::start(&options, &topology, &script, &confirmer);
+        let witness = Arc::new(Witness::new(options.max_clock_skew));
+        let (topology, resolver) = topology::start(&options, Arc::clone(&script), &witness);
+        let batches = Arc::new(Batches::new(
+            script,
+            Arc::clone(&options),
+            Arc::clone(&witness),
+        ));
+        let confirmer = Arc::new(Confirmer::start(&options, &topology, &batches, &witness));
+        let commit = Commit::start(&options, &topology, &batches, &witness, &confirmer);
         Self {
             options,
+            witness,
             topology,
             resolver,
             confirmer,
@@ -132,6 +143,10 @@ impl Store for RedisStore {
             },
         ]);
         let reply = self.run("acquire", key, arguments).await?;
+        if let Some(["recovering", pause]) = texts(&reply.value).as_deref() {
+            let retry_after = Duration::from_micros(pause.parse().unwrap_or(0));
+            return Err(StoreError::Recovering { retry_after });
+        }
         let answer = understand(&reply, |fields, at| match fields {
             ["granted", rest @ ..] => Some(Acquisition::Granted(lease(rest, at)?)),
             ["replayed", rest @ ..] => Some(Acquisition::Replayed(lease(rest, at)?)),
@@ -142,7 +157,7 @@ impl Store for RedisStore {
             _ => None,
         })?;
         if let Acquisition::Granted(lease) = &answer {
-            self.topology.saw_token(lease.holding.fencing_token.get());
+            self.witness.saw_token(lease.holding.fencing_token.get());
         }
         Ok(answer)
     }

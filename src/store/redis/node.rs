@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use deadpool_redis::{Hook, HookError, Manager, Pool, Runtime};
 use redis::aio::MultiplexedConnection;
@@ -26,6 +27,8 @@ pub(super) struct Node {
     pub(super) pool: Pool,
     /// Cancelled when another node took over: what is in flight here has no known outcome.
     pub(super) retired: CancellationToken,
+    /// How many connections have broken off: when one does, the others are not trusted either.
+    breaks: AtomicU64,
     client: Client,
     options: Arc<RedisOptions>,
     /// For the resolver's own questions, so that they never wait behind locks.
@@ -88,6 +91,7 @@ impl Node {
         });
         let pool = Pool::builder(manager)
             .max_size(options.pool_size)
+            .wait_timeout(Some(options.response_timeout))
             .create_timeout(Some(options.connect_timeout + options.response_timeout))
             .recycle_timeout(Some(options.response_timeout))
             .runtime(Runtime::Tokio1)
@@ -98,10 +102,21 @@ impl Node {
             address,
             pool,
             retired: CancellationToken::new(),
+            breaks: AtomicU64::new(0),
             client,
             options,
             control: Mutex::new(None),
         })
+    }
+
+    /// How many connections have broken off so far.
+    pub(super) fn breaks(&self) -> u64 {
+        self.breaks.load(Ordering::Relaxed)
+    }
+
+    /// Reports that one more has.
+    pub(super) fn connection_broke(&self) {
+        self.breaks.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A connection that nobody else uses.

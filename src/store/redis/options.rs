@@ -34,6 +34,12 @@ pub struct RedisOptions {
     pub replica_acks: ReplicaAcks,
     /// Begins the name of every key and channel.
     pub key_prefix: String,
+    /// The longest TTL that is granted.
+    pub max_ttl: Duration,
+    /// How far the clocks of data nodes may be apart.
+    pub max_clock_skew: Duration,
+    /// The longest that new grants pause after a loss.
+    pub max_recovery: Duration,
     /// Where scripts read the time.
     pub clock: Clock,
 }
@@ -241,6 +247,19 @@ impl RedisOptions {
 
     pub(super) fn meta_key(&self) -> String {
         format!("{}meta", self.key_prefix)
+    }
+
+    pub(super) fn servers_key(&self) -> String {
+        format!("{}servers", self.key_prefix)
+    }
+
+    /// How many replicas must confirm, however few there are.
+    pub(super) fn least_replicas(&self) -> usize {
+        match (self.replica_acks, &self.discovery) {
+            (ReplicaAcks::Fixed(number), _) => number,
+            (ReplicaAcks::Auto, Discovery::Sentinel { .. }) => 1,
+            (ReplicaAcks::Auto, Discovery::Direct(_)) => 0,
+        }
     }
 
     pub(super) fn lock_prefix(&self) -> String {

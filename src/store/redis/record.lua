@@ -15,17 +15,20 @@ local function int(number)
   return string.format('%.0f', number)
 end
 
--- Reads a lock as it is at `now`: its live lease if it has one, and the releases still remembered.
--- What is over is not read, and so is dropped by the next write.
-local function load(key, now)
-  local lock = { released = {} }
+-- Reads a lock as it is now: its live lease if it has one, and the releases still remembered.
+-- What is over is not read, and so is dropped by the next write. A lease that was granted before this
+-- activation outlasts its deadline by the skew: that deadline is of another node's clock, and the rules
+-- know but one.
+local function load(key, call)
+  local now, lock = call.now, { released = {} }
   local text = redis.call('GET', key)
   if not text then return lock end
   for line in string.gmatch(text, '[^\n]+') do
     local id, token, acquired, deadline, ttl, renewals, attempt, idem, request, holder, metadata =
       string.match(line, LEASE)
     if id then
-      if now < tonumber(deadline) then
+      local outlasts = tonumber(token) <= (call.taken_over_below or -1) and call.skew_us or 0
+      if now < tonumber(deadline) + outlasts then
         lock.live = {
           id = id, token = token, acquired = tonumber(acquired), deadline = tonumber(deadline),
           ttl = tonumber(ttl), renewals = tonumber(renewals), attempt = attempt, idem = idem,
@@ -42,9 +45,9 @@ local function load(key, now)
   return lock
 end
 
--- Writes a lock. The Redis TTL only collects garbage: `margin_us` after the last moment that
+-- Writes a lock. The Redis TTL only collects garbage: a margin after the last moment that
 -- matters, so that no node's own clock can end a lease.
-local function save(key, lock, now, margin_us)
+local function save(key, lock, call)
   local lines, last = {}, 0
   local l = lock.live
   if l then
@@ -61,7 +64,7 @@ local function save(key, lock, now, margin_us)
   if #lines == 0 then
     redis.call('DEL', key)
   else
-    redis.call('SET', key, table.concat(lines, '\n'), 'PX', int(math.ceil((last - now + margin_us) / 1000)))
+    redis.call('SET', key, table.concat(lines, '\n'), 'PX', int(math.ceil((last - call.now + call.margin_us) / 1000)))
   end
 end
 

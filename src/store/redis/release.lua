@@ -2,7 +2,7 @@
 -- Key: the lock. Arguments: lease id, how long to remember, how many to remember.
 -- Reply: {'ended'} | {'lost', reason}
 function verbs.release(call, lock_key, id, memory_us, most)
-  local lock = load(lock_key, call.now)
+  local lock = load(lock_key, call)
   for _, r in ipairs(lock.released) do
     if r.id == id then return { 'ended' } end
   end
@@ -14,6 +14,6 @@ function verbs.release(call, lock_key, id, memory_us, most)
   -- DEL needs no memory, and after it a script may write although Redis is out of memory: letting
   -- go must always work.
   redis.call('DEL', lock_key)
-  save(lock_key, lock, call.now, call.margin_us)
+  save(lock_key, lock, call)
   return { 'ended' }
 end

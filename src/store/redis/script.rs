@@ -42,6 +42,10 @@ pub(super) static ACTIVATION: LazyLock<Source> =
 pub(super) static CONFIRMATION: LazyLock<Source> =
     LazyLock::new(|| Source::new(include_str!("confirm.lua").to_owned()));
 
+/// Takes a server's report.
+pub(super) static REPORT: LazyLock<Source> =
+    LazyLock::new(|| Source::new(format!("{TIME}{}", include_str!("report.lua"))));
+
 /// The scripts' clock; only a test asks for another than the server's.
 fn time(clock: Clock, key_prefix: &str) -> String {
     let key = format!("{key_prefix}test:clock");

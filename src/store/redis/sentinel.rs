@@ -33,6 +33,15 @@ const MAX_SENTINELS: usize = 32;
 
 const VARIABLES: &str = "LEASEHOLD_SENTINEL_USERNAME and LEASEHOLD_SENTINEL_PASSWORD";
 
+/// What a Sentinel says of a master that it does not take for sound.
+const DOUBTS: [&str; 5] = [
+    "s_down",
+    "o_down",
+    "failover_in_progress",
+    "disconnected",
+    "force_failover",
+];
+
 /// The Sentinels of one master set.
 pub(super) struct Sentinels {
     configured: Vec<Address>,
@@ -53,8 +62,17 @@ struct Peer {
     connection: Mutex<Option<MultiplexedConnection>>,
 }
 
+/// A master that a majority names.
+pub(super) struct Named {
+    pub(super) address: Address,
+    /// None of those who answered takes it for down or is replacing it.
+    pub(super) in_order: bool,
+}
+
 struct Answer {
     id: String,
+    /// It takes the master for down, or is replacing it.
+    doubts: bool,
     /// `None` if it knows no such set.
     master: Option<Address>,
     peers: Vec<(String, Address)>,
@@ -83,7 +101,7 @@ impl Sentinels {
 
     /// The address that a majority of the known Sentinels name as the master's. Answers as soon as
     /// there is one; a Sentinel that hangs delays nothing.
-    pub(super) async fn master(&mut self) -> Result<Address, Diagnosis> {
+    pub(super) async fn master(&mut self) -> Result<Named, Diagnosis> {
         let addresses = self.addresses().await;
         let mut questions = JoinSet::new();
         let mut refusals = Vec::new();
@@ -241,19 +259,21 @@ struct Count {
     votes: HashMap<String, Option<Address>>,
     answered: usize,
     unaware: usize,
+    doubtful: usize,
 }
 
 impl Count {
     fn add(&mut self, answer: Answer) {
         self.answered += 1;
         self.unaware += usize::from(answer.master.is_none());
+        self.doubtful += usize::from(answer.doubts);
         self.known.insert(answer.id.clone());
         self.known
             .extend(answer.peers.into_iter().map(|(id, _)| id));
         self.votes.insert(answer.id, answer.master);
     }
 
-    fn majority(&self) -> Option<Address> {
+    fn majority(&self) -> Option<Named> {
         let mut tally: HashMap<&Address, usize> = HashMap::new();
         for master in self.votes.values().flatten() {
             *tally.entry(master).or_default() += 1;
@@ -261,7 +281,10 @@ impl Count {
         let named_by_most = tally
             .into_iter()
             .find(|(_, votes)| votes * 2 > self.known.len());
-        named_by_most.map(|(master, _)| master.clone())
+        named_by_most.map(|(master, _)| Named {
+            address: master.clone(),
+            in_order: self.doubtful == 0,
+        })
     }
 }
 
@@ -289,6 +312,7 @@ impl Peer {
             .await?;
         let mut answer = Answer {
             id,
+            doubts: false,
             master: None,
             peers: Vec::new(),
         };
@@ -300,6 +324,13 @@ impl Peer {
                 .query_async(&mut connection)
                 .await?;
             answer.peers = peers.iter().filter_map(read_peer).collect();
+            let state: HashMap<String, String> = cmd("SENTINEL")
+                .arg("MASTER")
+                .arg(master)
+                .query_async(&mut connection)
+                .await?;
+            let flags = state.get("flags").map_or("", String::as_str);
+            answer.doubts = flags.split(',').any(|flag| DOUBTS.contains(&flag));
         }
         *kept = Some(connection);
         Ok(answer)
@@ -349,6 +380,7 @@ mod tests {
             .collect();
         Answer {
             id: id.into(),
+            doubts: false,
             master: Some(address(master.to_owned())),
             peers,
         }
@@ -359,17 +391,17 @@ mod tests {
         let mut count = Count::default();
         count.add(answer("s1", "old", &["s2", "s3"]));
         count.add(answer("s1", "old", &["s2", "s3"]));
-        assert_eq!(count.majority(), None);
+        assert_eq!(count.majority().map(|m| m.address), None);
         count.add(answer("s2", "new", &["s1", "s3"]));
-        assert_eq!(count.majority(), None);
+        assert_eq!(count.majority().map(|m| m.address), None);
         count.add(answer("s3", "new", &["s1", "s2"]));
-        assert_eq!(count.majority().map(|a| a.host), Some("new".into()));
+        assert_eq!(count.majority().map(|m| m.address.host), Some("new".into()));
     }
 
     #[test]
     fn a_lone_sentinel_without_peers_decides() {
         let mut count = Count::default();
         count.add(answer("s1", "m", &[]));
-        assert_eq!(count.majority().map(|a| a.host), Some("m".into()));
+        assert_eq!(count.majority().map(|m| m.address.host), Some("m".into()));
     }
 }

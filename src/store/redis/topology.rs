@@ -6,8 +6,8 @@
 //! known outcome. Not deadpool-redis' own Sentinel pool: it keeps writing to a deposed master for as
 //! long as a connection to it lives.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex as StdMutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redis::Value;
@@ -20,9 +20,11 @@ use tracing::{error, info, warn};
 use super::node::{Diagnosis, Node};
 use super::options::{Address, Discovery, RedisOptions};
 use super::reply::{text, texts};
-use super::script::{ACTIVATION, Source};
+use super::script::{ACTIVATION, REPORT, Source};
 use super::sentinel::Sentinels;
-use crate::lock::lease::micros;
+use super::witness::Witness;
+use crate::lock::lease::{Timestamp, micros, millis};
+use crate::random;
 use crate::store::contract::Health;
 
 /// The layout of the data in Redis; a server that meets a higher one writes nothing.
@@ -44,6 +46,14 @@ const TOKEN_GAP: u64 = 1 << 22;
 /// enough for a clock in the wrong time zone, too narrow to burn the range of tokens.
 const MAX_ACTIVATION_CLOCK_DIFFERENCE: Duration = Duration::from_secs(24 * 3600);
 
+/// How often a report is repeated while other servers activate.
+const MAX_REPORTS: usize = 5;
+
+/// How long the Sentinels' word counts that the master is in order.
+const ENDORSEMENT: Duration = Duration::from_secs(3);
+
+const UNPOISONED: &str = "nothing panics while it holds the lock";
+
 /// A node and the activation under which it grants.
 pub(super) struct Generation {
     /// Rises with each.
@@ -58,8 +68,12 @@ pub(super) struct Topology {
     view: watch::Receiver<View>,
     /// Wakes the resolver.
     doubt: Arc<Notify>,
-    /// The highest token that this server has seen: a node that lost everything goes on above it.
-    high_water: Arc<AtomicU64>,
+    /// What this server remembers, for a master that does not.
+    witness: Arc<Witness>,
+    /// The activation whose clock has stepped.
+    stepped: Arc<StdMutex<Option<String>>>,
+    /// When the Sentinels last agreed that the master is in order; absent without Sentinels.
+    endorsed: Option<Arc<StdMutex<Option<Instant>>>>,
     /// A connection led to a node that was no master, while the resolver's own may lead to one: the
     /// sign of a name that stands for any node.
     role_refused: Arc<AtomicBool>,
@@ -117,14 +131,30 @@ impl Topology {
         self.doubt();
     }
 
-    /// Remembers a token that was granted.
-    pub(super) fn saw_token(&self, token: u64) {
-        self.high_water.fetch_max(token, Ordering::Relaxed);
+    /// Reports that the clock of an activated master has stepped.
+    pub(super) fn clock_stepped(&self, activation: &str) {
+        *self.stepped.lock().expect(UNPOISONED) = Some(activation.to_owned());
+        self.doubt();
+    }
+
+    /// Whether the Sentinels, if there are any, agreed a moment ago that the master is in order.
+    pub(super) fn is_endorsed(&self) -> bool {
+        let Some(endorsed) = &self.endorsed else {
+            return true;
+        };
+        endorsed
+            .lock()
+            .expect(UNPOISONED)
+            .is_some_and(|at| at.elapsed() < ENDORSEMENT)
     }
 }
 
 /// Starts the resolver.
-pub(super) fn start(options: &Arc<RedisOptions>, script: Arc<Source>) -> (Topology, Resolver) {
+pub(super) fn start(
+    options: &Arc<RedisOptions>,
+    script: Arc<Source>,
+    witness: &Arc<Witness>,
+) -> (Topology, Resolver) {
     let starting = Health::Starting("the store was not reached yet".into());
     let (publish, view) = watch::channel(View {
         generation: None,
@@ -135,7 +165,9 @@ pub(super) fn start(options: &Arc<RedisOptions>, script: Arc<Source>) -> (Topolo
     let topology = Topology {
         view,
         doubt,
-        high_water: Arc::default(),
+        witness: Arc::clone(witness),
+        stepped: Arc::default(),
+        endorsed: matches!(options.discovery, Discovery::Sentinel { .. }).then(Arc::default),
         role_refused: Arc::default(),
     };
     let finder = match &options.discovery {
@@ -159,6 +191,8 @@ pub(super) fn start(options: &Arc<RedisOptions>, script: Arc<Source>) -> (Topolo
         topology: topology.clone(),
         publish,
         last_complaint: None,
+        last_in_order: Instant::now(),
+        server_id: format!("{:032x}", u128::from_be_bytes(random::bytes())),
         next_number: 1,
     };
     let task = tokio::spawn(work.run(stop.clone()));
@@ -195,7 +229,16 @@ struct Work {
     publish: watch::Sender<View>,
     /// So that a lasting problem is logged once and not each second.
     last_complaint: Option<Diagnosis>,
+    last_in_order: Instant,
+    /// Tells this server from the others.
+    server_id: String,
     next_number: u64,
+}
+
+/// A generation, and for how long it grants nothing new.
+struct Found {
+    generation: Arc<Generation>,
+    pause: Duration,
 }
 
 impl Work {
@@ -206,7 +249,7 @@ impl Work {
                 break;
             };
             match found {
-                Ok(generation) => self.settle(generation),
+                Ok(found) => self.settle(found),
                 Err(diagnosis) => self.complain(diagnosis),
             }
             tokio::select! {
@@ -223,12 +266,19 @@ impl Work {
         }
     }
 
-    /// Finds the master, checks and activates it. Dropping the future is safe: an activation that
-    /// nobody heard of is adopted by the next.
-    async fn resolve(&mut self) -> Result<Arc<Generation>, Diagnosis> {
+    /// Finds the master, checks and activates it, and tells it what this server remembers. Dropping the
+    /// future is safe: an activation that nobody heard of is adopted by the next, and a report repeated
+    /// says the same.
+    async fn resolve(&mut self) -> Result<Found, Diagnosis> {
         let address = match &mut self.finder {
             Finder::Direct(address) => address.clone(),
-            Finder::Sentinel(sentinels) => sentinels.master().await?,
+            Finder::Sentinel(sentinels) => {
+                let named = sentinels.master().await?;
+                if let (true, Some(endorsed)) = (named.in_order, &self.topology.endorsed) {
+                    *endorsed.lock().expect(UNPOISONED) = Some(Instant::now());
+                }
+                named.address
+            }
         };
         let current = self.topology.current();
         let known = current
@@ -251,85 +301,207 @@ impl Work {
             return Err(node.any_node_service());
         }
         probed?;
-        let activation = self.activate(&node).await?;
+        let stepped = self.topology.stepped.lock().expect(UNPOISONED).clone();
+        let activation = known.map(|generation| generation.activation.clone());
+        let (activation, pause) = self.report(&node, activation, stepped).await?;
         if let Some(generation) = known.filter(|generation| generation.activation == activation) {
-            return Ok(Arc::clone(generation));
+            return Ok(Found {
+                generation: Arc::clone(generation),
+                pause,
+            });
         }
         let number = self.next_number;
         self.next_number += 1;
-        Ok(Arc::new(Generation {
+        let generation = Arc::new(Generation {
             number,
             node,
             activation,
-        }))
+        });
+        Ok(Found { generation, pause })
     }
 
-    async fn activate(&self, node: &Node) -> Result<String, Diagnosis> {
+    /// Reports to the node under `activation`, activating it first where that is needed. Says under which
+    /// activation it was heard, and for how long nothing new is granted.
+    async fn report(
+        &self,
+        node: &Node,
+        activation: Option<String>,
+        mut stepped: Option<String>,
+    ) -> Result<(String, Duration), Diagnosis> {
+        let mut activation = match activation {
+            Some(activation) if stepped.as_ref() != Some(&activation) => activation,
+            _ => self.activate(node, &mut stepped).await?,
+        };
+        for _ in 0..MAX_REPORTS {
+            match self
+                .report_once(node, &activation, stepped.is_some())
+                .await?
+            {
+                Reported::Heard {
+                    stepped_now: true, ..
+                } => {
+                    stepped = Some(activation);
+                    activation = self.activate(node, &mut stepped).await?;
+                }
+                Reported::Heard { pause, .. } => {
+                    self.topology.witness.reported_to(&activation);
+                    self.topology.stepped.lock().expect(UNPOISONED).take();
+                    return Ok((activation, pause));
+                }
+                Reported::NotActive => activation = self.activate(node, &mut stepped).await?,
+            }
+        }
+        Err(Diagnosis::passing(format!(
+            "{} is activated again and again",
+            node.address
+        )))
+    }
+
+    /// Activates the node, or adopts the activation that it has. A clock that is not the one that this
+    /// server knew counts as stepped.
+    async fn activate(
+        &self,
+        node: &Node,
+        stepped: &mut Option<String>,
+    ) -> Result<String, Diagnosis> {
         let since_epoch = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let arguments = [
             DATA_FORMAT.to_owned(),
-            format!("{:032x}", u128::from_be_bytes(crate::random::bytes())),
-            self.topology.high_water.load(Ordering::Relaxed).to_string(),
+            format!("{:032x}", u128::from_be_bytes(random::bytes())),
+            self.topology.witness.token().to_string(),
             micros(since_epoch).to_string(),
             micros(MAX_ACTIVATION_CLOCK_DIFFERENCE).to_string(),
             TOKEN_GAP.to_string(),
+            stepped.clone().unwrap_or_default(),
         ];
-        let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
-        let meta = self.options.meta_key();
-        let reply: Value = node
-            .ask(async |connection| {
-                ACTIVATION
-                    .run(connection, &[meta.as_bytes()], &arguments)
-                    .await
-            })
+        let sent = Instant::now();
+        let reply = self
+            .ask(node, &ACTIVATION, &[self.options.meta_key()], &arguments)
             .await?;
+        let received = Instant::now();
         match texts(&reply).as_deref() {
-            Some(["active", activation, token]) => {
-                self.topology.saw_token(token.parse().unwrap_or(0));
+            Some(["active", activation, token, now]) => {
+                self.topology.witness.saw_token(token.parse().unwrap_or(0));
+                let now = Timestamp::from_micros(now.parse().unwrap_or(0));
+                if self.topology.witness.is_a_step(now, sent, received) {
+                    stepped.get_or_insert_with(|| (*activation).to_owned());
+                }
+                self.topology.witness.set_clock(now, sent, received);
                 Ok((*activation).to_owned())
             }
             Some(["guard", reason, detail]) => Err(explain_guard(&node.address, reason, detail)),
-            _ => Err(Diagnosis::disqualifying(format!(
-                "{} answered an activation with something else: {}",
-                node.address,
-                text(&reply).unwrap_or("not a list")
-            ))),
+            _ => Err(misunderstood(node, &reply)),
         }
     }
 
-    fn settle(&mut self, generation: Arc<Generation>) {
+    async fn report_once(
+        &self,
+        node: &Node,
+        activation: &str,
+        stepped: bool,
+    ) -> Result<Reported, Diagnosis> {
+        let memory = self.topology.witness.memory();
+        let arguments = [
+            self.server_id.clone(),
+            activation.to_owned(),
+            memory.activation,
+            memory.writes.to_string(),
+            memory.token.to_string(),
+            micros(memory.counts_on).to_string(),
+            u8::from(stepped).to_string(),
+            micros(self.options.max_recovery).to_string(),
+            micros(self.options.max_clock_skew).to_string(),
+        ];
+        let keys = [self.options.meta_key(), self.options.servers_key()];
+        let sent = Instant::now();
+        let reply = self.ask(node, &REPORT, &keys, &arguments).await?;
+        let received = Instant::now();
+        match texts(&reply).as_deref() {
+            Some(["ok", now, pause]) => {
+                let now = Timestamp::from_micros(now.parse().unwrap_or(0));
+                let stepped_now = self.topology.witness.is_a_step(now, sent, received);
+                if !stepped_now {
+                    self.topology.witness.saw_time(now, sent, received);
+                }
+                let pause = Duration::from_micros(pause.parse().unwrap_or(0));
+                Ok(Reported::Heard { pause, stepped_now })
+            }
+            Some(["guard", "role"]) => Err(explain_guard(&node.address, "role", "replica")),
+            Some(["guard", _]) => Ok(Reported::NotActive),
+            _ => Err(misunderstood(node, &reply)),
+        }
+    }
+
+    async fn ask(
+        &self,
+        node: &Node,
+        script: &Source,
+        keys: &[String],
+        arguments: &[String],
+    ) -> Result<Value, Diagnosis> {
+        let keys: Vec<&[u8]> = keys.iter().map(String::as_bytes).collect();
+        let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
+        node.ask(async |connection| script.run(connection, &keys, &arguments).await)
+            .await
+    }
+
+    fn settle(&mut self, Found { generation, pause }: Found) {
+        let away = self.last_in_order.elapsed();
+        self.last_in_order = Instant::now();
         let before = self.topology.current();
-        if before
+        let is_new = before
             .as_ref()
-            .is_some_and(|before| before.number == generation.number)
-        {
-            if self.last_complaint.take().is_some() {
-                info!(address = %generation.node.address, "the store is in order again");
-                self.publish.send_modify(|view| view.health = Health::Ready);
-            }
-            return;
+            .is_none_or(|before| before.number != generation.number);
+        let address = generation.node.address.clone();
+        if is_new {
+            self.announce(before.as_deref(), &address, away);
+        } else if self.last_complaint.is_some() && pause.is_zero() {
+            info!(%address, "the store is in order again");
         }
-        self.last_complaint = None;
-        let address = &generation.node.address;
-        match &before {
-            None => info!(%address, "the store is ready"),
-            Some(before) if before.node.address == *address => {
-                warn!(%address, "the master restarted or was reset; its fencing tokens go on above a gap");
+        let health = if pause.is_zero() {
+            self.last_complaint = None;
+            Health::Ready
+        } else {
+            let text = format!(
+                "{address} has lost leases that may still be counted on, or its clock stepped: renewals go on, new grants \
+                 wait until they are over"
+            );
+            let complaint = Diagnosis::passing(text.clone());
+            if self.last_complaint.as_ref() != Some(&complaint) {
+                error!(%address, pause_ms = millis(pause), "recovering: {complaint}");
             }
-            Some(before) => warn!(from = %before.node.address, to = %address, "the master changed"),
-        }
+            self.last_complaint = Some(complaint);
+            Health::Degraded(text)
+        };
         let old_node = before.map(|before| Arc::clone(&before.node));
-        let same_node = old_node
-            .as_ref()
-            .is_some_and(|old| Arc::ptr_eq(old, &generation.node));
-        self.publish.send_replace(View {
-            generation: Some(generation),
-            health: Health::Ready,
+        let replaced = old_node.filter(|old| !Arc::ptr_eq(old, &generation.node));
+        self.publish.send_if_modified(|view| {
+            let changed = is_new || view.health != health;
+            *view = View {
+                generation: Some(generation),
+                health,
+            };
+            changed
         });
-        if let Some(old) = old_node.filter(|_| !same_node) {
+        if let Some(old) = replaced {
             old.retired.cancel();
+        }
+    }
+
+    /// Says in the operator's words what happened.
+    fn announce(&self, before: Option<&Generation>, address: &Address, away: Duration) {
+        let away_ms = millis(away);
+        match before {
+            None if self.last_complaint.is_none() => info!(%address, "the store is ready"),
+            None => info!(%address, away_ms, "the store is ready after all"),
+            Some(before) if before.node.address == *address => {
+                warn!(%address, away_ms, "the master was activated again: it restarted, was reset, or its clock stepped");
+            }
+            Some(before) => {
+                warn!(from = %before.node.address, to = %address, away_ms, "the master changed")
+            }
         }
     }
 
@@ -354,6 +526,24 @@ impl Work {
         }
         self.last_complaint = Some(diagnosis);
     }
+}
+
+/// What became of a report.
+enum Reported {
+    Heard {
+        pause: Duration,
+        stepped_now: bool,
+    },
+    /// The node has another activation, or none.
+    NotActive,
+}
+
+fn misunderstood(node: &Node, reply: &Value) -> Diagnosis {
+    let answer = text(reply).unwrap_or("a list");
+    Diagnosis::disqualifying(format!(
+        "{} answered something else than asked for: {answer}",
+        node.address
+    ))
 }
 
 /// A guard's refusal in the operator's words.

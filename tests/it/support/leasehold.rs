@@ -162,7 +162,8 @@ fn command<K: AsRef<OsStr>, V: AsRef<OsStr>>(
 ) -> Command {
     // The release build, where the whole run is about it.
     let binary = env::var_os("LEASEHOLD_TEST_BINARY");
-    let mut command = Command::new(binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_leasehold").into()));
+    let mut command =
+        Command::new(binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_leasehold").into()));
     for (name, _) in env::vars_os() {
         if name.to_string_lossy().starts_with("LEASEHOLD_") {
             command.env_remove(name);

@@ -89,7 +89,10 @@ impl Subject {
         let store: Arc<dyn Store> = Arc::new(RedisStore::start(options));
         for _ in 0..1000 {
             if store.health() == Health::Ready {
-                let clock = TestClock::Redis { client: Box::new(client), key };
+                let clock = TestClock::Redis {
+                    client: Box::new(client),
+                    key,
+                };
                 return Self { store, clock };
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -144,6 +147,10 @@ pub(crate) fn options(discovery: Discovery, data: Endpoint, prefix: &str) -> Red
         response_timeout: Duration::from_secs(5),
         replica_acks: ReplicaAcks::Auto,
         key_prefix: prefix.to_owned(),
+        max_ttl: MAX_TTL,
+        // The tests' clock moves as they like.
+        max_clock_skew: Duration::from_secs(1 << 40),
+        max_recovery: MAX_TTL,
         clock: Clock::Set,
     }
 }
