@@ -1,5 +1,6 @@
 //! The command line: `serve` (what happens without a command), `openapi`, `healthcheck`.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -38,9 +39,9 @@ enum Command {
     Openapi,
     /// Ask a server whether it is ready; exit with 0 if so, with 1 if not
     Healthcheck {
-        /// Where the server listens
-        #[arg(long, default_value = "http://127.0.0.1:8080", value_name = "URL")]
-        url: String,
+        /// Where the server listens; by default where LEASEHOLD_LISTEN says
+        #[arg(long, value_name = "URL")]
+        url: Option<String>,
     },
 }
 
@@ -81,16 +82,21 @@ pub fn run() -> ExitCode {
             let _written = std::io::stdout().write_all(http::openapi().as_bytes());
             ExitCode::SUCCESS
         }
-        Some(Command::Healthcheck { url }) => healthcheck(&url),
+        Some(Command::Healthcheck { url }) => {
+            healthcheck(&url.unwrap_or_else(|| cli.settings.own_url()))
+        }
     }
 }
 
 fn serve(settings: Settings, known: &[String]) -> ExitCode {
-    let variables: Vec<String> = std::env::vars_os()
-        .filter_map(|(name, _)| name.into_string().ok())
+    let text = |text: OsString| text.to_string_lossy().into_owned();
+    let variables: Vec<(String, String)> = std::env::vars_os()
+        .map(|(name, value)| (text(name), text(value)))
         .collect();
-    let config = refuse_unknown_variables(known, variables.iter().map(String::as_str))
-        .and_then(|()| settings.validate());
+    let pairs = variables
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()));
+    let config = refuse_unknown_variables(known, pairs).and_then(|()| settings.validate());
     let config = match config {
         Ok(config) => config,
         Err(error) => return fail(&error.to_string(), USAGE),

@@ -4,7 +4,7 @@
 //! that names it: a lock service that silently ignored half of its configuration would lock nothing.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -269,6 +269,19 @@ fn wrong<T>(text: impl Into<String>) -> Result<T, ConfigError> {
 }
 
 impl Settings {
+    /// Where this machine reaches a server with these settings.
+    #[must_use]
+    pub fn own_url(&self) -> String {
+        let mut at = self.listen;
+        if at.ip().is_unspecified() {
+            at.set_ip(match at.ip() {
+                IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            });
+        }
+        format!("http://{at}")
+    }
+
     /// Checks everything and reads the files.
     ///
     /// # Errors
@@ -302,6 +315,17 @@ impl Settings {
             self.break_token.as_ref(),
             self.break_token_file.as_deref(),
         )?;
+        for (name, token) in [
+            ("LEASEHOLD_TOKEN", &token),
+            ("LEASEHOLD_BREAK_TOKEN", &break_token),
+        ] {
+            let visible = |token: &Secret| token.expose().bytes().all(|b| b.is_ascii_graphic());
+            if !token.as_ref().is_none_or(visible) {
+                return wrong(format!(
+                    "{name} must be visible ASCII characters: no other can be sent in a header"
+                ));
+            }
+        }
         if token.is_some() && token == break_token {
             return wrong(
                 "LEASEHOLD_TOKEN and LEASEHOLD_BREAK_TOKEN are the same, so that everybody could break leases",
@@ -399,7 +423,7 @@ impl Settings {
             password,
             tls: None,
         };
-        let mut db = i64::from(self.redis_db.unwrap_or(0));
+        let mut db = self.redis_db;
         let mut data_tls = self.redis_tls.unwrap_or(false);
         let discovery = match &self.redis_url {
             Some(url) => {
@@ -415,16 +439,18 @@ impl Settings {
                     parsed.password.map(Secret::new),
                     "LEASEHOLD_REDIS_PASSWORD",
                 )?;
-                if self.redis_db.is_some() && parsed.db != 0 && parsed.db != db {
+                if self.redis_db.is_some() && parsed.db.is_some_and(|db| Some(db) != self.redis_db)
+                {
                     return wrong(
                         "LEASEHOLD_REDIS_DB and the database in LEASEHOLD_REDIS_URL are different",
                     );
                 }
-                db = db.max(parsed.db);
+                db = db.or(parsed.db);
                 Discovery::Direct(parsed.address)
             }
             None => self.sentinel_discovery(self.sentinel_tls.unwrap_or(false))?,
         };
+        refuse_user_without_password(&data, "LEASEHOLD_REDIS")?;
         self.refuse_tls_files_without_tls(data_tls)?;
         data.tls = self.tls(data_tls)?;
         if !POOL_SIZES.contains(&self.redis_pool_size) {
@@ -436,7 +462,7 @@ impl Settings {
         Ok(RedisOptions {
             discovery,
             data,
-            db,
+            db: i64::from(db.unwrap_or(0)),
             pool_size: self.redis_pool_size,
             connect_timeout: bounded_ms(
                 "LEASEHOLD_REDIS_CONNECT_TIMEOUT_MS",
@@ -494,10 +520,12 @@ impl Settings {
 
     fn sentinel_discovery(&self, tls: bool) -> Result<Discovery, ConfigError> {
         let parse = |text: &String| {
+            // The text is not shown: somebody may have put a password into it.
             Address::parse(text.trim(), DEFAULT_SENTINEL_PORT).ok_or_else(|| {
-                ConfigError(format!(
-                    "LEASEHOLD_SENTINELS: {text:?} is not host:port (a list is separated by commas)"
-                ))
+                ConfigError(
+                    "LEASEHOLD_SENTINELS is not host:port, or a list of these separated by commas"
+                        .to_owned(),
+                )
             })
         };
         let sentinels = self.sentinels.iter().map(parse).collect::<Result<_, _>>()?;
@@ -511,6 +539,7 @@ impl Settings {
             password,
             tls: self.tls(tls)?,
         };
+        refuse_user_without_password(&endpoint, "LEASEHOLD_SENTINEL")?;
         let master = self
             .sentinel_master
             .clone()
@@ -541,40 +570,84 @@ impl Settings {
         if !on {
             return Ok(None);
         }
-        let read = |path: &PathBuf| {
-            std::fs::read(path)
-                .map_err(|error| ConfigError(format!("cannot read {}: {error}", path.display())))
-        };
         let identity = match (&self.tls_cert_file, &self.tls_key_file) {
-            (Some(certificate), Some(key)) => {
-                let key = String::from_utf8(read(key)?)
-                    .map_err(|_| ConfigError("LEASEHOLD_TLS_KEY_FILE is not PEM".to_owned()))?;
-                Some((read(certificate)?, Secret::new(key)))
+            (Some(certificate), Some(key_path)) => {
+                let key = read_pem("LEASEHOLD_TLS_KEY_FILE", key_path, "PRIVATE KEY")?;
+                let key = String::from_utf8(key)
+                    .map_err(|_| not_pem("LEASEHOLD_TLS_KEY_FILE", key_path, "PRIVATE KEY"))?;
+                Some((
+                    read_pem("LEASEHOLD_TLS_CERT_FILE", certificate, "CERTIFICATE")?,
+                    Secret::new(key),
+                ))
             }
             (None, None) => None,
-            _ => return wrong("LEASEHOLD_TLS_CERT_FILE and LEASEHOLD_TLS_KEY_FILE go together"),
+            _ => {
+                return wrong("LEASEHOLD_TLS_CERT_FILE and LEASEHOLD_TLS_KEY_FILE go together");
+            }
         };
-        Ok(Some(Tls {
-            ca: self.tls_ca_file.as_ref().map(read).transpose()?,
+        let ca = self
+            .tls_ca_file
+            .as_ref()
+            .map(|path| read_pem("LEASEHOLD_TLS_CA_FILE", path, "CERTIFICATE"));
+        let tls = Tls {
+            ca: ca.transpose()?,
             identity,
-        }))
+        };
+        let endpoint = Endpoint {
+            tls: Some(tls.clone()),
+            ..Endpoint::default()
+        };
+        let anywhere = Address {
+            host: "localhost".to_owned(),
+            port: 1,
+        };
+        match endpoint.client(&anywhere, 0) {
+            Ok(_) => Ok(Some(tls)),
+            Err(error) => wrong(format!(
+                "LEASEHOLD_TLS_CA_FILE, LEASEHOLD_TLS_CERT_FILE and LEASEHOLD_TLS_KEY_FILE cannot be used: {error}"
+            )),
+        }
     }
+}
+
+fn read_pem(name: &str, path: &Path, label: &str) -> Result<Vec<u8>, ConfigError> {
+    let bytes = std::fs::read(path)
+        .map_err(|error| ConfigError(format!("{name}: cannot read {}: {error}", path.display())))?;
+    let begins = |line: &[u8]| {
+        let line = String::from_utf8_lossy(line);
+        line.starts_with("-----BEGIN ") && line.trim_end().ends_with(&format!("{label}-----"))
+    };
+    if bytes.split(|byte| *byte == b'\n').any(begins) {
+        Ok(bytes)
+    } else {
+        Err(not_pem(name, path, label))
+    }
+}
+
+fn not_pem(name: &str, path: &Path, label: &str) -> ConfigError {
+    ConfigError(format!(
+        "{name}: {} holds no {label} in PEM",
+        path.display()
+    ))
 }
 
 struct ParsedUrl {
     address: Address,
     username: Option<String>,
     password: Option<String>,
-    db: i64,
+    db: Option<u16>,
     tls: bool,
 }
 
 fn parse_url(url: &str) -> Result<ParsedUrl, ConfigError> {
     const FORM: &str =
         "LEASEHOLD_REDIS_URL must be redis:// or rediss://[user[:password]@]host[:port][/db]";
-    if !url.starts_with("redis://") && !url.starts_with("rediss://") {
+    let Some(rest) = url
+        .strip_prefix("redis://")
+        .or_else(|| url.strip_prefix("rediss://"))
+    else {
         return wrong(FORM);
-    }
+    };
     let info = url
         .into_connection_info()
         .map_err(|_| ConfigError(FORM.to_owned()))?;
@@ -594,6 +667,16 @@ fn parse_url(url: &str) -> Result<ParsedUrl, ConfigError> {
         _ => return wrong(FORM),
     };
     let settings = info.redis_settings();
+    let db = match rest.split_once('/').map(|(_, db)| db) {
+        None | Some("") => None,
+        Some(db) => Some(
+            db.parse::<u16>()
+                .map_err(|_| ConfigError(FORM.to_owned()))?,
+        ),
+    };
+    if port == 0 || rest.contains('?') {
+        return wrong(FORM);
+    }
     Ok(ParsedUrl {
         address: Address {
             host: host.trim_matches(['[', ']']).to_owned(),
@@ -601,9 +684,20 @@ fn parse_url(url: &str) -> Result<ParsedUrl, ConfigError> {
         },
         username: settings.username().map(str::to_owned),
         password: settings.password().map(str::to_owned),
-        db: settings.db(),
+        db,
         tls,
     })
+}
+
+/// Redis would be asked as its default user.
+fn refuse_user_without_password(endpoint: &Endpoint, setting: &str) -> Result<(), ConfigError> {
+    match (&endpoint.username, &endpoint.password) {
+        (Some(username), _) if username.is_empty() => wrong(format!("{setting}_USERNAME is empty")),
+        (Some(_), None) => wrong(format!(
+            "{setting}_USERNAME is set, but no {setting}_PASSWORD"
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn merge<T>(setting: &mut Option<T>, in_url: Option<T>, name: &str) -> Result<(), ConfigError> {
@@ -689,11 +783,11 @@ fn parse_acks(text: &str) -> Result<ReplicaAcks, String> {
 /// Names the variable, and the setting that it resembles most.
 pub fn refuse_unknown_variables<'a>(
     known: &[String],
-    variables: impl IntoIterator<Item = &'a str>,
+    variables: impl IntoIterator<Item = (&'a str, &'a str)>,
 ) -> Result<(), ConfigError> {
-    for name in variables {
-        let ours = name.starts_with("LEASEHOLD_") && !is_service_link(name);
-        if ours && !known.iter().any(|k| k == name) {
+    for (name, value) in variables {
+        let ours = name.starts_with("LEASEHOLD_") && !known.iter().any(|k| k == name);
+        if ours && !is_service_link(name, value) {
             let nearest = known.iter().max_by(|a, b| {
                 let likeness = |known: &str| strsim::jaro_winkler(known, name);
                 likeness(a).total_cmp(&likeness(b))
@@ -708,25 +802,26 @@ pub fn refuse_unknown_variables<'a>(
 }
 
 /// What Kubernetes sets in every pod for a Service whose name begins with `leasehold`.
-fn is_service_link(name: &str) -> bool {
+fn is_service_link(name: &str, value: &str) -> bool {
     if name.ends_with("_SERVICE_HOST")
         || name.ends_with("_SERVICE_PORT")
         || name.contains("_SERVICE_PORT_")
     {
         return true;
     }
-    if name.ends_with("_PORT") {
-        return true;
-    }
-    let Some((_, port)) = name.split_once("_PORT_") else {
-        return false;
-    };
-    let mut parts = port.split('_');
-    let number = parts
-        .next()
-        .is_some_and(|number| number.parse::<u16>().is_ok());
-    number
-        && parts
+    if let Some((_, port)) = name.split_once("_PORT_") {
+        let mut parts = port.split('_');
+        let number = parts
             .next()
-            .is_some_and(|protocol| matches!(protocol, "TCP" | "UDP" | "SCTP"))
+            .is_some_and(|number| number.parse::<u16>().is_ok());
+        return number
+            && parts
+                .next()
+                .is_some_and(|protocol| matches!(protocol, "TCP" | "UDP" | "SCTP"));
+    }
+    // A person who means a port writes a number.
+    let is_url = ["tcp://", "udp://", "sctp://"]
+        .iter()
+        .any(|scheme| value.starts_with(scheme));
+    name.ends_with("_PORT") && is_url
 }

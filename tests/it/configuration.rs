@@ -1,1 +1,82 @@
-//! TODO
+//! A setting that is misspelt, contradicts another or is out of bounds ends the start with one line that names it.
+
+mod bounds;
+mod commands;
+mod contradictions;
+mod secrets;
+mod variables;
+
+use std::net::TcpListener;
+
+use crate::support::leasehold::run_to_exit;
+
+/// The exit code for settings or arguments that are wrong.
+const USAGE: i32 = 2;
+
+/// Variables of one start.
+type Env<'a> = &'a [(&'a str, &'a str)];
+
+/// Starts the server with settings that must be refused in one line with all of `words`; what was not so, if anything.
+fn refused(env: Env, words: &[&str]) -> Result<(), String> {
+    // Settings that are taken by mistake end there, and do not serve for ever.
+    let (_taken, addr) = taken_port();
+    let port = [("LEASEHOLD_LISTEN", &*addr)];
+    let (status, stdout, stderr) = run_to_exit(&[], port.iter().chain(env).copied());
+    refused_line(status.code(), &stdout, &stderr, words)
+        .map_err(|problem| format!("{env:?}: {problem}\n  stdout {stdout:?}\n  stderr {stderr:?}"))
+}
+
+/// Whether a process ended as one with wrong settings should.
+fn refused_line(
+    code: Option<i32>,
+    stdout: &str,
+    stderr: &str,
+    words: &[&str],
+) -> Result<(), String> {
+    if code != Some(USAGE) {
+        return Err(format!("exit code {code:?}"));
+    }
+    if !stdout.is_empty() {
+        return Err("it wrote to standard output".to_owned());
+    }
+    if stderr.lines().count() != 1 {
+        return Err("not one line on standard error".to_owned());
+    }
+    match words.iter().find(|word| !mentions(stderr, word)) {
+        Some(word) => Err(format!("no {word}")),
+        None => Ok(()),
+    }
+}
+
+/// Whether a line has a word; a variable may also be named by its flag, as whoever reads it knows both.
+fn mentions(line: &str, word: &str) -> bool {
+    let flag = word
+        .strip_prefix("LEASEHOLD_")
+        .map(|name| format!("--{} ", name.to_ascii_lowercase().replace('_', "-")));
+    line.contains(word) || flag.is_some_and(|flag| line.contains(&flag))
+}
+
+/// Starts the server with settings that are right, but on a port that is taken: it must come as far as that.
+fn accepted(env: Env) -> Result<(), String> {
+    let (_taken, addr) = taken_port();
+    let (status, stdout, stderr) = run_to_exit(&["--listen", &addr], env.iter().copied());
+    let reached = status.code() == Some(1) && stderr.contains("taken by another program");
+    if reached && stdout.is_empty() && stderr.lines().count() == 1 {
+        Ok(())
+    } else {
+        Err(format!("{env:?}: {status}, {stdout:?}, {stderr:?}"))
+    }
+}
+
+/// A port that somebody listens on, for as long as the listener lives.
+fn taken_port() -> (TcpListener, String) {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = taken.local_addr().expect("a listener has an address");
+    (taken, addr.to_string())
+}
+
+/// Panics with all that was wrong, rather than with the first.
+fn all(results: impl IntoIterator<Item = Result<(), String>>) {
+    let wrong: Vec<String> = results.into_iter().filter_map(Result::err).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

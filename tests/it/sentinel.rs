@@ -318,9 +318,9 @@ fn tokens_rise_when_an_old_backup_is_restored() {
     let api = server.api();
     let held = api.acquire("a", json!({"ttl_ms": 6_000}));
     redis.cli(&["SAVE"]);
-    let lost = (0..50).map(|number| api.acquire(&format!("k{number}"), json!({"ttl_ms": 6_000})));
-    let lost: Vec<Reply> = lost.collect();
-    let last = lost.iter().map(token).max().expect("tokens");
+    let gone = (0..50).map(|number| api.acquire(&format!("k{number}"), json!({"ttl_ms": 6_000})));
+    let gone: Vec<Reply> = gone.collect();
+    let last = gone.iter().map(token).max().expect("tokens");
     let granted = Instant::now();
     redis.kill();
     redis.restart();

@@ -17,9 +17,10 @@ use tokio_util::task::TaskTracker;
 
 use super::batch::{Answer, Batches, Operation, Reply};
 use super::confirm::{Confirmer, Unconfirmed};
-use super::node::{Node, explain};
+use super::diagnosis::lacks_permission;
+use super::node::Node;
 use super::options::RedisOptions;
-use super::reply::{list, text};
+use super::reply::{list, text, texts};
 use super::topology::{Generation, Topology, explain_guard};
 use super::witness::Witness;
 use crate::lock::lease::Timestamp;
@@ -241,7 +242,7 @@ impl Lane {
         };
         match self.kept.take().filter(alive) {
             Some(kept) => Ok(kept.connection),
-            None => node.pool.get().await.map(Connection::from),
+            None => node.pool.get().await,
         }
     }
 
@@ -306,7 +307,12 @@ impl Lane {
         let mut again = Vec::new();
         for (queued, value) in batch.into_iter().zip(done.replies) {
             let reply = match refusal(&value) {
-                None => operation_result(value, done.at),
+                None => match texts(&value).as_deref() {
+                    Some(["error", said]) => {
+                        Err(failed_operation(&self.topology, &generation.node, said))
+                    }
+                    _ => Ok(Reply { value, at: done.at }),
+                },
                 Some("replicas") => Err(StoreError::ReplicationUnconfirmed {
                     outcome: Outcome::None,
                 }),
@@ -369,32 +375,21 @@ fn is_counted_on(reply: &Reply) -> bool {
     matches!(outcome, Some("granted" | "replayed" | "renewed"))
 }
 
-fn operation_result(value: Value, at: Timestamp) -> Answer {
-    match super::reply::texts(&value).as_deref() {
-        Some(["error", message]) => Err(failed_operation(message)),
-        _ => Ok(Reply { value, at }),
-    }
-}
-
-/// An operation that Redis stopped at its first write, so that it did nothing.
-fn failed_operation(message: &str) -> StoreError {
-    if message.contains("OOM ") {
+/// Says what an operation met that Redis stopped at its first write, so that it did nothing.
+fn failed_operation(topology: &Topology, node: &Node, said: &str) -> StoreError {
+    if said.contains("OOM ") {
+        topology.doubt();
         StoreError::OutOfMemory
-    } else if message.contains("MISCONF ") {
+    } else if said.contains("MISCONF ") {
+        topology.doubt();
         StoreError::NotPersisting
-    } else if [
-        "READONLY ",
-        "NOREPLICAS ",
-        "NOPERM ",
-        "can't run this command",
-    ]
-    .iter()
-    .any(|c| message.contains(c))
-    {
-        not_done(message)
+    } else if said.contains("READONLY ") || said.contains("NOREPLICAS ") || lacks_permission(said) {
+        let diagnosis = node.explain_operation(said);
+        topology.operations_meet(diagnosis.clone());
+        not_done(diagnosis.text)
     } else {
         StoreError::Internal {
-            cause: format!("a script failed: {message}"),
+            cause: format!("a script failed: {said}"),
         }
     }
 }
@@ -419,7 +414,7 @@ fn failed_call(generation: &Generation, error: &RedisError) -> Run {
         _ if error.code() == Some("OOM") => Run::Failed(StoreError::OutOfMemory),
         _ if error.code() == Some("MISCONF") => Run::Failed(StoreError::NotPersisting),
         ErrorKind::Server(_) | ErrorKind::Extension => Run::Failed(StoreError::Internal {
-            cause: explain(at, error, "the credentials").text,
+            cause: generation.node.explain(error).text,
         }),
         _ => Run::Lost(format!("{at}: {error}")),
     }

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::{Answer, Batches, Operation, Reply};
+use super::diagnosis::Diagnosis;
 use super::options::{RedisOptions, ReplicaAcks};
 use super::reply::{lease, list, text, texts};
 use super::topology::{Generation, Topology};
@@ -65,6 +66,7 @@ struct Work {
     options: Arc<RedisOptions>,
     batches: Arc<Batches>,
     witness: Arc<Witness>,
+    topology: Topology,
     connection: Option<(u64, MultiplexedConnection)>,
 }
 
@@ -75,7 +77,7 @@ enum Round {
     /// The node is not what it was when it granted.
     Guarded,
     /// No answer.
-    Failed(String),
+    Failed(Diagnosis),
 }
 
 impl Confirmer {
@@ -93,6 +95,7 @@ impl Confirmer {
             options: Arc::clone(options),
             batches: Arc::clone(batches),
             witness: Arc::clone(witness),
+            topology: topology.clone(),
             connection: None,
         };
         let task = tokio::spawn(work.run(stop.clone()));
@@ -258,8 +261,8 @@ impl Work {
                 }
             }
             Some(Round::Guarded) | None => self.pending.drain(..).for_each(Unconfirmed::fail),
-            Some(Round::Failed(cause)) => {
-                tracing::debug!("a confirmation failed: {cause}");
+            Some(Round::Failed(diagnosis)) => {
+                self.topology.operations_meet(diagnosis);
                 self.connection = None;
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
@@ -276,7 +279,7 @@ impl Work {
             Some((number, connection)) if number == generation.number => connection,
             _ => match generation.node.own_connection().await {
                 Ok(connection) => connection,
-                Err(error) => return Round::Failed(error.to_string()),
+                Err(error) => return Round::Failed(generation.node.explain(&error)),
             },
         };
         let required = self.pending.iter().map(|u| u.required).max().unwrap_or(0);
@@ -309,7 +312,7 @@ impl Work {
                     _ => Round::Guarded,
                 }
             }
-            (Err(error), _) | (_, Err(error)) => Round::Failed(error.to_string()),
+            (Err(error), _) | (_, Err(error)) => Round::Failed(generation.node.explain(&error)),
         }
     }
 

@@ -11,6 +11,7 @@
 mod batch;
 mod commit;
 mod confirm;
+mod diagnosis;
 mod node;
 pub mod options;
 mod reply;

@@ -7,19 +7,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use deadpool_redis::{Hook, HookError, Manager, Pool, Runtime};
 use redis::aio::MultiplexedConnection;
-use redis::{Client, ErrorKind, RedisError, ServerErrorKind, cmd};
+use redis::{Client, RedisError, Value, cmd};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::options::{Address, RedisOptions};
+use super::diagnosis::{self, Diagnosis, Target};
+use super::options::{Address, Discovery, RedisOptions};
+use super::reply::text;
 use super::script::Source;
 
 /// The oldest Redis that has what the scripts and the resolver use (`SENTINEL MYID`, `TYPE` in
 /// `SCAN`, ACL rules for channels).
 pub const MIN_REDIS_VERSION: (u32, u32) = (6, 2);
-
-/// What an ACL user needs; named to the operator when something of it is missing.
-const ACL_RULES: &str = "~<prefix>* &<prefix>* +@read +@write +@scripting +@connection +info +time +wait +publish +subscribe";
 
 /// A node that the store talks to. Ends for everybody at once when it is retired.
 pub(super) struct Node {
@@ -30,39 +29,30 @@ pub(super) struct Node {
     /// How many connections have broken off: when one does, the others are not trusted either.
     breaks: AtomicU64,
     client: Client,
+    target: Target,
     options: Arc<RedisOptions>,
     /// For the resolver's own questions, so that they never wait behind locks.
     control: Mutex<Option<MultiplexedConnection>>,
 }
 
-/// Something that is wrong, in the operator's words, with what to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Diagnosis {
-    pub(super) text: String,
-    /// Whether operations must not be sent there any more; a node that is only out of reach may be
-    /// back for the next one.
-    pub(super) disqualifies: bool,
+/// What the resolver asks a node.
+pub(super) enum Question<'a> {
+    /// `INFO`.
+    Info,
+    /// A script with its keys and arguments.
+    Run(&'a Source, &'a [String], &'a [String]),
 }
 
-impl Diagnosis {
-    pub(super) fn disqualifying(text: impl Into<String>) -> Self {
-        Self {
-            text: text.into(),
-            disqualifies: true,
+impl Question<'_> {
+    async fn ask(&self, connection: &mut MultiplexedConnection) -> Result<Value, RedisError> {
+        match self {
+            Self::Info => cmd("INFO").query_async(connection).await,
+            Self::Run(script, keys, arguments) => {
+                let keys: Vec<&[u8]> = keys.iter().map(String::as_bytes).collect();
+                let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
+                script.run(connection, &keys, &arguments).await
+            }
         }
-    }
-
-    pub(super) fn passing(text: impl Into<String>) -> Self {
-        Self {
-            text: text.into(),
-            disqualifies: false,
-        }
-    }
-}
-
-impl fmt::Display for Diagnosis {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
     }
 }
 
@@ -104,6 +94,7 @@ impl Node {
             retired: CancellationToken::new(),
             breaks: AtomicU64::new(0),
             client,
+            target: data_target(&options),
             options,
             control: Mutex::new(None),
         })
@@ -126,32 +117,41 @@ impl Node {
             .await
     }
 
-    /// Runs one of the resolver's questions over the control connection, which is opened again
-    /// after any failure.
-    pub(super) async fn ask<T, F>(&self, question: F) -> Result<T, Diagnosis>
-    where
-        F: AsyncFnOnce(&mut MultiplexedConnection) -> Result<T, RedisError>,
-    {
+    /// Asks over the control connection, which is opened again after any failure.
+    pub(super) async fn ask(&self, question: &Question<'_>) -> Result<Value, Diagnosis> {
         let mut control = self.control.lock().await;
-        let mut connection = match control.take() {
-            Some(connection) => connection,
-            None => self
-                .own_connection()
-                .await
-                .map_err(|error| self.explain(&error))?,
-        };
-        let answer = question(&mut connection)
-            .await
-            .map_err(|error| self.explain(&error))?;
+        let kept = control.take();
+        let was_kept = kept.is_some();
+        let mut answer = self.ask_over(kept, question).await;
+        // A connection may have died long ago, unseen, or in the middle of the handshake; what is wrong
+        // is what a new one meets.
+        if answer
+            .as_ref()
+            .is_err_and(|error| was_kept || error.is_connection_dropped())
+        {
+            answer = self.ask_over(None, question).await;
+        }
+        let (answer, connection) = answer.map_err(|error| self.explain(&error))?;
         *control = Some(connection);
         Ok(answer)
     }
 
+    async fn ask_over(
+        &self,
+        connection: Option<MultiplexedConnection>,
+        question: &Question<'_>,
+    ) -> Result<(Value, MultiplexedConnection), RedisError> {
+        let mut connection = match connection {
+            Some(connection) => connection,
+            None => self.own_connection().await?,
+        };
+        let answer = question.ask(&mut connection).await?;
+        Ok((answer, connection))
+    }
+
     /// Asks the node what it is, and says what keeps it from holding locks.
     pub(super) async fn probe(&self) -> Result<(), Diagnosis> {
-        let info: String = self
-            .ask(async |connection| cmd("INFO").query_async(connection).await)
-            .await?;
+        let info = self.ask(&Question::Info).await?;
         let info = parse_info(&info);
         let field = |name: &str| info.get(name).copied().unwrap_or_default();
         let at = &self.address;
@@ -160,12 +160,8 @@ impl Node {
             field("role"),
             field("maxmemory_policy"),
         ) {
-            ("sentinel", ..) => {
-                format!("{at} is a Sentinel, not a Redis: name it in LEASEHOLD_SENTINELS")
-            }
-            ("cluster", ..) => format!(
-                "{at} is part of a Redis Cluster, which is not supported: use Sentinel or one Redis"
-            ),
+            ("sentinel", ..) => return Err(diagnosis::sentinel(at)),
+            ("cluster", ..) => return Err(diagnosis::cluster(at)),
             _ if !is_recent(field("redis_version")) => format!(
                 "{at} runs Redis {}, which is too old: {}.{} or later is needed",
                 field("redis_version"),
@@ -190,17 +186,11 @@ impl Node {
     /// Compares the node that answers now with the one that answers over a second connection. A
     /// Service over all nodes of a set leads to another one each time.
     pub(super) async fn is_one_node(&self) -> Result<bool, Diagnosis> {
-        let first = self.ask(run_id).await?;
+        let first = run_id(&self.ask(&Question::Info).await?);
         for _ in 0..2 {
-            let mut other = self
-                .own_connection()
-                .await
-                .map_err(|error| self.explain(&error))?;
-            if run_id(&mut other)
-                .await
-                .map_err(|error| self.explain(&error))?
-                != first
-            {
+            let other = self.ask_over(None, &Question::Info).await;
+            let (info, _connection) = other.map_err(|error| self.explain(&error))?;
+            if run_id(&info) != first {
                 return Ok(false);
             }
         }
@@ -225,55 +215,47 @@ impl Node {
 
     /// An error of Redis in the operator's words.
     pub(super) fn explain(&self, error: &RedisError) -> Diagnosis {
-        explain(
-            &self.address,
-            error,
-            "LEASEHOLD_REDIS_USERNAME and LEASEHOLD_REDIS_PASSWORD",
-        )
+        self.target.explain(&self.address, error)
+    }
+
+    /// A refusal inside a script in the operator's words.
+    pub(super) fn explain_operation(&self, said: &str) -> Diagnosis {
+        self.target.explain_operation(&self.address, said)
     }
 }
 
-/// An error of a Redis or Sentinel in the operator's words; `variables` hold its credentials.
-pub(super) fn explain(at: &Address, error: &RedisError, variables: &str) -> Diagnosis {
-    match error.kind() {
-        ErrorKind::AuthenticationFailed => Diagnosis::disqualifying(format!(
-            "{at} refused the password: check {variables} (and that it has a password at all)"
-        )),
-        ErrorKind::Server(ServerErrorKind::NoPerm) => Diagnosis::disqualifying(format!(
-            "the Redis user has too few permissions on {at} ({error}): give it {ACL_RULES}"
-        )),
-        ErrorKind::Server(ServerErrorKind::BusyLoading) => Diagnosis::passing(format!(
-            "{at} is loading its data: wait until it has finished"
-        )),
-        _ if error.code() == Some("NOAUTH") => {
-            Diagnosis::disqualifying(format!("{at} wants a password: set {variables}"))
-        }
-        _ if mentions_permission(error) => Diagnosis::disqualifying(format!(
-            "the Redis user may not run what scripts need on {at} ({error}): give it {ACL_RULES}"
-        )),
-        _ => Diagnosis::passing(format!("{at} cannot be reached: {error}")),
+/// What leads to a data node, for an operator who must mend it.
+fn data_target(options: &RedisOptions) -> Target {
+    let address_setting = match options.discovery {
+        Discovery::Direct(_) => "the address in LEASEHOLD_REDIS_URL",
+        Discovery::Sentinel { .. } => "the address that the Sentinels name (LEASEHOLD_SENTINELS)",
+    };
+    Target {
+        address_setting,
+        credentials: "LEASEHOLD_REDIS_USERNAME and LEASEHOLD_REDIS_PASSWORD",
+        tls_setting: "LEASEHOLD_REDIS_TLS",
+        tls: options.data.tls.is_some(),
+        key_prefix: options.key_prefix.clone(),
+        username: options
+            .data
+            .username
+            .clone()
+            .unwrap_or_else(|| "default".to_owned()),
+        db: options.db,
     }
 }
 
-/// Inside a script a missing permission is an error of the script.
-fn mentions_permission(error: &RedisError) -> bool {
-    let text = error.to_string();
-    text.contains("NOPERM") || text.contains("can't run this command")
-}
-
-async fn run_id(connection: &mut MultiplexedConnection) -> Result<String, RedisError> {
-    let info: String = cmd("INFO").arg("server").query_async(connection).await?;
-    Ok(parse_info(&info)
+fn run_id(info: &Value) -> String {
+    parse_info(info)
         .get("run_id")
         .copied()
         .unwrap_or_default()
-        .to_owned())
+        .to_owned()
 }
 
-fn parse_info(text: &str) -> HashMap<&str, &str> {
-    text.lines()
-        .filter_map(|line| line.split_once(':'))
-        .collect()
+fn parse_info(info: &Value) -> HashMap<&str, &str> {
+    let lines = text(info).unwrap_or_default().lines();
+    lines.filter_map(|line| line.split_once(':')).collect()
 }
 
 fn is_recent(version: &str) -> bool {

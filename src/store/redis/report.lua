@@ -2,14 +2,17 @@
 -- KEYS: the meta hash, the hash of servers.
 -- ARGV: the server's id, its activation id, the activation it reported to last ('' if none), the count of
 -- writes that it saw confirmed then, the highest token it knows of, how long the latest lease that it
--- confirmed may still be counted on, '1' if it saw the clock step, the longest pause, the skew of clocks.
--- Reply: {'ok', now, how long new grants pause} | {'guard', 'role' | 'inactive' | 'activation'}
+-- confirmed may still be counted on, '1' if it saw the clock step, the longest pause, the skew of clocks,
+-- the data format of the caller.
+-- Reply: {'ok', now, how long new grants pause} | {'guard', 'role' | 'format' | 'inactive' | 'activation', detail}
 local info = redis.call('INFO', 'replication')
-if string.match(info, 'role:(%a+)') ~= 'master' then return { 'guard', 'role' } end
-local replid, activation, activated, token, base, recover =
-  unpack(redis.call('HMGET', KEYS[1], 'replid', 'activation', 'activated', 'token', 'writes_base', 'recover'))
-if replid ~= string.match(info, 'master_replid:(%x+)') then return { 'guard', 'inactive' } end
-if activation ~= ARGV[2] then return { 'guard', 'activation' } end
+local role = string.match(info, 'role:(%a+)')
+if role ~= 'master' then return { 'guard', 'role', role } end
+local format, replid, activation, activated, token, base, recover =
+  unpack(redis.call('HMGET', KEYS[1], 'format', 'replid', 'activation', 'activated', 'token', 'writes_base', 'recover'))
+if format and tonumber(format) > tonumber(ARGV[10]) then return { 'guard', 'format', format } end
+if replid ~= string.match(info, 'master_replid:(%x+)') then return { 'guard', 'inactive', '' } end
+if activation ~= ARGV[2] then return { 'guard', 'activation', activation or '' } end
 
 local now = time_us()
 local counts_on, fewer = tonumber(ARGV[6]), ARGV[3] ~= activation and tonumber(ARGV[4]) > tonumber(base)

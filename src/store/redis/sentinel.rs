@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::node::{Diagnosis, explain};
+use super::diagnosis::{Diagnosis, Target};
 use super::options::{Address, Endpoint};
 
 /// The most that one Sentinel may delay an answer; a majority does not wait for the rest.
@@ -30,8 +30,6 @@ const RESUBSCRIBE_AFTER: Duration = Duration::from_secs(1);
 
 /// The most Sentinels that are asked; a set has three or five.
 const MAX_SENTINELS: usize = 32;
-
-const VARIABLES: &str = "LEASEHOLD_SENTINEL_USERNAME and LEASEHOLD_SENTINEL_PASSWORD";
 
 /// What a Sentinel says of a master that it does not take for sound.
 const DOUBTS: [&str; 5] = [
@@ -47,6 +45,7 @@ pub(super) struct Sentinels {
     configured: Vec<Address>,
     master: Arc<str>,
     endpoint: Arc<Endpoint>,
+    target: Target,
     /// Addresses that Sentinels named besides the configured ones.
     discovered: BTreeSet<Address>,
     connections: HashMap<Address, Arc<Peer>>,
@@ -89,6 +88,7 @@ impl Sentinels {
         Self {
             configured,
             master: master.into(),
+            target: target(&endpoint),
             endpoint: Arc::new(endpoint),
             discovered: BTreeSet::new(),
             connections: HashMap::new(),
@@ -114,7 +114,7 @@ impl Sentinels {
                         (address, answer)
                     });
                 }
-                Err(error) => refusals.push(explain(&address, &error, VARIABLES)),
+                Err(error) => refusals.push(self.target.explain(&address, &error)),
             }
         }
         let mut count = Count::default();
@@ -127,8 +127,11 @@ impl Sentinels {
                     self.learn(&answer);
                     count.add(answer);
                 }
-                Ok(Err(error)) => refusals.push(Self::explain(&address, &error)),
-                Err(_) => refusals.push(Diagnosis::passing(format!("{address} does not answer"))),
+                Ok(Err(error)) => refusals.push(self.explain(&address, &error)),
+                Err(_) => refusals.push(Diagnosis::passing(format!(
+                    "{address} does not answer: check that it runs, that the network lets this server through, and the \
+                     addresses in LEASEHOLD_SENTINELS"
+                ))),
             }
             if let Some(master) = count.majority() {
                 return Ok(master);
@@ -213,7 +216,7 @@ impl Sentinels {
         }
     }
 
-    fn explain(address: &Address, error: &RedisError) -> Diagnosis {
+    fn explain(&self, address: &Address, error: &RedisError) -> Diagnosis {
         if error
             .to_string()
             .to_ascii_lowercase()
@@ -224,7 +227,7 @@ impl Sentinels {
                  rule), LEASEHOLD_REDIS_URL a Redis"
             ));
         }
-        explain(address, error, VARIABLES)
+        self.target.explain(address, error)
     }
 
     fn why_none(&self, count: &Count, refusals: &[Diagnosis]) -> Diagnosis {
@@ -334,6 +337,22 @@ impl Peer {
         }
         *kept = Some(connection);
         Ok(answer)
+    }
+}
+
+/// What leads to a Sentinel, for an operator who must mend it.
+fn target(endpoint: &Endpoint) -> Target {
+    Target {
+        address_setting: "the addresses in LEASEHOLD_SENTINELS",
+        credentials: "LEASEHOLD_SENTINEL_USERNAME and LEASEHOLD_SENTINEL_PASSWORD",
+        tls_setting: "LEASEHOLD_SENTINEL_TLS",
+        tls: endpoint.tls.is_some(),
+        key_prefix: String::new(),
+        username: endpoint
+            .username
+            .clone()
+            .unwrap_or_else(|| "default".to_owned()),
+        db: 0,
     }
 }
 

@@ -17,7 +17,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::node::{Diagnosis, Node};
+use super::diagnosis::Diagnosis;
+use super::node::{Node, Question};
 use super::options::{Address, Discovery, RedisOptions};
 use super::reply::{text, texts};
 use super::script::{ACTIVATION, REPORT, Source};
@@ -46,6 +47,9 @@ const TOKEN_GAP: u64 = 1 << 22;
 /// enough for a clock in the wrong time zone, too narrow to burn the range of tokens.
 const MAX_ACTIVATION_CLOCK_DIFFERENCE: Duration = Duration::from_secs(24 * 3600);
 
+/// How long trouble that operations met counts as present.
+const TROUBLE_MEMORY: Duration = Duration::from_secs(5);
+
 /// How often a report is repeated while other servers activate.
 const MAX_REPORTS: usize = 5;
 
@@ -72,6 +76,8 @@ pub(super) struct Topology {
     witness: Arc<Witness>,
     /// The activation whose clock has stepped.
     stepped: Arc<StdMutex<Option<String>>>,
+    /// What operations met lately that the resolver's own questions do not.
+    trouble: Arc<StdMutex<Option<(Diagnosis, Instant)>>>,
     /// When the Sentinels last agreed that the master is in order; absent without Sentinels.
     endorsed: Option<Arc<StdMutex<Option<Instant>>>>,
     /// A connection led to a node that was no master, while the resolver's own may lead to one: the
@@ -137,6 +143,20 @@ impl Topology {
         self.doubt();
     }
 
+    /// Reports what operations meet, and the resolver's own questions do not.
+    pub(super) fn operations_meet(&self, diagnosis: Diagnosis) {
+        *self.trouble.lock().expect(UNPOISONED) = Some((diagnosis, Instant::now()));
+        self.doubt();
+    }
+
+    fn trouble(&self) -> Option<Diagnosis> {
+        let trouble = self.trouble.lock().expect(UNPOISONED);
+        trouble
+            .as_ref()
+            .filter(|(_, at)| at.elapsed() < TROUBLE_MEMORY)
+            .map(|(diagnosis, _)| diagnosis.clone())
+    }
+
     /// Whether the Sentinels, if there are any, agreed a moment ago that the master is in order.
     pub(super) fn is_endorsed(&self) -> bool {
         let Some(endorsed) = &self.endorsed else {
@@ -167,6 +187,7 @@ pub(super) fn start(
         doubt,
         witness: Arc::clone(witness),
         stepped: Arc::default(),
+        trouble: Arc::default(),
         endorsed: matches!(options.discovery, Discovery::Sentinel { .. }).then(Arc::default),
         role_refused: Arc::default(),
     };
@@ -377,8 +398,12 @@ impl Work {
             stepped.clone().unwrap_or_default(),
         ];
         let sent = Instant::now();
-        let reply = self
-            .ask(node, &ACTIVATION, &[self.options.meta_key()], &arguments)
+        let reply = node
+            .ask(&Question::Run(
+                &ACTIVATION,
+                &[self.options.meta_key()],
+                &arguments,
+            ))
             .await?;
         let received = Instant::now();
         match texts(&reply).as_deref() {
@@ -413,10 +438,11 @@ impl Work {
             u8::from(stepped).to_string(),
             micros(self.options.max_recovery).to_string(),
             micros(self.options.max_clock_skew).to_string(),
+            DATA_FORMAT.to_owned(),
         ];
         let keys = [self.options.meta_key(), self.options.servers_key()];
         let sent = Instant::now();
-        let reply = self.ask(node, &REPORT, &keys, &arguments).await?;
+        let reply = node.ask(&Question::Run(&REPORT, &keys, &arguments)).await?;
         let received = Instant::now();
         match texts(&reply).as_deref() {
             Some(["ok", now, pause]) => {
@@ -428,23 +454,10 @@ impl Work {
                 let pause = Duration::from_micros(pause.parse().unwrap_or(0));
                 Ok(Reported::Heard { pause, stepped_now })
             }
-            Some(["guard", "role"]) => Err(explain_guard(&node.address, "role", "replica")),
-            Some(["guard", _]) => Ok(Reported::NotActive),
+            Some(["guard", "inactive" | "activation", _]) => Ok(Reported::NotActive),
+            Some(["guard", reason, detail]) => Err(explain_guard(&node.address, reason, detail)),
             _ => Err(misunderstood(node, &reply)),
         }
-    }
-
-    async fn ask(
-        &self,
-        node: &Node,
-        script: &Source,
-        keys: &[String],
-        arguments: &[String],
-    ) -> Result<Value, Diagnosis> {
-        let keys: Vec<&[u8]> = keys.iter().map(String::as_bytes).collect();
-        let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
-        node.ask(async |connection| script.run(connection, &keys, &arguments).await)
-            .await
     }
 
     fn settle(&mut self, Found { generation, pause }: Found) {
@@ -457,24 +470,27 @@ impl Work {
         let address = generation.node.address.clone();
         if is_new {
             self.announce(before.as_deref(), &address, away);
-        } else if self.last_complaint.is_some() && pause.is_zero() {
-            info!(%address, "the store is in order again");
         }
-        let health = if pause.is_zero() {
-            self.last_complaint = None;
-            Health::Ready
-        } else {
-            let text = format!(
+        let trouble = match pause {
+            Duration::ZERO => self.topology.trouble(),
+            _ => Some(Diagnosis::passing(format!(
                 "{address} has lost leases that may still be counted on, or its clock stepped: renewals go on, new grants \
                  wait until they are over"
-            );
-            let complaint = Diagnosis::passing(text.clone());
-            if self.last_complaint.as_ref() != Some(&complaint) {
-                error!(%address, pause_ms = millis(pause), "recovering: {complaint}");
-            }
-            self.last_complaint = Some(complaint);
-            Health::Degraded(text)
+            ))),
         };
+        let health = trouble.as_ref().map_or(Health::Ready, |trouble| {
+            Health::Degraded(trouble.text.clone())
+        });
+        match &trouble {
+            None if self.last_complaint.is_some() && !is_new => {
+                info!(%address, "the store is in order again");
+            }
+            Some(trouble) if self.last_complaint.as_ref() != Some(trouble) => {
+                error!("the store is not usable: {trouble}");
+            }
+            _ => {}
+        }
+        self.last_complaint = trouble;
         let old_node = before.map(|before| Arc::clone(&before.node));
         let replaced = old_node.filter(|old| !Arc::ptr_eq(old, &generation.node));
         self.publish.send_if_modified(|view| {
@@ -497,10 +513,10 @@ impl Work {
             None if self.last_complaint.is_none() => info!(%address, "the store is ready"),
             None => info!(%address, away_ms, "the store is ready after all"),
             Some(before) if before.node.address == *address => {
-                warn!(%address, away_ms, "the master was activated again: it restarted, was reset, or its clock stepped");
+                warn!(%address, away_ms, "the master restarted or was reset, or its clock stepped: it is activated again");
             }
             Some(before) => {
-                warn!(from = %before.node.address, to = %address, away_ms, "the master changed")
+                warn!(from = %before.node.address, to = %address, away_ms, "the master changed");
             }
         }
     }
@@ -549,7 +565,9 @@ fn misunderstood(node: &Node, reply: &Value) -> Diagnosis {
 /// A guard's refusal in the operator's words.
 pub(super) fn explain_guard(address: &Address, reason: &str, detail: &str) -> Diagnosis {
     Diagnosis::disqualifying(match reason {
-        "role" => format!("{address} is not a master but a {detail}"),
+        "role" => format!(
+            "{address} is a replica now ({detail}) and cannot hold locks: a failover is under way, or the address is no master's"
+        ),
         "format" => format!(
             "the data at {address} has format {detail}, newer than this version of Leasehold can read ({DATA_FORMAT}): \
              run the newer version"

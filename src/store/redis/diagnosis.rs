@@ -1,0 +1,206 @@
+//! What is wrong, in the operator's words, with what to do.
+//!
+//! An error of a driver says what it met; an operator needs to know which node, what that means, and
+//! which setting to look at. One line each, for the log and for `GET /readyz`.
+
+use std::fmt;
+
+use redis::{ErrorKind, RedisError, ServerErrorKind};
+
+use super::options::Address;
+
+/// What an ACL user needs besides its keys and channels.
+const ACL_COMMANDS: &str =
+    "+@read +@write +@scripting +@connection +info +time +wait +publish +subscribe";
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Diagnosis {
+    pub(super) text: String,
+    /// Whether operations must not be sent there any more; a node that is only out of reach may be
+    /// back for the next one.
+    pub(super) disqualifies: bool,
+}
+
+/// A kind of node, and the settings that lead to it.
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    /// What holds its address.
+    pub(super) address_setting: &'static str,
+    /// What holds the credentials.
+    pub(super) credentials: &'static str,
+    /// What turns TLS on.
+    pub(super) tls_setting: &'static str,
+    /// Whether it is on.
+    pub(super) tls: bool,
+    /// Begins the keys, for the rules of an ACL user.
+    pub(super) key_prefix: String,
+    /// Its ACL user.
+    pub(super) username: String,
+    pub(super) db: i64,
+}
+
+impl Diagnosis {
+    pub(super) fn disqualifying(text: impl Into<String>) -> Self {
+        Self {
+            text: text.into(),
+            disqualifies: true,
+        }
+    }
+
+    pub(super) fn passing(text: impl Into<String>) -> Self {
+        Self {
+            text: text.into(),
+            disqualifies: false,
+        }
+    }
+}
+
+impl fmt::Display for Diagnosis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Target {
+    /// An error of the node at `at`.
+    pub(super) fn explain(&self, at: &Address, error: &RedisError) -> Diagnosis {
+        let said = one_line(&error.to_string());
+        self.explain_login(at, error)
+            .or_else(|| self.explain_tls(at, &said))
+            .or_else(|| self.explain_refusal(at, error, &said))
+            .unwrap_or_else(|| self.unreachable(at, &said))
+    }
+
+    /// An operation that the node refused inside a script, by what the script was told.
+    pub(super) fn explain_operation(&self, at: &Address, said: &str) -> Diagnosis {
+        if lacks_permission(said) {
+            self.too_few_permissions(at, said)
+        } else {
+            Diagnosis::passing(format!("{at} refuses operations: {}", one_line(said)))
+        }
+    }
+
+    fn explain_login(&self, at: &Address, error: &RedisError) -> Option<Diagnosis> {
+        let settings = self.credentials;
+        if error.kind() == ErrorKind::AuthenticationFailed {
+            return Some(Diagnosis::disqualifying(format!(
+                "{at} refused the password: check {settings} (and that it has a password at all)"
+            )));
+        }
+        (error.code() == Some("NOAUTH"))
+            .then(|| Diagnosis::disqualifying(format!("{at} wants a password: set {settings}")))
+    }
+
+    fn explain_tls(&self, at: &Address, said: &str) -> Option<Diagnosis> {
+        let text = match said {
+            _ if said.contains("UnknownIssuer") => format!(
+                "the certificate of {at} is signed by an authority that is not trusted: set LEASEHOLD_TLS_CA_FILE to \
+                 the one that signed it"
+            ),
+            _ if said.contains("CertificateRequired") => format!(
+                "{at} wants a client certificate: set LEASEHOLD_TLS_CERT_FILE and LEASEHOLD_TLS_KEY_FILE"
+            ),
+            _ if said.contains("UnknownCA") || said.contains("received fatal alert") => format!(
+                "{at} does not trust the client certificate ({said}): the one in LEASEHOLD_TLS_CERT_FILE must be signed by \
+                 an authority that it knows"
+            ),
+            _ if self.tls && timed_out(said) => format!(
+                "{at} did not answer to TLS in time: if it speaks none, use redis:// and leave {} unset; else check that \
+                 the network lets this server through, and {}",
+                self.tls_setting, self.address_setting
+            ),
+            _ if !self.tls && (said.contains("reset by peer") || said.contains("end of file")) => {
+                format!(
+                    "{at} cannot be reached ({said}): if it wants TLS, use rediss:// or set {}; else check that it runs, and \
+                 {}",
+                    self.tls_setting, self.address_setting
+                )
+            }
+            _ => return None,
+        };
+        Some(Diagnosis::passing(text))
+    }
+
+    fn explain_refusal(&self, at: &Address, error: &RedisError, said: &str) -> Option<Diagnosis> {
+        let lower = said.to_ascii_lowercase();
+        Some(match error.kind() {
+            ErrorKind::Server(ServerErrorKind::BusyLoading) => Diagnosis::passing(format!(
+                "{at} is loading its data: wait until it has finished"
+            )),
+            ErrorKind::Server(ServerErrorKind::NoPerm) => self.too_few_permissions(at, said),
+            _ if lacks_permission(said) => self.too_few_permissions(at, said),
+            _ if lower.contains("unknown command") && lower.contains("select") => sentinel(at),
+            _ if lower.contains("cluster mode") => cluster(at),
+            _ if lower.contains("db index is out of range") => Diagnosis::disqualifying(format!(
+                "{at} has no database {}: set LEASEHOLD_REDIS_DB (or the number in LEASEHOLD_REDIS_URL) to one that it has",
+                self.db
+            )),
+            _ if error.code() == Some("OOM") || said.contains("OOM ") => {
+                Diagnosis::passing(format!(
+                    "{at} is out of memory and takes no writes: raise maxmemory, or free memory in it"
+                ))
+            }
+            _ if error.code() == Some("MISCONF") || said.contains("MISCONF ") => {
+                Diagnosis::passing(format!(
+                    "{at} takes no writes because it cannot save to disk: see its log, free the disk"
+                ))
+            }
+            ErrorKind::Parse => Diagnosis::disqualifying(format!(
+                "{at} does not answer as a Redis does: check the host and port, {}",
+                self.address_setting
+            )),
+            _ => return None,
+        })
+    }
+
+    fn unreachable(&self, at: &Address, said: &str) -> Diagnosis {
+        Diagnosis::passing(format!(
+            "{at} cannot be reached ({said}): check that it runs, that the network lets this server through, and {}",
+            self.address_setting
+        ))
+    }
+
+    fn too_few_permissions(&self, at: &Address, said: &str) -> Diagnosis {
+        let Self {
+            username,
+            key_prefix,
+            ..
+        } = self;
+        Diagnosis::disqualifying(format!(
+            "the user {username} has too few permissions on {at} ({}): give it: ACL SETUSER {username} ~{key_prefix}* \
+             &{key_prefix}* {ACL_COMMANDS}",
+            one_line(said)
+        ))
+    }
+}
+
+/// A Sentinel where a Redis was expected.
+pub(super) fn sentinel(at: &Address) -> Diagnosis {
+    Diagnosis::disqualifying(format!(
+        "{at} is a Sentinel, not a Redis: name it in LEASEHOLD_SENTINELS"
+    ))
+}
+
+/// A node of a cluster.
+pub(super) fn cluster(at: &Address) -> Diagnosis {
+    Diagnosis::disqualifying(format!(
+        "{at} is part of a Redis Cluster, which is not supported: use Sentinel or one Redis"
+    ))
+}
+
+/// Inside a script a missing permission is an error of the script.
+pub(super) fn lacks_permission(said: &str) -> bool {
+    said.contains("NOPERM") || said.contains("can't run this command")
+}
+
+fn timed_out(said: &str) -> bool {
+    said.to_ascii_lowercase().contains("timed out")
+}
+
+/// Drivers print line feeds and what the peer sent.
+fn one_line(text: &str) -> String {
+    const LONGEST: usize = 200;
+    let plain = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    plain.take(LONGEST).collect()
+}

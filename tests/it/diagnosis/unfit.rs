@@ -1,0 +1,151 @@
+//! A Redis that cannot be trusted with locks.
+
+use super::{acquire, becomes_ready, says_at_start, says_later, with_redis};
+use crate::support::net::TcpProxy;
+use crate::support::redis::{RedisConfig, RedisServer};
+use crate::support::resp_double::{bulk, resp_double};
+
+#[test]
+fn memory_that_evicts_locks() {
+    for policy in ["allkeys-lru", "volatile-ttl"] {
+        let redis = RedisConfig::new()
+            .line("maxmemory", "100mb")
+            .line("maxmemory-policy", policy)
+            .start();
+        let server = with_redis(&redis.url());
+        says_at_start(&server, &["maxmemory-policy", policy, "noeviction"]);
+        redis.cli(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
+        becomes_ready(&server);
+    }
+}
+
+#[test]
+fn memory_that_begins_to_evict_locks() {
+    let redis = RedisServer::plain();
+    let server = with_redis(&redis.url());
+    becomes_ready(&server);
+    redis.cli(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    redis.cli(&["CONFIG", "SET", "maxmemory", "100mb"]);
+    says_later(&server, &["maxmemory-policy", "noeviction"]);
+    redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    becomes_ready(&server);
+}
+
+#[test]
+fn policy_without_a_limit_evicts_nothing() {
+    let redis = RedisConfig::new()
+        .line("maxmemory-policy", "allkeys-lru")
+        .start();
+    becomes_ready(&with_redis(&redis.url()));
+}
+
+#[test]
+fn redis_that_is_too_old() {
+    let info = "# Server\r\nredis_version:5.0.14\r\nredis_mode:standalone\r\nrun_id:0123\r\n# Replication\r\nrole:master\r\n";
+    let old = resp_double(&[("INFO", &bulk(info))]);
+    let name = TcpProxy::start(&old.addr());
+    let redis = RedisServer::plain();
+    let server = with_redis(&format!("redis://{}", name.addr()));
+    says_at_start(&server, &["Redis 5.0.14", "too old", "6.2"]);
+    let wrote = old
+        .received()
+        .into_iter()
+        .find(|command| command[0].starts_with("EVAL"));
+    assert_eq!(wrote, None, "it must not be used");
+    name.set_target(&redis.addr());
+    name.cut();
+    becomes_ready(&server);
+}
+
+#[test]
+fn redis_cluster() {
+    let cluster = RedisConfig::new().line("cluster-enabled", "yes").start();
+    let name = TcpProxy::start(&cluster.addr());
+    let redis = RedisServer::plain();
+    let server = with_redis(&format!("redis://{}", name.addr()));
+    says_at_start(&server, &["Redis Cluster", "not supported", "Sentinel"]);
+    assert_eq!(cluster.keys(), [""; 0]);
+    name.set_target(&redis.addr());
+    name.cut();
+    becomes_ready(&server);
+}
+
+#[test]
+fn redis_cluster_with_a_database_number() {
+    // A cluster has only database 0, so that it refuses earlier.
+    let cluster = RedisConfig::new().line("cluster-enabled", "yes").start();
+    let server = with_redis(&format!("{}/3", cluster.url()));
+    says_at_start(&server, &["Cluster", "not supported"]);
+}
+
+#[test]
+fn database_that_does_not_exist() {
+    let redis = RedisServer::plain();
+    let server = with_redis(&format!("{}/99", redis.url()));
+    let reason = says_at_start(&server, &["database", "99", "LEASEHOLD_REDIS_DB"]);
+    assert!(!reason.contains("cannot be reached"), "{reason}");
+}
+
+#[test]
+fn data_of_a_newer_format_is_left_alone() {
+    let redis = RedisServer::plain();
+    redis.cli(&["HSET", "leasehold:meta", "format", "2", "later", "field"]);
+    redis.cli(&["SET", "leasehold:lock:trouble", "of another format"]);
+    let before = contents(&redis);
+    let server = with_redis(&redis.url());
+    says_at_start(&server, &["format 2", "newer", "run the newer version"]);
+    assert_eq!(contents(&redis), before);
+    redis.cli(&["DEL", "leasehold:meta", "leasehold:lock:trouble"]);
+    becomes_ready(&server);
+}
+
+#[test]
+fn data_that_becomes_of_a_newer_format_is_left_alone() {
+    let redis = RedisServer::plain();
+    let server = with_redis(&redis.url());
+    becomes_ready(&server);
+    let id = acquire(&server, "held");
+    redis.cli(&["HSET", "leasehold:meta", "format", "2"]);
+    let before = contents(&redis);
+    let released = server.api().release("held", &id);
+    super::is_unavailable(&released, &["none"]);
+    says_later(&server, &["format 2", "newer", "run the newer version"]);
+    assert_eq!(contents(&redis), before);
+    redis.cli(&["HSET", "leasehold:meta", "format", "1"]);
+    becomes_ready(&server);
+    assert_eq!(server.api().release("held", &id).status, 204);
+}
+
+#[test]
+fn redis_that_loads_its_data_is_waited_for() {
+    // A tenth of a millisecond for each key: some seconds of loading, in which it answers.
+    let redis = RedisConfig::new()
+        .line("save", "3600 1000000")
+        .line("key-load-delay", "100")
+        .line("loading-process-events-interval-bytes", "1024")
+        .line("enable-debug-command", "local")
+        .start();
+    let server = with_redis(&redis.url());
+    becomes_ready(&server);
+    redis.cli(&["DEBUG", "POPULATE", "40000"]);
+    assert_eq!(redis.cli(&["SAVE"]), "OK");
+    redis.kill();
+    redis.restart();
+    says_later(&server, &["is loading its data", "wait"]);
+    becomes_ready(&server);
+}
+
+/// All keys with what they hold.
+fn contents(redis: &RedisServer) -> Vec<(String, String)> {
+    let keys = redis.keys().into_iter();
+    keys.map(|key| {
+        let read = if key.ends_with(":meta") {
+            "HGETALL"
+        } else {
+            "GET"
+        };
+        let value = redis.cli(&[read, &key]);
+        (key, value)
+    })
+    .collect()
+}
