@@ -7,9 +7,10 @@ use redis::aio::MultiplexedConnection;
 use redis::{RedisError, Value};
 use tokio::time::Instant;
 
+use super::activation::DATA_FORMAT;
 use super::options::RedisOptions;
 use super::script::Source;
-use super::topology::{DATA_FORMAT, Generation};
+use super::topology::Generation;
 use super::witness::{Estimate, Witness};
 use crate::lock::lease::{Timestamp, micros};
 use crate::store::contract::StoreError;

@@ -15,13 +15,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::activation::explain_guard;
 use super::batch::{Answer, Batches, Operation, Reply};
 use super::confirm::{Confirmer, Unconfirmed};
 use super::diagnosis::lacks_permission;
 use super::node::Node;
 use super::options::RedisOptions;
 use super::reply::{list, text, texts};
-use super::topology::{Generation, Topology, explain_guard};
+use super::topology::{Generation, Topology};
 use super::witness::Witness;
 use crate::lock::lease::Timestamp;
 use crate::store::contract::{Outcome, StoreError};

@@ -8,6 +8,7 @@
 //!
 //! Never uses `CONFIG`, `FUNCTION` or keyspace notifications, which managed Redis forbids.
 
+mod activation;
 mod batch;
 mod commit;
 mod confirm;

@@ -8,28 +8,23 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as StdMutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use redis::Value;
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::activation::Activator;
 use super::diagnosis::Diagnosis;
-use super::node::{Node, Question};
+use super::node::Node;
 use super::options::{Address, Discovery, RedisOptions};
-use super::reply::{text, texts};
-use super::script::{ACTIVATION, REPORT, Source};
+use super::script::Source;
 use super::sentinel::Sentinels;
 use super::witness::Witness;
-use crate::lock::lease::{Timestamp, micros, millis};
-use crate::random;
+use crate::lock::lease::millis;
 use crate::store::contract::Health;
-
-/// The layout of the data in Redis; a server that meets a higher one writes nothing.
-pub(super) const DATA_FORMAT: &str = "1";
 
 /// How often to look whether all is as it was. News from Sentinels and failed operations do not
 /// wait for it.
@@ -38,20 +33,8 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// The shortest time between two looks.
 const MIN_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Between the tokens of one activation and the next: more grants than a failover can lose. Seen as
-/// microseconds it is 4.2 s, by which activations in quick succession run ahead of the clock. Only if
-/// within that time Redis loses everything and all servers end, does no memory of that remain.
-const TOKEN_GAP: u64 = 1 << 22;
-
-/// How far the clocks of Redis and of this server may be apart when tokens are based on them: wide
-/// enough for a clock in the wrong time zone, too narrow to burn the range of tokens.
-const MAX_ACTIVATION_CLOCK_DIFFERENCE: Duration = Duration::from_secs(24 * 3600);
-
 /// How long trouble that operations met counts as present.
 const TROUBLE_MEMORY: Duration = Duration::from_secs(5);
-
-/// How often a report is repeated while other servers activate.
-const MAX_REPORTS: usize = 5;
 
 /// How long the Sentinels' word counts that the master is in order.
 const ENDORSEMENT: Duration = Duration::from_secs(3);
@@ -72,8 +55,6 @@ pub(super) struct Topology {
     view: watch::Receiver<View>,
     /// Wakes the resolver.
     doubt: Arc<Notify>,
-    /// What this server remembers, for a master that does not.
-    witness: Arc<Witness>,
     /// The activation whose clock has stepped.
     stepped: Arc<StdMutex<Option<String>>>,
     /// What operations met lately that the resolver's own questions do not.
@@ -185,7 +166,6 @@ pub(super) fn start(
     let topology = Topology {
         view,
         doubt,
-        witness: Arc::clone(witness),
         stepped: Arc::default(),
         trouble: Arc::default(),
         endorsed: matches!(options.discovery, Discovery::Sentinel { .. }).then(Arc::default),
@@ -213,7 +193,7 @@ pub(super) fn start(
         publish,
         last_complaint: None,
         last_in_order: Instant::now(),
-        server_id: format!("{:032x}", u128::from_be_bytes(random::bytes())),
+        activator: Activator::new(Arc::clone(options), Arc::clone(witness)),
         next_number: 1,
     };
     let task = tokio::spawn(work.run(stop.clone()));
@@ -251,8 +231,7 @@ struct Work {
     /// So that a lasting problem is logged once and not each second.
     last_complaint: Option<Diagnosis>,
     last_in_order: Instant,
-    /// Tells this server from the others.
-    server_id: String,
+    activator: Activator,
     next_number: u64,
 }
 
@@ -324,7 +303,8 @@ impl Work {
         probed?;
         let stepped = self.topology.stepped.lock().expect(UNPOISONED).clone();
         let activation = known.map(|generation| generation.activation.clone());
-        let (activation, pause) = self.report(&node, activation, stepped).await?;
+        let (activation, pause) = self.activator.report(&node, activation, stepped).await?;
+        self.topology.stepped.lock().expect(UNPOISONED).take();
         if let Some(generation) = known.filter(|generation| generation.activation == activation) {
             return Ok(Found {
                 generation: Arc::clone(generation),
@@ -339,125 +319,6 @@ impl Work {
             activation,
         });
         Ok(Found { generation, pause })
-    }
-
-    /// Reports to the node under `activation`, activating it first where that is needed. Says under which
-    /// activation it was heard, and for how long nothing new is granted.
-    async fn report(
-        &self,
-        node: &Node,
-        activation: Option<String>,
-        mut stepped: Option<String>,
-    ) -> Result<(String, Duration), Diagnosis> {
-        let mut activation = match activation {
-            Some(activation) if stepped.as_ref() != Some(&activation) => activation,
-            _ => self.activate(node, &mut stepped).await?,
-        };
-        for _ in 0..MAX_REPORTS {
-            match self
-                .report_once(node, &activation, stepped.is_some())
-                .await?
-            {
-                Reported::Heard {
-                    stepped_now: true, ..
-                } => {
-                    stepped = Some(activation);
-                    activation = self.activate(node, &mut stepped).await?;
-                }
-                Reported::Heard { pause, .. } => {
-                    self.topology.witness.reported_to(&activation);
-                    self.topology.stepped.lock().expect(UNPOISONED).take();
-                    return Ok((activation, pause));
-                }
-                Reported::NotActive => activation = self.activate(node, &mut stepped).await?,
-            }
-        }
-        Err(Diagnosis::passing(format!(
-            "{} is activated again and again",
-            node.address
-        )))
-    }
-
-    /// Activates the node, or adopts the activation that it has. A clock that is not the one that this
-    /// server knew counts as stepped.
-    async fn activate(
-        &self,
-        node: &Node,
-        stepped: &mut Option<String>,
-    ) -> Result<String, Diagnosis> {
-        let since_epoch = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let arguments = [
-            DATA_FORMAT.to_owned(),
-            format!("{:032x}", u128::from_be_bytes(random::bytes())),
-            self.topology.witness.token().to_string(),
-            micros(since_epoch).to_string(),
-            micros(MAX_ACTIVATION_CLOCK_DIFFERENCE).to_string(),
-            TOKEN_GAP.to_string(),
-            stepped.clone().unwrap_or_default(),
-        ];
-        let sent = Instant::now();
-        let reply = node
-            .ask(&Question::Run(
-                &ACTIVATION,
-                &[self.options.meta_key()],
-                &arguments,
-            ))
-            .await?;
-        let received = Instant::now();
-        match texts(&reply).as_deref() {
-            Some(["active", activation, token, now]) => {
-                self.topology.witness.saw_token(token.parse().unwrap_or(0));
-                let now = Timestamp::from_micros(now.parse().unwrap_or(0));
-                if self.topology.witness.is_a_step(now, sent, received) {
-                    stepped.get_or_insert_with(|| (*activation).to_owned());
-                }
-                self.topology.witness.set_clock(now, sent, received);
-                Ok((*activation).to_owned())
-            }
-            Some(["guard", reason, detail]) => Err(explain_guard(&node.address, reason, detail)),
-            _ => Err(misunderstood(node, &reply)),
-        }
-    }
-
-    async fn report_once(
-        &self,
-        node: &Node,
-        activation: &str,
-        stepped: bool,
-    ) -> Result<Reported, Diagnosis> {
-        let memory = self.topology.witness.memory();
-        let arguments = [
-            self.server_id.clone(),
-            activation.to_owned(),
-            memory.activation,
-            memory.writes.to_string(),
-            memory.token.to_string(),
-            micros(memory.counts_on).to_string(),
-            u8::from(stepped).to_string(),
-            micros(self.options.max_recovery).to_string(),
-            micros(self.options.max_clock_skew).to_string(),
-            DATA_FORMAT.to_owned(),
-        ];
-        let keys = [self.options.meta_key(), self.options.servers_key()];
-        let sent = Instant::now();
-        let reply = node.ask(&Question::Run(&REPORT, &keys, &arguments)).await?;
-        let received = Instant::now();
-        match texts(&reply).as_deref() {
-            Some(["ok", now, pause]) => {
-                let now = Timestamp::from_micros(now.parse().unwrap_or(0));
-                let stepped_now = self.topology.witness.is_a_step(now, sent, received);
-                if !stepped_now {
-                    self.topology.witness.saw_time(now, sent, received);
-                }
-                let pause = Duration::from_micros(pause.parse().unwrap_or(0));
-                Ok(Reported::Heard { pause, stepped_now })
-            }
-            Some(["guard", "inactive" | "activation", _]) => Ok(Reported::NotActive),
-            Some(["guard", reason, detail]) => Err(explain_guard(&node.address, reason, detail)),
-            _ => Err(misunderstood(node, &reply)),
-        }
     }
 
     fn settle(&mut self, Found { generation, pause }: Found) {
@@ -542,40 +403,4 @@ impl Work {
         }
         self.last_complaint = Some(diagnosis);
     }
-}
-
-/// What became of a report.
-enum Reported {
-    Heard {
-        pause: Duration,
-        stepped_now: bool,
-    },
-    /// The node has another activation, or none.
-    NotActive,
-}
-
-fn misunderstood(node: &Node, reply: &Value) -> Diagnosis {
-    let answer = text(reply).unwrap_or("a list");
-    Diagnosis::disqualifying(format!(
-        "{} answered something else than asked for: {answer}",
-        node.address
-    ))
-}
-
-/// A guard's refusal in the operator's words.
-pub(super) fn explain_guard(address: &Address, reason: &str, detail: &str) -> Diagnosis {
-    Diagnosis::disqualifying(match reason {
-        "role" => format!(
-            "{address} is a replica now ({detail}) and cannot hold locks: a failover is under way, or the address is no master's"
-        ),
-        "format" => format!(
-            "the data at {address} has format {detail}, newer than this version of Leasehold can read ({DATA_FORMAT}): \
-             run the newer version"
-        ),
-        "clock" => format!(
-            "the clocks of {address} and of this server are more than {} hours apart: set both right",
-            MAX_ACTIVATION_CLOCK_DIFFERENCE.as_secs() / 3600
-        ),
-        other => format!("{address} refused: {other} {detail}"),
-    })
 }

@@ -1,0 +1,38 @@
+//! What is wrong with the settings.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// What is wrong with the settings, in one line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError(pub(super) String);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+pub(super) fn wrong<T>(text: impl Into<String>) -> Result<T, ConfigError> {
+    Err(ConfigError(text.into()))
+}
+
+/// Milliseconds within bounds.
+pub(super) fn bounded_ms(
+    name: &str,
+    ms: u64,
+    bounds: RangeInclusive<u64>,
+) -> Result<Duration, ConfigError> {
+    if bounds.contains(&ms) {
+        Ok(Duration::from_millis(ms))
+    } else {
+        wrong(format!(
+            "{name} must be from {} to {}",
+            bounds.start(),
+            bounds.end()
+        ))
+    }
+}

@@ -1,0 +1,53 @@
+//! Secrets and certificates, from settings and from files.
+
+use std::path::Path;
+
+use crate::config::error::{ConfigError, wrong};
+use crate::store::redis::options::Secret;
+
+/// A secret from its setting or its file, which may end with a line feed.
+pub(super) fn secret(
+    name: &str,
+    value: Option<&String>,
+    file: Option<&Path>,
+) -> Result<Option<Secret>, ConfigError> {
+    let text = match (value, file) {
+        (Some(_), Some(_)) => return wrong(format!("{name} and {name}_FILE are both set")),
+        (None, None) => return Ok(None),
+        (Some(value), None) => value.clone(),
+        (None, Some(path)) => std::fs::read_to_string(path)
+            .map_err(|error| {
+                ConfigError(format!(
+                    "{name}_FILE: cannot read {}: {error}",
+                    path.display()
+                ))
+            })?
+            .trim_end_matches(['\r', '\n'])
+            .to_owned(),
+    };
+    if text.is_empty() {
+        return wrong(format!("{name} is empty"));
+    }
+    Ok(Some(Secret::new(text)))
+}
+
+pub(super) fn read_pem(name: &str, path: &Path, label: &str) -> Result<Vec<u8>, ConfigError> {
+    let bytes = std::fs::read(path)
+        .map_err(|error| ConfigError(format!("{name}: cannot read {}: {error}", path.display())))?;
+    let begins = |line: &[u8]| {
+        let line = String::from_utf8_lossy(line);
+        line.starts_with("-----BEGIN ") && line.trim_end().ends_with(&format!("{label}-----"))
+    };
+    if bytes.split(|byte| *byte == b'\n').any(begins) {
+        Ok(bytes)
+    } else {
+        Err(not_pem(name, path, label))
+    }
+}
+
+pub(super) fn not_pem(name: &str, path: &Path, label: &str) -> ConfigError {
+    ConfigError(format!(
+        "{name}: {} holds no {label} in PEM",
+        path.display()
+    ))
+}

@@ -1,0 +1,155 @@
+//! Settings, from flags and `LEASEHOLD_*` variables, validated once.
+//!
+//! A setting that is misspelt, contradicts another or is out of bounds ends the start with one line
+//! that names it: a lock service that silently ignored half of its configuration would lock nothing.
+
+mod error;
+mod files;
+mod redis;
+mod settings;
+mod url;
+mod variables;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+pub use self::error::ConfigError;
+use self::error::{bounded_ms, wrong};
+use self::files::secret;
+pub use self::settings::{Settings, StoreKind};
+pub use self::variables::refuse_unknown_variables;
+use crate::http::wire::Limits;
+use crate::service::WaitLimits;
+use crate::store::redis::options::{RedisOptions, Secret};
+
+/// The longest that a TTL, a wait or a recovery may be set to, in milliseconds: a week.
+const LONGEST_MS: u64 = 7 * 24 * 3600 * 1000;
+
+/// Settings that were checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Where locks are kept.
+    pub store: StoreConfig,
+    /// Bounds of requests.
+    pub limits: Limits,
+    /// Bounds of waiting.
+    pub wait_limits: WaitLimits,
+    /// The bearer token of lock routes.
+    pub token: Option<Secret>,
+    /// The bearer token for breaking.
+    pub break_token: Option<Secret>,
+}
+
+/// Where locks are kept.
+#[derive(Clone, Debug)]
+pub enum StoreConfig {
+    /// In this process.
+    Memory,
+    /// In Redis.
+    Redis(Box<RedisOptions>),
+}
+
+impl Settings {
+    /// Where this machine reaches a server with these settings.
+    #[must_use]
+    pub fn own_url(&self) -> String {
+        let mut at = self.listen;
+        if at.ip().is_unspecified() {
+            at.set_ip(match at.ip() {
+                IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            });
+        }
+        format!("http://{at}")
+    }
+
+    /// Checks everything and reads the files.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn validate(self) -> Result<Config, ConfigError> {
+        let longest = 1..=LONGEST_MS;
+        let max_ttl = bounded_ms("LEASEHOLD_MAX_TTL_MS", self.max_ttl_ms, 1000..=LONGEST_MS)?;
+        let max_wait = bounded_ms("LEASEHOLD_MAX_WAIT_MS", self.max_wait_ms, 0..=LONGEST_MS)?;
+        bounded_ms(
+            "LEASEHOLD_MAX_CLOCK_SKEW_MS",
+            self.max_clock_skew_ms,
+            longest.clone(),
+        )?;
+        bounded_ms(
+            "LEASEHOLD_MAX_RECOVERY_MS",
+            self.max_recovery_ms.unwrap_or(self.max_ttl_ms),
+            longest,
+        )?;
+        if self.max_waiters_per_key == 0 || self.max_waiters == 0 {
+            return wrong(
+                "LEASEHOLD_MAX_WAITERS and LEASEHOLD_MAX_WAITERS_PER_KEY must be at least 1 (set LEASEHOLD_MAX_WAIT_MS to 0 for no waiting)",
+            );
+        }
+        let token = secret(
+            "LEASEHOLD_TOKEN",
+            self.token.as_ref(),
+            self.token_file.as_deref(),
+        )?;
+        let break_token = secret(
+            "LEASEHOLD_BREAK_TOKEN",
+            self.break_token.as_ref(),
+            self.break_token_file.as_deref(),
+        )?;
+        for (name, token) in [
+            ("LEASEHOLD_TOKEN", &token),
+            ("LEASEHOLD_BREAK_TOKEN", &break_token),
+        ] {
+            let visible = |token: &Secret| token.expose().bytes().all(|b| b.is_ascii_graphic());
+            if !token.as_ref().is_none_or(visible) {
+                return wrong(format!(
+                    "{name} must be visible ASCII characters: no other can be sent in a header"
+                ));
+            }
+        }
+        if token.is_some() && token == break_token {
+            return wrong(
+                "LEASEHOLD_TOKEN and LEASEHOLD_BREAK_TOKEN are the same, so that everybody could break leases",
+            );
+        }
+        Ok(Config {
+            listen: self.listen,
+            store: self.store()?,
+            limits: Limits { max_ttl, max_wait },
+            wait_limits: WaitLimits {
+                max_waiters: self.max_waiters,
+                max_waiters_per_key: self.max_waiters_per_key,
+            },
+            token,
+            break_token,
+        })
+    }
+
+    fn store(&self) -> Result<StoreConfig, ConfigError> {
+        let sentinel = !self.sentinels.is_empty();
+        let redis_named = sentinel || self.redis_url.is_some();
+        match (self.store, redis_named) {
+            (Some(StoreKind::Memory), true) => wrong(
+                "LEASEHOLD_STORE is memory, but LEASEHOLD_REDIS_URL or LEASEHOLD_SENTINELS names a Redis: remove one of them",
+            ),
+            (Some(StoreKind::Redis), false) => wrong(
+                "LEASEHOLD_STORE is redis, but neither LEASEHOLD_REDIS_URL nor LEASEHOLD_SENTINELS says where",
+            ),
+            (_, true) => self
+                .redis(sentinel)
+                .map(|options| StoreConfig::Redis(Box::new(options))),
+            (_, false) if self.names_redis_detail().is_some() => wrong(format!(
+                "{} is set, but neither LEASEHOLD_REDIS_URL nor LEASEHOLD_SENTINELS: locks would be kept in memory",
+                self.names_redis_detail().unwrap_or_default()
+            )),
+            (Some(StoreKind::Memory), false) => Ok(StoreConfig::Memory),
+            (None, false) if self.listen.ip().is_loopback() => Ok(StoreConfig::Memory),
+            (None, false) => wrong(format!(
+                "no Redis is named (LEASEHOLD_SENTINELS or LEASEHOLD_REDIS_URL) and {} is not a loopback address: several \
+                 servers with a memory each would grant the same lock; set LEASEHOLD_STORE=memory if this is the only one",
+                self.listen
+            )),
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Where Redis is and how to reach it: what belongs together, and what contradicts.
+
+use std::time::Duration;
+
+use crate::config::error::{ConfigError, bounded_ms, wrong};
+use crate::config::files::{not_pem, read_pem, secret};
+use crate::config::settings::Settings;
+use crate::config::url::parse_url;
+use crate::store::redis::options::{
+    Address, Clock, Discovery, Endpoint, RedisOptions, Secret, Tls,
+};
+
+const DEFAULT_SENTINEL_PORT: u16 = 26379;
+
+/// What a key prefix may be made of, besides ASCII letters and digits; at most so many bytes.
+const PREFIX_PUNCTUATION: &str = "-._:{}/";
+const MAX_PREFIX_BYTES: usize = 64;
+
+/// The bounds of `LEASEHOLD_REDIS_POOL_SIZE`.
+const POOL_SIZES: std::ops::RangeInclusive<usize> = 1..=64;
+
+/// The bounds of both time-outs towards Redis, in milliseconds.
+const TIMEOUTS_MS: std::ops::RangeInclusive<u64> = 10..=60_000;
+
+impl Settings {
+    /// A setting that only makes sense with Redis.
+    pub(super) fn names_redis_detail(&self) -> Option<&'static str> {
+        let set = [
+            (self.sentinel_master.is_some(), "LEASEHOLD_SENTINEL_MASTER"),
+            (self.redis_username.is_some(), "LEASEHOLD_REDIS_USERNAME"),
+            (self.redis_password.is_some(), "LEASEHOLD_REDIS_PASSWORD"),
+            (
+                self.redis_password_file.is_some(),
+                "LEASEHOLD_REDIS_PASSWORD_FILE",
+            ),
+            (self.redis_db.is_some(), "LEASEHOLD_REDIS_DB"),
+            (
+                self.sentinel_username.is_some(),
+                "LEASEHOLD_SENTINEL_USERNAME",
+            ),
+            (
+                self.sentinel_password.is_some(),
+                "LEASEHOLD_SENTINEL_PASSWORD",
+            ),
+            (
+                self.sentinel_password_file.is_some(),
+                "LEASEHOLD_SENTINEL_PASSWORD_FILE",
+            ),
+            (self.redis_tls.is_some(), "LEASEHOLD_REDIS_TLS"),
+            (self.sentinel_tls.is_some(), "LEASEHOLD_SENTINEL_TLS"),
+            (self.tls_ca_file.is_some(), "LEASEHOLD_TLS_CA_FILE"),
+            (self.tls_cert_file.is_some(), "LEASEHOLD_TLS_CERT_FILE"),
+            (self.tls_key_file.is_some(), "LEASEHOLD_TLS_KEY_FILE"),
+        ];
+        set.into_iter()
+            .find_map(|(is_set, name)| is_set.then_some(name))
+    }
+
+    pub(super) fn redis(&self, sentinel: bool) -> Result<RedisOptions, ConfigError> {
+        if sentinel && self.redis_url.is_some() {
+            return wrong(
+                "LEASEHOLD_REDIS_URL and LEASEHOLD_SENTINELS are both set: name one Redis, or the Sentinels",
+            );
+        }
+        if !sentinel {
+            self.refuse_sentinel_details()?;
+        }
+        let password = secret(
+            "LEASEHOLD_REDIS_PASSWORD",
+            self.redis_password.as_ref(),
+            self.redis_password_file.as_deref(),
+        )?;
+        let mut data = Endpoint {
+            username: self.redis_username.clone(),
+            password,
+            tls: None,
+        };
+        let mut db = self.redis_db;
+        let mut data_tls = self.redis_tls.unwrap_or(false);
+        let discovery = match &self.redis_url {
+            Some(url) => {
+                let parsed = parse_url(url)?;
+                data_tls = self.agree_on_tls(parsed.tls)?;
+                merge(
+                    &mut data.username,
+                    parsed.username,
+                    "LEASEHOLD_REDIS_USERNAME",
+                )?;
+                merge(
+                    &mut data.password,
+                    parsed.password.map(Secret::new),
+                    "LEASEHOLD_REDIS_PASSWORD",
+                )?;
+                if self.redis_db.is_some() && parsed.db.is_some_and(|db| Some(db) != self.redis_db)
+                {
+                    return wrong(
+                        "LEASEHOLD_REDIS_DB and the database in LEASEHOLD_REDIS_URL are different",
+                    );
+                }
+                db = db.or(parsed.db);
+                Discovery::Direct(parsed.address)
+            }
+            None => self.sentinel_discovery(self.sentinel_tls.unwrap_or(false))?,
+        };
+        refuse_user_without_password(&data, "LEASEHOLD_REDIS")?;
+        self.refuse_tls_files_without_tls(data_tls)?;
+        data.tls = self.tls(data_tls)?;
+        if !POOL_SIZES.contains(&self.redis_pool_size) {
+            let (least, most) = POOL_SIZES.into_inner();
+            return wrong(format!(
+                "LEASEHOLD_REDIS_POOL_SIZE must be from {least} to {most}"
+            ));
+        }
+        Ok(RedisOptions {
+            discovery,
+            data,
+            db: i64::from(db.unwrap_or(0)),
+            pool_size: self.redis_pool_size,
+            connect_timeout: bounded_ms(
+                "LEASEHOLD_REDIS_CONNECT_TIMEOUT_MS",
+                self.redis_connect_timeout_ms,
+                TIMEOUTS_MS,
+            )?,
+            response_timeout: bounded_ms(
+                "LEASEHOLD_REDIS_RESPONSE_TIMEOUT_MS",
+                self.redis_response_timeout_ms,
+                TIMEOUTS_MS,
+            )?,
+            replica_acks: self.replica_acks,
+            key_prefix: check_prefix(&self.key_prefix)?,
+            max_ttl: Duration::from_millis(self.max_ttl_ms),
+            max_clock_skew: Duration::from_millis(self.max_clock_skew_ms),
+            max_recovery: Duration::from_millis(self.max_recovery_ms.unwrap_or(self.max_ttl_ms)),
+            clock: Clock::Server,
+        })
+    }
+
+    fn refuse_sentinel_details(&self) -> Result<(), ConfigError> {
+        let set = [
+            (self.sentinel_master.is_some(), "LEASEHOLD_SENTINEL_MASTER"),
+            (
+                self.sentinel_username.is_some(),
+                "LEASEHOLD_SENTINEL_USERNAME",
+            ),
+            (
+                self.sentinel_password.is_some(),
+                "LEASEHOLD_SENTINEL_PASSWORD",
+            ),
+            (
+                self.sentinel_password_file.is_some(),
+                "LEASEHOLD_SENTINEL_PASSWORD_FILE",
+            ),
+            (self.sentinel_tls.is_some(), "LEASEHOLD_SENTINEL_TLS"),
+        ];
+        match set.into_iter().find(|(is_set, _)| *is_set) {
+            Some((_, name)) => wrong(format!(
+                "{name} is set, but LEASEHOLD_SENTINELS names no Sentinel"
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// A URL and the setting beside it must say the same.
+    fn agree_on_tls(&self, in_url: bool) -> Result<bool, ConfigError> {
+        match (self.redis_tls, in_url) {
+            (Some(false), true) => {
+                wrong("LEASEHOLD_REDIS_TLS is false, but LEASEHOLD_REDIS_URL is rediss://")
+            }
+            (setting, in_url) => Ok(in_url || setting.unwrap_or(false)),
+        }
+    }
+
+    fn sentinel_discovery(&self, tls: bool) -> Result<Discovery, ConfigError> {
+        let parse = |text: &String| {
+            // The text is not shown: somebody may have put a password into it.
+            Address::parse(text.trim(), DEFAULT_SENTINEL_PORT).ok_or_else(|| {
+                ConfigError(
+                    "LEASEHOLD_SENTINELS is not host:port, or a list of these separated by commas"
+                        .to_owned(),
+                )
+            })
+        };
+        let sentinels = self.sentinels.iter().map(parse).collect::<Result<_, _>>()?;
+        let password = secret(
+            "LEASEHOLD_SENTINEL_PASSWORD",
+            self.sentinel_password.as_ref(),
+            self.sentinel_password_file.as_deref(),
+        )?;
+        let endpoint = Endpoint {
+            username: self.sentinel_username.clone(),
+            password,
+            tls: self.tls(tls)?,
+        };
+        refuse_user_without_password(&endpoint, "LEASEHOLD_SENTINEL")?;
+        let master = self
+            .sentinel_master
+            .clone()
+            .unwrap_or_else(|| "mymaster".to_owned());
+        if master.is_empty() || master.chars().any(|c| c.is_control() || c == ' ') {
+            return wrong("LEASEHOLD_SENTINEL_MASTER is not the name of a master set");
+        }
+        Ok(Discovery::Sentinel {
+            sentinels,
+            master,
+            endpoint,
+        })
+    }
+
+    fn refuse_tls_files_without_tls(&self, data_tls: bool) -> Result<(), ConfigError> {
+        let files = self.tls_ca_file.is_some()
+            || self.tls_cert_file.is_some()
+            || self.tls_key_file.is_some();
+        if files && !data_tls && !self.sentinel_tls.unwrap_or(false) {
+            return wrong(
+                "LEASEHOLD_TLS_*_FILE is set, but TLS is off: set LEASEHOLD_REDIS_TLS or LEASEHOLD_SENTINEL_TLS",
+            );
+        }
+        Ok(())
+    }
+
+    fn tls(&self, on: bool) -> Result<Option<Tls>, ConfigError> {
+        if !on {
+            return Ok(None);
+        }
+        let identity = match (&self.tls_cert_file, &self.tls_key_file) {
+            (Some(certificate), Some(key_path)) => {
+                let key = read_pem("LEASEHOLD_TLS_KEY_FILE", key_path, "PRIVATE KEY")?;
+                let key = String::from_utf8(key)
+                    .map_err(|_| not_pem("LEASEHOLD_TLS_KEY_FILE", key_path, "PRIVATE KEY"))?;
+                Some((
+                    read_pem("LEASEHOLD_TLS_CERT_FILE", certificate, "CERTIFICATE")?,
+                    Secret::new(key),
+                ))
+            }
+            (None, None) => None,
+            _ => {
+                return wrong("LEASEHOLD_TLS_CERT_FILE and LEASEHOLD_TLS_KEY_FILE go together");
+            }
+        };
+        let ca = self
+            .tls_ca_file
+            .as_ref()
+            .map(|path| read_pem("LEASEHOLD_TLS_CA_FILE", path, "CERTIFICATE"));
+        let tls = Tls {
+            ca: ca.transpose()?,
+            identity,
+        };
+        let endpoint = Endpoint {
+            tls: Some(tls.clone()),
+            ..Endpoint::default()
+        };
+        let anywhere = Address {
+            host: "localhost".to_owned(),
+            port: 1,
+        };
+        match endpoint.client(&anywhere, 0) {
+            Ok(_) => Ok(Some(tls)),
+            Err(error) => wrong(format!(
+                "LEASEHOLD_TLS_CA_FILE, LEASEHOLD_TLS_CERT_FILE and LEASEHOLD_TLS_KEY_FILE cannot be used: {error}"
+            )),
+        }
+    }
+}
+
+/// Redis would be asked as its default user.
+fn refuse_user_without_password(endpoint: &Endpoint, setting: &str) -> Result<(), ConfigError> {
+    match (&endpoint.username, &endpoint.password) {
+        (Some(username), _) if username.is_empty() => wrong(format!("{setting}_USERNAME is empty")),
+        (Some(_), None) => wrong(format!(
+            "{setting}_USERNAME is set, but no {setting}_PASSWORD"
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn merge<T>(setting: &mut Option<T>, in_url: Option<T>, name: &str) -> Result<(), ConfigError> {
+    match (&setting, in_url) {
+        (Some(_), Some(_)) => wrong(format!(
+            "{name} is set, and LEASEHOLD_REDIS_URL has one too: remove one of them"
+        )),
+        (None, given) => {
+            *setting = given;
+            Ok(())
+        }
+        (Some(_), None) => Ok(()),
+    }
+}
+
+fn check_prefix(prefix: &str) -> Result<String, ConfigError> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || PREFIX_PUNCTUATION.contains(c);
+    if prefix.is_empty() || prefix.len() > MAX_PREFIX_BYTES || !prefix.chars().all(allowed) {
+        return wrong(format!(
+            "LEASEHOLD_KEY_PREFIX must be 1 to {MAX_PREFIX_BYTES} of A-Z a-z 0-9 {PREFIX_PUNCTUATION}"
+        ));
+    }
+    Ok(prefix.to_owned())
+}

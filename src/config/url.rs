@@ -1,0 +1,65 @@
+//! `LEASEHOLD_REDIS_URL`.
+
+use redis::{ConnectionAddr, IntoConnectionInfo};
+
+use crate::config::error::{ConfigError, wrong};
+use crate::store::redis::options::Address;
+
+/// What a URL says.
+pub(super) struct ParsedUrl {
+    pub(super) address: Address,
+    pub(super) username: Option<String>,
+    pub(super) password: Option<String>,
+    pub(super) db: Option<u16>,
+    pub(super) tls: bool,
+}
+
+pub(super) fn parse_url(url: &str) -> Result<ParsedUrl, ConfigError> {
+    const FORM: &str =
+        "LEASEHOLD_REDIS_URL must be redis:// or rediss://[user[:password]@]host[:port][/db]";
+    let Some(rest) = url
+        .strip_prefix("redis://")
+        .or_else(|| url.strip_prefix("rediss://"))
+    else {
+        return wrong(FORM);
+    };
+    let info = url
+        .into_connection_info()
+        .map_err(|_| ConfigError(FORM.to_owned()))?;
+    let (host, port, tls) = match info.addr() {
+        ConnectionAddr::Tcp(host, port) => (host, *port, false),
+        ConnectionAddr::TcpTls {
+            host,
+            port,
+            insecure: false,
+            ..
+        } => (host, *port, true),
+        ConnectionAddr::TcpTls { .. } => {
+            return wrong(
+                "LEASEHOLD_REDIS_URL asks for TLS without verification (#insecure), which protects nothing",
+            );
+        }
+        _ => return wrong(FORM),
+    };
+    let settings = info.redis_settings();
+    let db = match rest.split_once('/').map(|(_, db)| db) {
+        None | Some("") => None,
+        Some(db) => Some(
+            db.parse::<u16>()
+                .map_err(|_| ConfigError(FORM.to_owned()))?,
+        ),
+    };
+    if port == 0 || rest.contains('?') {
+        return wrong(FORM);
+    }
+    Ok(ParsedUrl {
+        address: Address {
+            host: host.trim_matches(['[', ']']).to_owned(),
+            port,
+        },
+        username: settings.username().map(str::to_owned),
+        password: settings.password().map(str::to_owned),
+        db,
+        tls,
+    })
+}

@@ -1,0 +1,208 @@
+//! Makes a node fit to grant, and tells it what this server remembers.
+//!
+//! A node is activated once in each life of it as a master: its fencing tokens then begin above all that
+//! were granted before. Every server reports to each activation before it grants under it, so that a
+//! loss is found; see `report.lua`.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use redis::Value;
+use tokio::time::Instant;
+
+use super::diagnosis::Diagnosis;
+use super::node::{Node, Question};
+use super::options::{Address, RedisOptions};
+use super::reply::{text, texts};
+use super::script::{ACTIVATION, REPORT};
+use super::witness::Witness;
+use crate::lock::lease::{Timestamp, micros};
+use crate::random;
+
+/// The layout of the data in Redis; a server that meets a higher one writes nothing.
+pub(super) const DATA_FORMAT: &str = "1";
+
+/// Between the tokens of one activation and the next: more grants than a failover can lose. Seen as
+/// microseconds it is 4.2 s, by which activations in quick succession run ahead of the clock. Only if
+/// within that time Redis loses everything and all servers end, does no memory of that remain.
+const TOKEN_GAP: u64 = 1 << 22;
+
+/// How far the clocks of Redis and of this server may be apart when tokens are based on them: wide
+/// enough for a clock in the wrong time zone, too narrow to burn the range of tokens.
+const MAX_ACTIVATION_CLOCK_DIFFERENCE: Duration = Duration::from_secs(24 * 3600);
+
+/// How often a report is repeated while other servers activate.
+const MAX_REPORTS: usize = 5;
+
+/// See the module.
+pub(super) struct Activator {
+    options: Arc<RedisOptions>,
+    witness: Arc<Witness>,
+    /// Tells this server from the others.
+    server_id: String,
+}
+
+/// What became of a report.
+enum Reported {
+    Heard {
+        pause: Duration,
+        stepped_now: bool,
+    },
+    /// The node has another activation, or none.
+    NotActive,
+}
+
+impl Activator {
+    pub(super) fn new(options: Arc<RedisOptions>, witness: Arc<Witness>) -> Self {
+        let server_id = format!("{:032x}", u128::from_be_bytes(random::bytes()));
+        Self {
+            options,
+            witness,
+            server_id,
+        }
+    }
+
+    /// Reports to the node under `activation`, activating it first where that is needed. Says under which
+    /// activation it was heard, and for how long nothing new is granted.
+    pub(super) async fn report(
+        &self,
+        node: &Node,
+        activation: Option<String>,
+        mut stepped: Option<String>,
+    ) -> Result<(String, Duration), Diagnosis> {
+        let mut activation = match activation {
+            Some(activation) if stepped.as_ref() != Some(&activation) => activation,
+            _ => self.activate(node, &mut stepped).await?,
+        };
+        for _ in 0..MAX_REPORTS {
+            match self
+                .report_once(node, &activation, stepped.is_some())
+                .await?
+            {
+                Reported::Heard {
+                    stepped_now: true, ..
+                } => {
+                    stepped = Some(activation);
+                    activation = self.activate(node, &mut stepped).await?;
+                }
+                Reported::Heard { pause, .. } => {
+                    self.witness.reported_to(&activation);
+                    return Ok((activation, pause));
+                }
+                Reported::NotActive => activation = self.activate(node, &mut stepped).await?,
+            }
+        }
+        Err(Diagnosis::passing(format!(
+            "{} is activated again and again",
+            node.address
+        )))
+    }
+
+    /// Activates the node, or adopts the activation that it has. A clock that is not the one that this
+    /// server knew counts as stepped.
+    async fn activate(
+        &self,
+        node: &Node,
+        stepped: &mut Option<String>,
+    ) -> Result<String, Diagnosis> {
+        let since_epoch = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let arguments = [
+            DATA_FORMAT.to_owned(),
+            format!("{:032x}", u128::from_be_bytes(random::bytes())),
+            self.witness.token().to_string(),
+            micros(since_epoch).to_string(),
+            micros(MAX_ACTIVATION_CLOCK_DIFFERENCE).to_string(),
+            TOKEN_GAP.to_string(),
+            stepped.clone().unwrap_or_default(),
+        ];
+        let sent = Instant::now();
+        let reply = node
+            .ask(&Question::Run(
+                &ACTIVATION,
+                &[self.options.meta_key()],
+                &arguments,
+            ))
+            .await?;
+        let received = Instant::now();
+        match texts(&reply).as_deref() {
+            Some(["active", activation, token, now]) => {
+                self.witness.saw_token(token.parse().unwrap_or(0));
+                let now = Timestamp::from_micros(now.parse().unwrap_or(0));
+                if self.witness.is_a_step(now, sent, received) {
+                    stepped.get_or_insert_with(|| (*activation).to_owned());
+                }
+                self.witness.set_clock(now, sent, received);
+                Ok((*activation).to_owned())
+            }
+            Some(["guard", reason, detail]) => Err(explain_guard(&node.address, reason, detail)),
+            _ => Err(misunderstood(node, &reply)),
+        }
+    }
+
+    async fn report_once(
+        &self,
+        node: &Node,
+        activation: &str,
+        stepped: bool,
+    ) -> Result<Reported, Diagnosis> {
+        let memory = self.witness.memory();
+        let arguments = [
+            self.server_id.clone(),
+            activation.to_owned(),
+            memory.activation,
+            memory.writes.to_string(),
+            memory.token.to_string(),
+            micros(memory.counts_on).to_string(),
+            u8::from(stepped).to_string(),
+            micros(self.options.max_recovery).to_string(),
+            micros(self.options.max_clock_skew).to_string(),
+            DATA_FORMAT.to_owned(),
+        ];
+        let keys = [self.options.meta_key(), self.options.servers_key()];
+        let sent = Instant::now();
+        let reply = node.ask(&Question::Run(&REPORT, &keys, &arguments)).await?;
+        let received = Instant::now();
+        match texts(&reply).as_deref() {
+            Some(["ok", now, pause]) => {
+                let now = Timestamp::from_micros(now.parse().unwrap_or(0));
+                let stepped_now = self.witness.is_a_step(now, sent, received);
+                if !stepped_now {
+                    self.witness.saw_time(now, sent, received);
+                }
+                let pause = Duration::from_micros(pause.parse().unwrap_or(0));
+                Ok(Reported::Heard { pause, stepped_now })
+            }
+            Some(["guard", "inactive" | "activation", _]) => Ok(Reported::NotActive),
+            Some(["guard", reason, detail]) => Err(explain_guard(&node.address, reason, detail)),
+            _ => Err(misunderstood(node, &reply)),
+        }
+    }
+}
+
+fn misunderstood(node: &Node, reply: &Value) -> Diagnosis {
+    let answer = text(reply).unwrap_or("a list");
+    Diagnosis::disqualifying(format!(
+        "{} answered something else than asked for: {answer}",
+        node.address
+    ))
+}
+
+/// A guard's refusal in the operator's words.
+pub(super) fn explain_guard(address: &Address, reason: &str, detail: &str) -> Diagnosis {
+    Diagnosis::disqualifying(match reason {
+        "role" => format!(
+            "{address} is a replica now ({detail}) and cannot hold locks: a failover is under way, or the address is no master's"
+        ),
+        "format" => format!(
+            "the data at {address} has format {detail}, newer than this version of Leasehold can read ({DATA_FORMAT}): \
+             run the newer version"
+        ),
+        "clock" => format!(
+            "the clocks of {address} and of this server are more than {} hours apart: set both right",
+            MAX_ACTIVATION_CLOCK_DIFFERENCE.as_secs() / 3600
+        ),
+        other => format!("{address} refused: {other} {detail}"),
+    })
+}
