@@ -13,11 +13,14 @@ use crate::{client, http, server, telemetry};
 /// How long a health check waits for its answer.
 const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// How long threads may take to end once all is done.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// The exit code for settings or arguments that are wrong, as shells expect it.
 const USAGE: u8 = 2;
 
 /// A lock service over HTTP: leases with fencing tokens, kept in Redis Sentinel.
-#[derive(Parser, Debug)]
+#[derive(Parser)]
 #[command(
     name = "leasehold",
     version,
@@ -31,7 +34,7 @@ struct Cli {
     settings: Settings,
 }
 
-#[derive(Subcommand, Debug)]
+#[derive(Subcommand)]
 enum Command {
     /// Serve (the same as no command)
     Serve(Box<ServeArguments>),
@@ -45,7 +48,7 @@ enum Command {
     },
 }
 
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args)]
 struct ServeArguments {
     #[command(flatten)]
     settings: Settings,
@@ -102,7 +105,11 @@ fn serve(settings: Settings, known: &[String]) -> ExitCode {
         Err(error) => return fail(&error.to_string(), USAGE),
     };
     telemetry::start_logging();
-    match runtime().block_on(server::serve(config)) {
+    let runtime = runtime();
+    let served = runtime.block_on(server::serve(config));
+    // A look-up of a name that hangs must not hold up the end.
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error.to_string(), 1),
     }

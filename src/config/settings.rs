@@ -8,8 +8,8 @@ use clap::{Args, ValueEnum};
 
 use crate::store::redis::options::ReplicaAcks;
 
-/// Settings as they were given.
-#[derive(Args, Clone, Debug)]
+/// Settings as they were given. Not `Debug`: secrets are among them.
+#[derive(Args, Clone)]
 #[command(next_help_heading = "Settings")]
 pub struct Settings {
     /// IP address and port to listen on

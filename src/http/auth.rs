@@ -11,7 +11,7 @@ use crate::http::problem::{Kind, Problem};
 /// its length.
 #[derive(Clone, Debug, Default)]
 pub struct Auth {
-    lock_token: Option<[u8; 32]>,
+    token: Option<[u8; 32]>,
     break_token: Option<[u8; 32]>,
 }
 
@@ -20,9 +20,9 @@ pub struct Auth {
 pub enum Principal {
     /// Nobody in particular: no token is set.
     Anyone,
-    /// The holder of the lock token.
+    /// Somebody with the token.
     Client,
-    /// The holder of the break token, who may do all.
+    /// Somebody with the break token, who may do all.
     Breaker,
 }
 
@@ -39,20 +39,14 @@ impl Principal {
 }
 
 impl Auth {
-    /// Requires `lock_token` for all lock routes and `break_token` to break a lease, each if it is
+    /// Requires `token` for all lock routes and `break_token` to break a lease, each if it is
     /// given. Who has the break token needs no other.
     #[must_use]
-    pub fn new(lock_token: Option<&str>, break_token: Option<&str>) -> Self {
+    pub fn new(token: Option<&str>, break_token: Option<&str>) -> Self {
         Self {
-            lock_token: lock_token.map(digest),
+            token: token.map(digest),
             break_token: break_token.map(digest),
         }
-    }
-
-    /// Whether lock routes are open to anyone.
-    #[must_use]
-    pub const fn is_open(&self) -> bool {
-        self.lock_token.is_none()
     }
 
     /// Who sends these headers.
@@ -66,11 +60,11 @@ impl Auth {
             _ => false,
         };
         // Both are compared each time.
-        match (is(self.break_token), is(self.lock_token)) {
+        match (is(self.break_token), is(self.token)) {
             (true, _) => Ok(Principal::Breaker),
             (false, true) => Ok(Principal::Client),
             (false, false)
-                if self.lock_token.is_none() && (shown.is_none() || self.break_token.is_none()) =>
+                if self.token.is_none() && (shown.is_none() || self.break_token.is_none()) =>
             {
                 Ok(Principal::Anyone)
             }

@@ -16,6 +16,7 @@ use crate::http::wire::{
 use crate::lock::key::LockKey;
 use crate::lock::rules::{Ending, Renewal};
 use crate::service::Acquired;
+use crate::store::contract::Timed;
 
 /// Marks an answer that was given before.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -92,12 +93,18 @@ pub(super) async fn renew(
 ) -> Result<axum::Json<Lease>, Problem> {
     let [] = parameters.take([])?;
     let lease_id = lease_id.ok_or_else(Problem::lease_id_required)?;
-    match app
+    let Timed { value, asked_at } = app
         .service
         .renew(key.clone(), lease_id, body.ttl(&app.limits)?)
-        .await?
-    {
-        Renewal::Renewed(lease) => Ok(axum::Json(Lease::new(&key, &lease, arrived))),
+        .await?;
+    match value {
+        Renewal::Renewed(lease) => {
+            let lease = Timed {
+                value: lease,
+                asked_at,
+            };
+            Ok(axum::Json(Lease::new(&key, &lease, arrived)))
+        }
         Renewal::Lost(loss) => Err(Problem::lost(loss)),
     }
 }

@@ -25,6 +25,7 @@ use axum::response::{IntoResponse, Response};
 use tokio::time::Instant;
 use tower::Layer;
 use tower_http::catch_panic::CatchPanicLayer;
+use tracing::Instrument;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -93,7 +94,14 @@ async fn answer(State(app): State<App>, mut request: Request, next: Next) -> Res
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     request.extensions_mut().insert(Arrived(arrived));
     let mut response = match check_framing(&request) {
-        Ok(()) => next.run(request).await,
+        Ok(()) => {
+            // Whatever is logged on the way has the id that the client is told.
+            let span = tracing::info_span!(
+                "request",
+                request_id = request_id.to_str().unwrap_or_default()
+            );
+            next.run(request).instrument(span).await
+        }
         Err(problem) => problem.into_response(),
     };
     if let Some(problem) = pending_problem(&mut response) {

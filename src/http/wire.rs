@@ -18,7 +18,7 @@ use crate::lock::lease::{
 };
 use crate::lock::rules::{Holding, Lease as GrantedLease};
 use crate::service::AcquireRequest;
-use crate::store::contract::ListQuery;
+use crate::store::contract::{ListQuery, Timed};
 
 /// The TTL of an acquisition that names none.
 pub const DEFAULT_TTL: Duration = Duration::from_secs(30);
@@ -85,7 +85,7 @@ pub struct Lease {
     /// The lock.
     #[schema(example = "my_lock")]
     pub key: String,
-    /// The secret that proves ownership; `Lease-Id` of renewals and of the release.
+    /// The secret that proves that the lease is yours; `Lease-Id` of renewals and of the release.
     #[schema(
         example = "5f0c2f7f1c7e4f0b9a4d2b6c8e1f3a57",
         pattern = "^[0-9a-f]{32}$"
@@ -111,7 +111,7 @@ pub struct Lease {
     /// `expires_in_ms` on their own monotonic clock.
     #[schema(format = DateTime)]
     pub expires_at: String,
-    /// Milliseconds left when the store answered. A client may count on the lease until the moment it
+    /// Milliseconds left when this was answered. A client may count on the lease until the moment it
     /// *sent* the request, plus `waited_ms`, plus this.
     #[schema(minimum = 0)]
     pub expires_in_ms: u64,
@@ -242,13 +242,18 @@ impl RenewBody {
 }
 
 impl Lease {
-    /// The lease as its owner sees it; `arrived` is when the request came.
+    /// The lease as its holder sees it now; `arrived` is when the request came.
+    ///
+    /// What is left shrinks from the moment at which the store was asked, for its clock was read then or
+    /// later; `waited_ms` grows until this same moment. So their sum, counted from the sending of the
+    /// request, never ends after the lease does, however long the answer takes from here.
     #[must_use]
-    pub fn new(
-        key: &LockKey,
-        GrantedLease { lease_id, holding }: &GrantedLease,
-        arrived: Instant,
-    ) -> Self {
+    pub fn new(key: &LockKey, lease: &Timed<GrantedLease>, arrived: Instant) -> Self {
+        let GrantedLease { lease_id, holding } = &lease.value;
+        let now = Instant::now();
+        let left = holding
+            .expires_in()
+            .saturating_sub(now.saturating_duration_since(lease.asked_at));
         Self {
             key: key.as_str().to_owned(),
             lease_id: lease_id.expose(),
@@ -261,9 +266,9 @@ impl Lease {
             ttl_ms: millis(holding.ttl.get()),
             acquired_at: rfc3339(holding.acquired_at),
             expires_at: rfc3339(holding.deadline),
-            expires_in_ms: millis(holding.expires_in()),
+            expires_in_ms: millis(left),
             renew_after_ms: millis(holding.ttl.get() / 3),
-            waited_ms: millis(arrived.elapsed()),
+            waited_ms: millis(now.saturating_duration_since(arrived)),
         }
     }
 }

@@ -47,7 +47,7 @@ pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The secret that proves ownership of a lease: 128 random bits, written as 32 hex digits.
+/// The secret that proves that a lease is the caller's: 128 random bits, written as 32 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LeaseId([u8; 16]);
 
@@ -64,7 +64,7 @@ impl LeaseId {
         hex_to_bytes(text).map(Self)
     }
 
-    /// The secret itself, for the store and for the answer to its owner.
+    /// The secret itself, for the store and for the answer to its holder.
     #[must_use]
     pub fn expose(&self) -> String {
         bytes_to_hex(&self.0)

@@ -50,7 +50,8 @@ pub struct Grant {
     deadline: Timestamp,
     renewals: u64,
     idempotency: Option<Idempotency>,
-    /// The attempt that an undo must name; `None` once someone counts on the lease.
+    /// The attempt that an undo must name; `None` once the lease was asked for again or renewed, which
+    /// shows that somebody may count on it.
     attempt: Option<Attempt>,
 }
 
@@ -75,10 +76,10 @@ pub struct Holding {
     pub read_at: Timestamp,
 }
 
-/// A live lease with its secret: for its owner alone.
+/// A live lease with its secret: for its holder alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// Proves ownership.
+    /// Proves that a lease is the caller's.
     pub lease_id: LeaseId,
     /// All else about it.
     pub holding: Holding,
@@ -157,7 +158,7 @@ impl Lock {
                 Repetition::Other => {}
                 Repetition::Altered => return Acquisition::KeyReused,
                 Repetition::Same => {
-                    grant.attempt = Some(request.attempt);
+                    grant.attempt = None;
                     // A lease that was cut when its client went is whole again: it came back.
                     grant.deadline = grant.deadline.max(grant.acquired_at.after(grant.ttl.get()));
                     return Acquisition::Replayed(grant.lease(now));
@@ -192,7 +193,7 @@ impl Lock {
 
     /// Extends a live lease to `ttl` from now, and never shortens it.
     pub fn renew(&mut self, lease_id: LeaseId, ttl: Option<Ttl>, now: Timestamp) -> Renewal {
-        match self.owned(lease_id, now) {
+        match self.held_with(lease_id, now) {
             Ok(grant) => {
                 grant.ttl = ttl.unwrap_or(grant.ttl);
                 grant.deadline = grant.deadline.max(now.after(grant.ttl.get()));
@@ -213,7 +214,7 @@ impl Lock {
         if repeated {
             return Ending::Ended;
         }
-        let idempotency = match self.owned(lease_id, now) {
+        let idempotency = match self.held_with(lease_id, now) {
             Ok(grant) => grant.idempotency,
             Err(loss) => return Ending::Lost(loss),
         };
@@ -251,7 +252,7 @@ impl Lock {
         keep: Option<Duration>,
         now: Timestamp,
     ) -> bool {
-        match self.owned(lease_id, now) {
+        match self.held_with(lease_id, now) {
             Ok(grant) if grant.attempt == Some(attempt) => {
                 match keep {
                     Some(keep) => grant.deadline = grant.deadline.min(now.after(keep)),
@@ -286,7 +287,7 @@ impl Lock {
         self.holders.iter_mut().find(|grant| now < grant.deadline)
     }
 
-    fn owned(&mut self, lease_id: LeaseId, now: Timestamp) -> Result<&mut Grant, Loss> {
+    fn held_with(&mut self, lease_id: LeaseId, now: Timestamp) -> Result<&mut Grant, Loss> {
         match self.live_mut(now) {
             Some(grant) if grant.lease_id == lease_id => Ok(grant),
             Some(_) => Err(Loss::HeldByOther),

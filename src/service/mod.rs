@@ -20,7 +20,7 @@ use crate::lock::key::LockKey;
 use crate::lock::lease::{Attempt, FencingToken, Holder, Idempotency, LeaseId, Metadata, Ttl};
 use crate::lock::rules::{Acquire, Acquisition, Ending, Holding, Lease, Renewal};
 use crate::random;
-use crate::store::contract::{Health, ListQuery, Outcome, Page, Store, StoreError};
+use crate::store::contract::{Health, ListQuery, Outcome, Page, Store, StoreError, Timed};
 
 /// How much of a lease is left to a client that disconnected before it had its answer and can ask
 /// again with its `Idempotency-Key`.
@@ -29,8 +29,14 @@ const KEPT_FOR_A_RETURN: Duration = Duration::from_secs(10);
 /// How often the first of a line looks whether another server let the lock go.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
+/// The least between two looks: a lease may outlast its deadline by the skew of clocks.
+const MIN_LOOK_AGAIN: Duration = Duration::from_millis(5);
+
 /// How often a grant whose client is gone is tried to be taken back, while the store does not answer.
-const UNDO_TRIES: u32 = 3;
+const UNDO_TRIES: u32 = 10;
+
+/// Between two tries: longer than a command can be late and still run.
+const UNDO_PAUSE: Duration = Duration::from_secs(1);
 
 /// How often a request without patience asks again while a free lock belongs to those who wait.
 const LEFT_TO_WAITERS_TRIES: u32 = 20;
@@ -66,9 +72,9 @@ pub struct AcquireRequest {
 #[derive(Clone, Debug)]
 pub enum Acquired {
     /// A new lease.
-    Granted(Lease),
+    Granted(Timed<Lease>),
     /// The lease that this acquisition has already.
-    Replayed(Lease),
+    Replayed(Timed<Lease>),
     /// Somebody else's, and the request does not wait.
     Held(Standing),
     /// Somebody else's for as long as the request would wait; how many were ahead of it.
@@ -164,7 +170,7 @@ impl LockService {
         key: LockKey,
         lease_id: LeaseId,
         ttl: Option<Ttl>,
-    ) -> Result<Renewal, ServiceError> {
+    ) -> Result<Timed<Renewal>, ServiceError> {
         let store = Arc::clone(&self.store);
         self.detached(async move { store.renew(&key, lease_id, ttl).await })
             .await
@@ -305,20 +311,15 @@ impl Attempted {
         was_received: oneshot::Receiver<()>,
     ) {
         let result = self.acquire().await;
-        let to_take_back = match &result {
-            Ok(Acquired::Granted(lease) | Acquired::Replayed(lease)) => Some(lease.lease_id),
-            // A client that cannot come back for it will never use what may have been granted.
-            Err(ServiceError::Store(error))
-                if error.outcome() == Outcome::Unknown && self.request.idempotency.is_none() =>
-            {
-                Some(self.lease_id)
-            }
-            _ => None,
-        };
-        let failed = result.is_err();
+        let granted = matches!(result, Ok(Acquired::Granted(_)));
+        let unknown = matches!(&result, Err(ServiceError::Store(error)) if error.outcome() == Outcome::Unknown);
         let handed_over = answer.send(result).is_ok() && was_received.await.is_ok();
-        if let Some(lease_id) = to_take_back.filter(|_| failed || !handed_over) {
-            self.take_back(lease_id).await;
+        // A client that has no Idempotency-Key cannot come back for what may have been granted to it. A
+        // replay is not taken back: the answer before it may have arrived.
+        if granted && !handed_over
+            || unknown && (!handed_over || self.request.idempotency.is_none())
+        {
+            self.take_back(unknown).await;
         }
     }
 
@@ -327,16 +328,17 @@ impl Attempted {
             return self.without_waiting().await;
         };
         let acquisition = self.request.idempotency.map(|idempotency| idempotency.key);
-        let Some(place) = self.service.lines.join(&self.key, acquisition) else {
-            return Ok(Acquired::TooManyWaiters);
-        };
+        let place = self.service.lines.join(&self.key, acquisition);
         // What this request was granted before is its own wherever it stands.
-        if place.ahead() > 0
-            && acquisition.is_some()
+        if acquisition.is_some()
+            && place.as_ref().is_none_or(|place| place.ahead() > 0)
             && let Some(done) = settled(self.ask(true).await?)
         {
             return Ok(done);
         }
+        let Some(place) = place else {
+            return Ok(Acquired::TooManyWaiters);
+        };
         self.in_line(&place, wait_until).await
     }
 
@@ -344,25 +346,29 @@ impl Attempted {
     async fn without_waiting(&self) -> Result<Acquired, ServiceError> {
         for _ in 0..LEFT_TO_WAITERS_TRIES {
             let behind_waiters = self.service.lines.length(&self.key) > 0;
-            match self.ask(behind_waiters).await? {
-                Acquisition::Held(holding) => return Ok(Acquired::Held(self.standing(holding))),
-                Acquisition::LeftToWaiters => {
-                    self.service.lines.wake(&self.key);
-                    tokio::time::sleep(LEFT_TO_WAITERS_PAUSE).await;
-                }
-                other => {
-                    if let Some(done) = settled(other) {
-                        return Ok(done);
-                    }
-                }
+            match self.ask_or_wake_the_first(behind_waiters).await? {
+                Tried::Settled(done) => return Ok(done),
+                Tried::Held(holding) => return Ok(Acquired::Held(self.standing(holding))),
+                Tried::LeftToWaiters => {}
             }
         }
-        let cause = "a free lock was not taken by those who wait for it".to_owned();
-        Err(StoreError::Unavailable {
-            outcome: Outcome::None,
-            cause,
+        Err(left_lying())
+    }
+
+    /// Asks; if a free lock is left to those who wait, sees to it that they take it.
+    async fn ask_or_wake_the_first(&self, behind_waiters: bool) -> Result<Tried, StoreError> {
+        let Timed { value, asked_at } = self.ask(behind_waiters).await?;
+        match value {
+            Acquisition::Held(holding) => Ok(Tried::Held(holding)),
+            Acquisition::LeftToWaiters => {
+                self.service.lines.wake(&self.key);
+                tokio::time::sleep(LEFT_TO_WAITERS_PAUSE).await;
+                Ok(Tried::LeftToWaiters)
+            }
+            value => {
+                Ok(settled(Timed { value, asked_at }).map_or(Tried::LeftToWaiters, Tried::Settled))
+            }
         }
-        .into())
     }
 
     /// Stands in line until the lock is this request's, or its time is over.
@@ -372,7 +378,10 @@ impl Attempted {
             let first = place.ahead() == 0;
             if first && look_at <= Instant::now() {
                 let wait = match self.ask(false).await {
-                    Ok(Acquisition::Held(holding)) => holding.expires_in(),
+                    Ok(Timed {
+                        value: Acquisition::Held(holding),
+                        ..
+                    }) => holding.expires_in(),
                     Ok(other) => match settled(other) {
                         Some(done) => return Ok(done),
                         None => LOOK_AGAIN,
@@ -381,7 +390,7 @@ impl Attempted {
                     Err(error) if error.outcome() == Outcome::None => LOOK_AGAIN,
                     Err(error) => return Err(error.into()),
                 };
-                look_at = Instant::now() + wait.min(LOOK_AGAIN);
+                look_at = Instant::now() + wait.clamp(MIN_LOOK_AGAIN, LOOK_AGAIN);
             }
             tokio::select! {
                 () = self.gone.cancelled() => return Err(ServiceError::ShuttingDown),
@@ -397,27 +406,18 @@ impl Attempted {
     async fn out_of_time(&self, place: &Place) -> Result<Acquired, ServiceError> {
         for _ in 0..LEFT_TO_WAITERS_TRIES {
             let ahead = place.ahead();
-            match self.ask(ahead > 0).await? {
-                Acquisition::Held(holding) => {
+            match self.ask_or_wake_the_first(ahead > 0).await? {
+                Tried::Settled(done) => return Ok(done),
+                Tried::Held(holding) => {
                     return Ok(Acquired::TimedOut(self.standing(holding), ahead));
                 }
-                Acquisition::LeftToWaiters => tokio::time::sleep(LEFT_TO_WAITERS_PAUSE).await,
-                other => {
-                    if let Some(done) = settled(other) {
-                        return Ok(done);
-                    }
-                }
+                Tried::LeftToWaiters => {}
             }
         }
-        let cause = "a free lock was not taken by those who wait for it".to_owned();
-        Err(StoreError::Unavailable {
-            outcome: Outcome::None,
-            cause,
-        }
-        .into())
+        Err(left_lying())
     }
 
-    async fn ask(&self, behind_waiters: bool) -> Result<Acquisition, StoreError> {
+    async fn ask(&self, behind_waiters: bool) -> Result<Timed<Acquisition>, StoreError> {
         let request = Acquire {
             lease_id: self.lease_id,
             attempt: self.attempt,
@@ -437,31 +437,52 @@ impl Attempted {
         }
     }
 
-    /// Undoes a grant that nobody received, or cuts it short for a client that can come back.
-    async fn take_back(&self, lease_id: LeaseId) {
+    /// Undoes a grant that nobody received, or cuts it short for a client that can come back. A command
+    /// whose outcome is unknown may reach the store after its undo, so that is repeated.
+    async fn take_back(&self, unknown: bool) {
         let keep = self.request.idempotency.map(|_| KEPT_FOR_A_RETURN);
+        let store = &self.service.store;
         for _ in 0..UNDO_TRIES {
-            let undone = self
-                .service
-                .store
-                .abandon(&self.key, lease_id, self.attempt, keep)
-                .await;
-            match undone {
-                Ok(_) => break,
+            match store
+                .abandon(&self.key, self.lease_id, self.attempt, keep)
+                .await
+            {
+                Ok(undone) if undone || !unknown => break,
+                Ok(_) => {}
                 Err(error) => {
                     tracing::debug!(key = %self.key, "a grant could not be taken back yet: {error}");
                 }
             }
+            tokio::time::sleep(UNDO_PAUSE).await;
         }
         self.service.lines.wake(&self.key);
     }
 }
 
+/// What became of one question.
+enum Tried {
+    Settled(Acquired),
+    Held(Holding),
+    LeftToWaiters,
+}
+
+fn left_lying() -> ServiceError {
+    let cause = "a free lock was not taken by those who wait for it".to_owned();
+    ServiceError::Store(StoreError::Unavailable {
+        outcome: Outcome::None,
+        cause,
+    })
+}
+
 /// Answers that end a request, whether it waits or not.
-fn settled(acquisition: Acquisition) -> Option<Acquired> {
-    match acquisition {
-        Acquisition::Granted(lease) => Some(Acquired::Granted(lease)),
-        Acquisition::Replayed(lease) => Some(Acquired::Replayed(lease)),
+fn settled(Timed { value, asked_at }: Timed<Acquisition>) -> Option<Acquired> {
+    let timed = |lease| Timed {
+        value: lease,
+        asked_at,
+    };
+    match value {
+        Acquisition::Granted(lease) => Some(Acquired::Granted(timed(lease))),
+        Acquisition::Replayed(lease) => Some(Acquired::Replayed(timed(lease))),
         Acquisition::KeyReused => Some(Acquired::KeyReused),
         Acquisition::AlreadyReleased => Some(Acquired::AlreadyReleased),
         Acquisition::Held(_) | Acquisition::LeftToWaiters => None,

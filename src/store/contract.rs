@@ -8,16 +8,32 @@ use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 use crate::lock::key::LockKey;
 use crate::lock::lease::{Attempt, FencingToken, LeaseId, Ttl};
 use crate::lock::rules::{Acquire, Acquisition, Ending, Holding, Renewal};
 
+/// An answer, and a moment at which its store had not yet read its clock.
+///
+/// What is left of a lease shrinks from then on, while the answer is confirmed and handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timed<T> {
+    /// The answer.
+    pub value: T,
+    /// On this machine's monotonic clock.
+    pub asked_at: Instant,
+}
+
 /// A keeper of locks.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// See [`crate::lock::rules::Lock::acquire`].
-    async fn acquire(&self, key: &LockKey, request: Acquire) -> Result<Acquisition, StoreError>;
+    async fn acquire(
+        &self,
+        key: &LockKey,
+        request: Acquire,
+    ) -> Result<Timed<Acquisition>, StoreError>;
 
     /// See [`crate::lock::rules::Lock::renew`].
     async fn renew(
@@ -25,7 +41,7 @@ pub trait Store: Send + Sync + 'static {
         key: &LockKey,
         lease_id: LeaseId,
         ttl: Option<Ttl>,
-    ) -> Result<Renewal, StoreError>;
+    ) -> Result<Timed<Renewal>, StoreError>;
 
     /// See [`crate::lock::rules::Lock::release`].
     async fn release(&self, key: &LockKey, lease_id: LeaseId) -> Result<Ending, StoreError>;

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::lock::key::LockKey;
 use crate::lock::lease::{Attempt, FencingToken, LeaseId, Timestamp, Ttl, micros};
 use crate::lock::rules::{Acquire, Acquisition, Ending, Holding, Lock, Renewal};
-use crate::store::contract::{Health, ListQuery, Page, Store, StoreError};
+use crate::store::contract::{Health, ListQuery, Page, Store, StoreError, Timed};
 
 /// How many keys whose time is over one operation looks at: enough to free memory faster than
 /// operations fill it, few enough that none of them is slow.
@@ -135,10 +135,16 @@ impl Default for MemoryStore {
 
 #[async_trait]
 impl Store for MemoryStore {
-    async fn acquire(&self, key: &LockKey, request: Acquire) -> Result<Acquisition, StoreError> {
-        Ok(self.change(key, |lock, now, next_token| {
+    async fn acquire(
+        &self,
+        key: &LockKey,
+        request: Acquire,
+    ) -> Result<Timed<Acquisition>, StoreError> {
+        let asked_at = Instant::now();
+        let value = self.change(key, |lock, now, next_token| {
             lock.acquire(request, now, next_token)
-        }))
+        });
+        Ok(Timed { value, asked_at })
     }
 
     async fn renew(
@@ -146,8 +152,10 @@ impl Store for MemoryStore {
         key: &LockKey,
         lease_id: LeaseId,
         ttl: Option<Ttl>,
-    ) -> Result<Renewal, StoreError> {
-        Ok(self.change(key, |lock, now, _| lock.renew(lease_id, ttl, now)))
+    ) -> Result<Timed<Renewal>, StoreError> {
+        let asked_at = Instant::now();
+        let value = self.change(key, |lock, now, _| lock.renew(lease_id, ttl, now));
+        Ok(Timed { value, asked_at })
     }
 
     async fn release(&self, key: &LockKey, lease_id: LeaseId) -> Result<Ending, StoreError> {

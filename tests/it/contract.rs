@@ -7,7 +7,7 @@ use std::time::Duration;
 use leasehold::lock::lease::{Attempt, FencingToken, Holder, LeaseId, Metadata};
 use leasehold::lock::rules::{Acquire, Acquisition, Ending, Loss, Renewal};
 use leasehold::random;
-use leasehold::store::contract::{ListQuery, StoreError};
+use leasehold::store::contract::{ListQuery, StoreError, Timed};
 use tokio::task::JoinSet;
 
 use crate::support::redis::RedisServer;
@@ -604,11 +604,27 @@ async fn one_of_a_hundred_contenders_wins(s: &Subject) {
     let answers = contenders.join_all().await;
     let won = answers
         .iter()
-        .filter(|answer| matches!(answer, Ok(Acquisition::Granted(_))))
+        .filter(|answer| {
+            matches!(
+                answer,
+                Ok(Timed {
+                    value: Acquisition::Granted(_),
+                    ..
+                })
+            )
+        })
         .count();
     let refused = answers
         .iter()
-        .filter(|answer| matches!(answer, Ok(Acquisition::Held(_))))
+        .filter(|answer| {
+            matches!(
+                answer,
+                Ok(Timed {
+                    value: Acquisition::Held(_),
+                    ..
+                })
+            )
+        })
         .count();
     assert_eq!((won, refused), (1, 99));
 }
@@ -618,6 +634,7 @@ async fn renew(s: &Subject, on: &str, lease_id: LeaseId) -> Renewal {
         .renew(&key(on), lease_id, None)
         .await
         .expect("an answer")
+        .value
 }
 
 async fn renewed(
@@ -627,7 +644,10 @@ async fn renewed(
     ttl_ms: Option<u64>,
 ) -> leasehold::lock::rules::Holding {
     match s.store.renew(&key(on), lease_id, ttl_ms.map(ttl)).await {
-        Ok(Renewal::Renewed(lease)) => lease.holding,
+        Ok(Timed {
+            value: Renewal::Renewed(lease),
+            ..
+        }) => lease.holding,
         other => panic!("not renewed: {other:?}"),
     }
 }

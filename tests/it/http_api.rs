@@ -79,7 +79,8 @@ fn acquire_answers_a_whole_lease() {
             (number(&lease, "ttl_ms"), number(&lease, "renew_after_ms")),
             (10_000, 3_333)
         );
-        assert_eq!(number(&lease, "expires_in_ms"), 10_000);
+        let left = number(&lease, "expires_in_ms");
+        assert!((9_000..=10_000).contains(&left), "{left}");
         assert!(number(&lease, "fencing_token") < 1 << 53);
         for instant in ["acquired_at", "expires_at"] {
             let text = lease[instant].as_str().expect("a text");

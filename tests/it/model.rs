@@ -117,6 +117,7 @@ impl Run<'_> {
                 let ttl = ttl_ms.map(ttl);
                 let expected = self.model.lock(&key).renew(known.lease_id, ttl, now);
                 let got = self.subject.store.renew(&key, known.lease_id, ttl).await;
+                let got = got.map(|timed| timed.value);
                 prop_assert_eq!(got.as_ref(), Ok(&expected));
                 match expected {
                     Renewal::Renewed(lease) => {
@@ -215,6 +216,7 @@ impl Run<'_> {
         });
         self.model.last_token = minted.unwrap_or(last);
         let got = self.subject.store.acquire(key, request.clone()).await;
+        let got = got.map(|timed| timed.value);
         prop_assert_eq!(got.as_ref(), Ok(&expected));
         match expected {
             Acquisition::Granted(lease) => {

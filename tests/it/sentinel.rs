@@ -233,6 +233,49 @@ fn grants_wait_for_a_replica_and_are_refused_without_one() {
 }
 
 #[test]
+fn lease_is_never_promised_for_longer_than_it_lasts() {
+    let set = SentinelConfig::new()
+        .replicas(1)
+        .down_after_ms(60_000)
+        .start();
+    let mut env = set.env();
+    env.push((
+        "LEASEHOLD_REDIS_RESPONSE_TIMEOUT_MS".to_owned(),
+        "5000".to_owned(),
+    ));
+    let server = Leasehold::start(env);
+    server.wait_ready();
+    let api = server.api();
+    let held = api.acquire("b", json!({"ttl_ms": 3_000}));
+    // The replica confirms late; what is left of the lease goes by meanwhile.
+    let promised = |reply: &Reply| {
+        let field = |name: &str| reply.json()[name].as_u64().expect("a number");
+        assert!(field("waited_ms") >= 900, "{}", reply.body);
+        field("waited_ms") + field("expires_in_ms")
+    };
+    let late = |call: &dyn Fn() -> Reply| {
+        set.replicas()[0].pause();
+        let reply = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                sleep(Duration::from_secs(1));
+                set.replicas()[0].resume();
+            });
+            call()
+        });
+        assert!(matches!(reply.status, 200 | 201), "{}", reply.body);
+        promised(&reply)
+    };
+    let granted = late(&|| api.acquire("a", json!({"ttl_ms": 3_000})));
+    let renewed = late(&|| api.renew("b", &lease_id(&held), None));
+    for promised in [granted, renewed] {
+        assert!(
+            (2_500..=3_100).contains(&promised),
+            "{promised} ms are promised of 3000"
+        );
+    }
+}
+
+#[test]
 fn fixed_number_of_acknowledgements_is_taken_at_its_word() {
     let redis = RedisServer::plain();
     let with_acks = |acks: &str| {
@@ -249,7 +292,7 @@ fn fixed_number_of_acknowledgements_is_taken_at_its_word() {
         "urn:leasehold:problem:replication-unconfirmed"
     );
     eventually(FAILOVER, "it was taken back", || {
-        one.api().inspect("a").json()["held"] == false
+        none.api().inspect("a").json()["held"] == false
     });
     assert_eq!(none.api().acquire("b", None).status, 201);
     assert_eq!(

@@ -8,7 +8,7 @@ function verbs.acquire(call, lock_key, id, attempt, ttl, idem, request, holder, 
   local l = lock.live
   if l and idem ~= '' and l.idem == idem then
     if l.request ~= request then return { 'key_reused' } end
-    l.attempt = attempt
+    l.attempt = ''
     l.deadline = math.max(l.deadline, l.acquired + l.ttl)
     save(lock_key, lock, call)
     call.writes = call.writes + 1
@@ -20,8 +20,8 @@ function verbs.acquire(call, lock_key, id, attempt, ttl, idem, request, holder, 
     end
   end
   if l then return holding_reply('held', l) end
-  if behind == '1' then return { 'left_to_waiters' } end
   if call.paused_us > 0 then return { 'recovering', int(call.paused_us) } end
+  if behind == '1' then return { 'left_to_waiters' } end
   -- The token first: if the next write fails, a token is lost, but none is given twice.
   local token = int(redis.call('HINCRBY', call.meta_key, 'token', 1))
   lock.live = {

@@ -1,5 +1,5 @@
 -- Makes this node's fencing tokens safe to use, once for each life of a master.
--- KEYS: the meta hash.
+-- KEYS: the meta hash, the hash of servers.
 -- ARGV: data format of the caller, a new activation id, the highest token the caller knows of (0 if
 -- none), the caller's wall clock, how far the clocks may be apart, the gap, and the activation whose
 -- clock has stepped ('' if none).
@@ -9,7 +9,7 @@
 -- may have lost the last grants: its tokens go on beyond a gap that no loss can span, and beyond the
 -- wall clock in microseconds. The clock is read this once and not for each grant, so a deposed master
 -- cannot climb past its successor. After a step of the clock the tokens go on as they were; what begins
--- anew is the time in which servers report.
+-- anew is the time in which servers report. Where none is listed, nobody knows whom to wait for.
 local info = redis.call('INFO', 'replication')
 local role = string.match(info, 'role:(%a+)')
 if role ~= 'master' then return { 'guard', 'role', role } end
@@ -32,5 +32,5 @@ if not same_life then
 end
 redis.call('HSET', KEYS[1], 'format', ARGV[1], 'replid', replid, 'activation', ARGV[2], 'token', token,
   'base', token, 'activated', string.format('%.0f', now), 'writes', writes or 0, 'writes_base', writes or 0,
-  'recover', recover or 0, 'unlisted', (not stored_replid and remembered > 0) and 1 or 0)
+  'recover', recover or 0, 'unlisted', 1 - redis.call('EXISTS', KEYS[2]))
 return { 'active', ARGV[2], token, string.format('%.0f', now) }

@@ -16,7 +16,7 @@ use super::options::{Address, RedisOptions};
 use super::reply::{text, texts};
 use super::script::{ACTIVATION, REPORT};
 use super::witness::Witness;
-use crate::lock::lease::{Timestamp, micros};
+use crate::lock::lease::{Timestamp, micros, millis};
 use crate::random;
 
 /// The layout of the data in Redis; a server that meets a higher one writes nothing.
@@ -30,6 +30,12 @@ const TOKEN_GAP: u64 = 1 << 22;
 /// How far the clocks of Redis and of this server may be apart when tokens are based on them: wide
 /// enough for a clock in the wrong time zone, too narrow to burn the range of tokens.
 const MAX_ACTIVATION_CLOCK_DIFFERENCE: Duration = Duration::from_secs(24 * 3600);
+
+/// How long after an activation nothing new is granted while servers report; see `batch.lua`.
+pub(super) const REPORTING_TIME: Duration = Duration::from_secs(1);
+
+/// How much longer than the longest lease the list of servers is kept when all are silent.
+const SERVERS_MEMORY: Duration = Duration::from_secs(60);
 
 /// How often a report is repeated while other servers activate.
 const MAX_REPORTS: usize = 5;
@@ -121,7 +127,7 @@ impl Activator {
         let reply = node
             .ask(&Question::Run(
                 &ACTIVATION,
-                &[self.options.meta_key()],
+                &[self.options.meta_key(), self.options.servers_key()],
                 &arguments,
             ))
             .await?;
@@ -159,6 +165,7 @@ impl Activator {
             micros(self.options.max_recovery).to_string(),
             micros(self.options.max_clock_skew).to_string(),
             DATA_FORMAT.to_owned(),
+            millis(self.options.max_ttl + SERVERS_MEMORY).to_string(),
         ];
         let keys = [self.options.meta_key(), self.options.servers_key()];
         let sent = Instant::now();

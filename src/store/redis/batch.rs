@@ -15,9 +15,9 @@ use super::witness::{Estimate, Witness};
 use crate::lock::lease::{Timestamp, micros};
 use crate::store::contract::StoreError;
 
-/// How long after the last moment that matters Redis may drop a lock's key. Wide, because it is
-/// each node's own clock that counts it.
-const GARBAGE_MARGIN_US: u64 = 30_000_000;
+/// How long after the last moment that matters, and after the skew of clocks, Redis may drop a lock's
+/// key: it is each node's own clock that counts it.
+const GARBAGE_MARGIN: Duration = Duration::from_secs(30);
 
 /// Before the master's clock was read for the first time.
 const ANY_TIME: Estimate = Estimate {
@@ -36,6 +36,8 @@ pub(super) struct Operation {
 pub(super) struct Reply {
     pub(super) value: Value,
     pub(super) at: Timestamp,
+    /// When the batch was sent, before which Redis cannot have read its clock.
+    pub(super) asked_at: Instant,
 }
 
 pub(super) type Answer = Result<Reply, StoreError>;
@@ -74,7 +76,7 @@ impl Batches {
         let (meta, servers) = (self.options.meta_key(), self.options.servers_key());
         let estimate = self.witness.estimate(Instant::now()).unwrap_or(ANY_TIME);
         let guard = [
-            GARBAGE_MARGIN_US.to_string(),
+            micros(GARBAGE_MARGIN + self.options.max_clock_skew).to_string(),
             estimate.micros.to_string(),
             micros(estimate.tolerance).to_string(),
             self.floor.to_string(),

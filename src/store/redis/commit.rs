@@ -85,6 +85,7 @@ enum Run {
 /// What a batch was answered.
 struct Done {
     at: Timestamp,
+    asked_at: Instant,
     online_replicas: usize,
     /// The number of the last grant or renewal among them.
     writes: u64,
@@ -155,11 +156,11 @@ impl Lane {
         let mut batch = Vec::with_capacity(MAX_BATCH);
         loop {
             let queue = Arc::clone(&self.queue);
-            let receive = async {
-                queue.lock().await.recv_many(&mut batch, MAX_BATCH).await;
-            };
-            if stop.run_until_cancelled(receive).await.is_none() {
-                return;
+            let receive = async { queue.lock().await.recv_many(&mut batch, MAX_BATCH).await };
+            match stop.run_until_cancelled(receive).await {
+                // Stopped, or nobody is left who could ask.
+                None | Some(0) => return,
+                Some(_) => {}
             }
             self.run_batch(std::mem::take(&mut batch)).await;
         }
@@ -222,8 +223,8 @@ impl Lane {
         match reply {
             Ok(value) => {
                 self.keep(node, connection);
-                let run = self.read(generation, value, queued.len());
-                self.check_time(generation, run, sent)
+                let run = self.read(generation, value, queued.len(), sent);
+                self.check_time(generation, run)
             }
             Err(error) => {
                 // After a time-out the connection looks healthy and answers the wrong questions.
@@ -257,7 +258,13 @@ impl Lane {
         });
     }
 
-    fn read(&self, generation: &Generation, reply: Value, operations: usize) -> Run {
+    fn read(
+        &self,
+        generation: &Generation,
+        reply: Value,
+        operations: usize,
+        asked_at: Instant,
+    ) -> Run {
         let fields = match reply {
             Value::Array(fields) => fields,
             other => return misread(&other),
@@ -269,6 +276,7 @@ impl Lane {
                 match (number(now), number(online), number(writes)) {
                     (Some(now), Some(online), Some(writes)) => Run::Done(Done {
                         at: Timestamp::from_micros(now),
+                        asked_at,
                         online_replicas: usize::try_from(online).unwrap_or(0),
                         writes,
                         replies: replies.clone(),
@@ -290,9 +298,9 @@ impl Lane {
     }
 
     /// Learns from the time that a batch was answered with.
-    fn check_time(&self, generation: &Generation, run: Run, sent: Instant) -> Run {
+    fn check_time(&self, generation: &Generation, run: Run) -> Run {
         let Run::Done(mut done) = run else { return run };
-        let received = Instant::now();
+        let (sent, received) = (done.asked_at, Instant::now());
         if self.witness.is_a_step(done.at, sent, received) {
             done.stepped = true;
             self.topology.clock_stepped(&generation.activation);
@@ -312,7 +320,11 @@ impl Lane {
                     Some(["error", said]) => {
                         Err(failed_operation(&self.topology, &generation.node, said))
                     }
-                    _ => Ok(Reply { value, at: done.at }),
+                    _ => Ok(Reply {
+                        value,
+                        at: done.at,
+                        asked_at: done.asked_at,
+                    }),
                 },
                 Some("replicas") => Err(StoreError::ReplicationUnconfirmed {
                     outcome: Outcome::None,
@@ -331,7 +343,7 @@ impl Lane {
                 answer,
             } = queued;
             match reply {
-                Ok(reply) if is_counted_on(&reply) => {
+                Ok(reply) if must_be_confirmed(&reply) => {
                     let unconfirmed = Unconfirmed {
                         generation: Arc::clone(generation),
                         required,
@@ -370,10 +382,15 @@ fn misread(reply: &Value) -> Run {
     ))
 }
 
-/// Only what a client will count on: a grant, a renewal, a lease shown again.
-fn is_counted_on(reply: &Reply) -> bool {
+/// All that a client will count on: a lease, and also that a lock is held or a lease lost. A master that
+/// was cut off and deposed looks healthy to itself; only its replicas know better. Letting go waits for
+/// nobody, and lists may be stale.
+fn must_be_confirmed(reply: &Reply) -> bool {
     let outcome = list(&reply.value).and_then(<[Value]>::first).and_then(text);
-    matches!(outcome, Some("granted" | "replayed" | "renewed"))
+    !matches!(
+        outcome,
+        Some("ended" | "abandoned" | "void" | "page" | "left_to_waiters" | "recovering")
+    )
 }
 
 /// Says what an operation met that Redis stopped at its first write, so that it did nothing.

@@ -1,4 +1,4 @@
-//! Answers a grant or renewal only when the replicas have it.
+//! Gives an answer only when the replicas have what it stands for.
 //!
 //! All that was granted since the last round is covered by one guarded write and one `WAIT`, on a
 //! connection of its own (a `WAIT` stalls everybody else on its connection). Too few confirmations
@@ -6,7 +6,6 @@
 //! between keeps it; a renewal is never undone. Either way nobody can know what a replica that was
 //! cut off will bring back, so the outcome is *unknown*.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,9 +16,10 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::acks::Acks;
 use super::batch::{Answer, Batches, Operation, Reply};
 use super::diagnosis::Diagnosis;
-use super::options::{RedisOptions, ReplicaAcks};
+use super::options::RedisOptions;
 use super::reply::{lease, list, text, texts};
 use super::topology::{Generation, Topology};
 use super::witness::Witness;
@@ -30,9 +30,6 @@ const MAX_UNCONFIRMED: usize = 16_384;
 
 /// The most that one round covers.
 const MAX_ROUND: usize = 1024;
-
-/// How long a replica that went away still counts as one that must confirm.
-const REPLICA_MEMORY: Duration = Duration::from_secs(3);
 
 /// An answer that a client will count on.
 pub(super) struct Unconfirmed {
@@ -50,15 +47,14 @@ pub(super) struct Unconfirmed {
 /// Takes answers that must be confirmed before they are given.
 pub(super) struct Confirmer {
     queue: mpsc::Sender<Unconfirmed>,
-    acks: ReplicaAcks,
-    floor: usize,
+    acks: Arc<Acks>,
     witness: Arc<Witness>,
-    topology: Topology,
-    /// Numbers of online replicas seen lately, the highest first.
-    seen: Mutex<VecDeque<(usize, Instant)>>,
     stop: CancellationToken,
     task: Mutex<Option<JoinHandle<()>>>,
 }
+
+/// Replies that tell of a change.
+const WRITES: [&str; 3] = ["granted", "replayed", "renewed"];
 
 struct Work {
     queue: mpsc::Receiver<Unconfirmed>,
@@ -86,6 +82,7 @@ impl Confirmer {
         topology: &Topology,
         batches: &Arc<Batches>,
         witness: &Arc<Witness>,
+        acks: &Arc<Acks>,
     ) -> Self {
         let (queue, receiver) = mpsc::channel(MAX_UNCONFIRMED);
         let stop = CancellationToken::new();
@@ -101,41 +98,16 @@ impl Confirmer {
         let task = tokio::spawn(work.run(stop.clone()));
         Self {
             queue,
-            acks: options.replica_acks,
-            floor: options.least_replicas(),
+            acks: Arc::clone(acks),
             witness: Arc::clone(witness),
-            topology: topology.clone(),
-            seen: Mutex::default(),
             stop,
             task: Mutex::new(Some(task)),
         }
     }
 
-    /// How many replicas must confirm now, `online` of them being seen. Under `auto` a replica that
-    /// went away counts for a while yet, and for as long as the Sentinels do not agree that this master
-    /// is in order: a master that was cut off sees its replicas go, one of which is about to succeed it.
+    /// How many replicas must confirm now, `online` of them being seen.
     pub(super) fn required(&self, online: usize) -> usize {
-        if self.acks != ReplicaAcks::Auto {
-            return self.floor;
-        }
-        let now = Instant::now();
-        let mut seen = self
-            .seen
-            .lock()
-            .expect("nothing panics while it holds the numbers");
-        while seen.back().is_some_and(|(number, _)| *number <= online) {
-            seen.pop_back();
-        }
-        seen.push_back((online, now));
-        let forgotten = |last: Instant| {
-            now.duration_since(last) > REPLICA_MEMORY && self.topology.is_endorsed()
-        };
-        while seen.len() > 1 && seen.front().is_some_and(|(_, last)| forgotten(*last)) {
-            seen.pop_front();
-        }
-        seen.front()
-            .map_or(online, |(number, _)| *number)
-            .max(self.floor)
+        self.acks.required(online)
     }
 
     /// Gives an answer once as many replicas as it requires have what it stands for.
@@ -164,7 +136,12 @@ impl Confirmer {
 
 impl Unconfirmed {
     fn succeed(self, witness: &Witness) {
-        witness.confirmed(&self.generation.activation, self.writes, self.counts_on());
+        if self
+            .outcome()
+            .is_some_and(|outcome| WRITES.contains(&outcome))
+        {
+            witness.confirmed(&self.generation.activation, self.writes, self.counts_on());
+        }
         let _gone = self.answer.send(Ok(self.reply));
     }
 
@@ -175,17 +152,29 @@ impl Unconfirmed {
         lease.map_or(Duration::ZERO, |lease| lease.holding.expires_in())
     }
 
+    /// What was refused was certainly not done, whoever is the master.
     fn fail(self) {
-        let _gone = self.answer.send(Err(StoreError::ReplicationUnconfirmed {
-            outcome: Outcome::Unknown,
-        }));
+        let outcome = if self
+            .outcome()
+            .is_some_and(|outcome| WRITES.contains(&outcome))
+        {
+            Outcome::Unknown
+        } else {
+            Outcome::None
+        };
+        let _gone = self
+            .answer
+            .send(Err(StoreError::ReplicationUnconfirmed { outcome }));
     }
 
-    fn is_a_new_grant(&self) -> bool {
+    fn outcome(&self) -> Option<&str> {
         list(&self.reply.value)
             .and_then(<[Value]>::first)
             .and_then(text)
-            == Some("granted")
+    }
+
+    fn is_a_new_grant(&self) -> bool {
+        self.outcome() == Some("granted")
     }
 
     fn undo(&self) -> Operation {
@@ -211,8 +200,10 @@ impl Work {
         while !stop.is_cancelled() {
             if self.pending.is_empty() {
                 let receive = self.queue.recv_many(&mut self.pending, MAX_ROUND);
-                if stop.run_until_cancelled(receive).await.is_none() {
-                    break;
+                match stop.run_until_cancelled(receive).await {
+                    // Stopped, or nobody is left who could ask.
+                    None | Some(0) => break,
+                    Some(_) => {}
                 }
             } else {
                 while let Some(room) = MAX_ROUND.checked_sub(self.pending.len() + 1) {

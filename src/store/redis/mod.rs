@@ -8,6 +8,7 @@
 //!
 //! Never uses `CONFIG`, `FUNCTION` or keyspace notifications, which managed Redis forbids.
 
+mod acks;
 mod activation;
 mod batch;
 mod commit;
@@ -28,6 +29,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use redis::Value;
 
+use self::acks::Acks;
 use self::batch::{Batches, Operation, Reply};
 use self::commit::Commit;
 use self::confirm::Confirmer;
@@ -41,7 +43,7 @@ use crate::lock::lease::{Attempt, FencingToken, LeaseId, Timestamp, Ttl, micros}
 use crate::lock::rules::{
     Acquire, Acquisition, Ending, Holding, Loss, MAX_REMEMBERED_RELEASES, RELEASE_MEMORY, Renewal,
 };
-use crate::store::contract::{Health, ListQuery, Page, Store, StoreError};
+use crate::store::contract::{Health, ListQuery, Page, Store, StoreError, Timed};
 
 pub use self::node::MIN_REDIS_VERSION;
 
@@ -74,7 +76,10 @@ impl RedisStore {
             Arc::clone(&options),
             Arc::clone(&witness),
         ));
-        let confirmer = Arc::new(Confirmer::start(&options, &topology, &batches, &witness));
+        let acks = Arc::new(Acks::new(&options, topology.endorsement()));
+        let confirmer = Arc::new(Confirmer::start(
+            &options, &topology, &batches, &witness, &acks,
+        ));
         let commit = Commit::start(&options, &topology, &batches, &witness, &confirmer);
         Self {
             options,
@@ -118,7 +123,11 @@ impl RedisStore {
 
 #[async_trait]
 impl Store for RedisStore {
-    async fn acquire(&self, key: &LockKey, request: Acquire) -> Result<Acquisition, StoreError> {
+    async fn acquire(
+        &self,
+        key: &LockKey,
+        request: Acquire,
+    ) -> Result<Timed<Acquisition>, StoreError> {
         let (idempotency_key, fingerprint) = match request.idempotency {
             Some(idempotency) => (idempotency.key.to_hex(), idempotency.request.to_hex()),
             None => Default::default(),
@@ -161,7 +170,10 @@ impl Store for RedisStore {
         if let Acquisition::Granted(lease) = &answer {
             self.witness.saw_token(lease.holding.fencing_token.get());
         }
-        Ok(answer)
+        Ok(Timed {
+            value: answer,
+            asked_at: reply.asked_at,
+        })
     }
 
     async fn renew(
@@ -169,15 +181,19 @@ impl Store for RedisStore {
         key: &LockKey,
         lease_id: LeaseId,
         ttl: Option<Ttl>,
-    ) -> Result<Renewal, StoreError> {
+    ) -> Result<Timed<Renewal>, StoreError> {
         let ttl = ttl.map_or_else(String::new, |ttl| in_micros(ttl.get()));
         let reply = self
             .run("renew", key, arguments([lease_id.expose(), ttl]))
             .await?;
-        understand(&reply, |fields, at| match fields {
+        let value = understand(&reply, |fields, at| match fields {
             ["renewed", rest @ ..] => Some(Renewal::Renewed(lease(rest, at)?)),
             ["lost", reason] => Some(Renewal::Lost(loss(reason)?)),
             _ => None,
+        })?;
+        Ok(Timed {
+            value,
+            asked_at: reply.asked_at,
         })
     }
 

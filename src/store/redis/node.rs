@@ -20,6 +20,9 @@ use super::script::Source;
 /// `SCAN`, ACL rules for channels).
 pub const MIN_REDIS_VERSION: (u32, u32) = (6, 2);
 
+/// How often a question is asked again when the connection breaks off without a reason.
+const MAX_DROPPED: usize = 4;
+
 /// A node that the store talks to. Ends for everybody at once when it is retired.
 pub(super) struct Node {
     pub(super) address: Address,
@@ -123,12 +126,18 @@ impl Node {
         let kept = control.take();
         let was_kept = kept.is_some();
         let mut answer = self.ask_over(kept, question).await;
-        // A connection may have died long ago, unseen, or in the middle of the handshake; what is wrong
-        // is what a new one meets.
-        if answer
-            .as_ref()
-            .is_err_and(|error| was_kept || error.is_connection_dropped())
-        {
+        if was_kept && answer.is_err() {
+            // It may have died long ago, unseen; what is wrong is what a new one meets.
+            answer = self.ask_over(None, question).await;
+        }
+        for _ in 0..MAX_DROPPED {
+            // A peer that refuses in the middle of the handshake may be gone before its reason is read.
+            let dropped = |error: &RedisError| {
+                error.is_connection_dropped() && !error.is_connection_refusal()
+            };
+            if !answer.as_ref().is_err_and(dropped) {
+                break;
+            }
             answer = self.ask_over(None, question).await;
         }
         let (answer, connection) = answer.map_err(|error| self.explain(&error))?;

@@ -3,13 +3,13 @@
 -- ARGV: the server's id, its activation id, the activation it reported to last ('' if none), the count of
 -- writes that it saw confirmed then, the highest token it knows of, how long the latest lease that it
 -- confirmed may still be counted on, '1' if it saw the clock step, the longest pause, the skew of clocks,
--- the data format of the caller.
+-- the data format of the caller, how long the list of servers is kept (in milliseconds).
 -- Reply: {'ok', now, how long new grants pause} | {'guard', 'role' | 'format' | 'inactive' | 'activation', detail}
 local info = redis.call('INFO', 'replication')
 local role = string.match(info, 'role:(%a+)')
 if role ~= 'master' then return { 'guard', 'role', role } end
-local format, replid, activation, activated, token, base, recover =
-  unpack(redis.call('HMGET', KEYS[1], 'format', 'replid', 'activation', 'activated', 'token', 'writes_base', 'recover'))
+local format, replid, activation, activated, token, base, recover, unlisted =
+  unpack(redis.call('HMGET', KEYS[1], 'format', 'replid', 'activation', 'activated', 'token', 'writes_base', 'recover', 'unlisted'))
 if format and tonumber(format) > tonumber(ARGV[10]) then return { 'guard', 'format', format } end
 if replid ~= string.match(info, 'master_replid:(%x+)') then return { 'guard', 'inactive', '' } end
 if activation ~= ARGV[2] then return { 'guard', 'activation', activation or '' } end
@@ -33,5 +33,8 @@ for i = 1, #reports, 2 do
   local missing = of ~= activation and now - tonumber(activated) > 1000000
   if silent or missing then redis.call('HDEL', KEYS[2], reports[i]) end
 end
-redis.call('PEXPIRE', KEYS[2], 60000)
-return { 'ok', string.format('%.0f', now), string.format('%.0f', math.max(0, recover - now)) }
+-- Kept for as long as a lease may be counted on: so long there is somebody to wait for.
+redis.call('PEXPIRE', KEYS[2], ARGV[11])
+local pause = recover - now
+if unlisted == '1' then pause = math.max(pause, tonumber(activated) + 1000000 - now) end
+return { 'ok', string.format('%.0f', now), string.format('%.0f', math.max(0, pause)) }

@@ -12,8 +12,8 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, RedisError, cmd};
 use tokio::net::lookup_host;
 use tokio::sync::{Mutex, Notify};
-use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::task::{AbortHandle, JoinError, JoinSet};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::diagnosis::{Diagnosis, Target};
@@ -21,6 +21,9 @@ use super::options::{Address, Endpoint};
 
 /// The most that one Sentinel may delay an answer; a majority does not wait for the rest.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How long the others may yet answer once a majority has.
+const AFTER_MAJORITY: Duration = Duration::from_millis(20);
 
 /// How often a subscription is checked, so that a silent connection is not taken for good news.
 const SUBSCRIPTION_PING: Duration = Duration::from_secs(5);
@@ -49,9 +52,11 @@ pub(super) struct Sentinels {
     /// Addresses that Sentinels named besides the configured ones.
     discovered: BTreeSet<Address>,
     connections: HashMap<Address, Arc<Peer>>,
-    /// One for each address, tells the resolver of a switch.
+    /// How many there were when a majority last agreed.
+    last_known: usize,
+    /// Tell the resolver of a switch.
     subscriptions: JoinSet<()>,
-    subscribed: HashSet<Address>,
+    subscribed: HashMap<Address, AbortHandle>,
     news: Arc<Notify>,
     stop: CancellationToken,
 }
@@ -93,7 +98,8 @@ impl Sentinels {
             discovered: BTreeSet::new(),
             connections: HashMap::new(),
             subscriptions: JoinSet::new(),
-            subscribed: HashSet::new(),
+            last_known: 0,
+            subscribed: HashMap::new(),
             news,
             stop,
         }
@@ -103,6 +109,7 @@ impl Sentinels {
     /// there is one; a Sentinel that hangs delays nothing.
     pub(super) async fn master(&mut self) -> Result<Named, Diagnosis> {
         let addresses = self.addresses().await;
+        let asked = addresses.len();
         let mut questions = JoinSet::new();
         let mut refusals = Vec::new();
         for address in addresses {
@@ -117,25 +124,38 @@ impl Sentinels {
                 Err(error) => refusals.push(self.target.explain(&address, &error)),
             }
         }
-        let mut count = Count::default();
-        while let Some(joined) = questions.join_next().await {
+        let mut count = Count {
+            expected: self.expected(asked),
+            ..Count::default()
+        };
+        let mut patience = None;
+        while let Some(joined) = join_until(&mut questions, patience).await {
             let Ok((address, answer)) = joined else {
                 continue;
             };
             match answer {
-                Ok(Ok(answer)) => {
-                    self.learn(&answer);
-                    count.add(answer);
-                }
+                Ok(Ok(answer)) => count.add(answer),
                 Ok(Err(error)) => refusals.push(self.explain(&address, &error)),
                 Err(_) => refusals.push(Diagnosis::passing(format!(
                     "{address} does not answer: check that it runs, that the network lets this server through, and the \
                      addresses in LEASEHOLD_SENTINELS"
                 ))),
             }
-            if let Some(master) = count.majority() {
-                return Ok(master);
+            if patience.is_none() && count.majority().is_some() {
+                // Enough; but who answers at once may have doubts.
+                patience = Some(Instant::now() + AFTER_MAJORITY);
             }
+        }
+        if !count.addresses.is_empty() {
+            self.discovered.clone_from(&count.addresses);
+        }
+        // All have answered or will not: only now may fewer decide than there are addresses.
+        if patience.is_none() {
+            count.expected = self.last_known.max(self.configured.len());
+        }
+        if let Some(named) = count.majority() {
+            self.last_known = count.known.len();
+            return Ok(named);
         }
         Err(self.why_none(&count, &refusals))
     }
@@ -169,11 +189,23 @@ impl Sentinels {
         }
         addresses.extend(self.discovered.iter().cloned());
         let addresses: BTreeSet<_> = addresses.into_iter().take(MAX_SENTINELS).collect();
-        for address in &addresses {
-            if self.subscribed.insert(address.clone()) {
-                self.subscribe(address);
+        self.subscribed.retain(|address, subscription| {
+            let stays = addresses.contains(address);
+            if !stays {
+                subscription.abort();
             }
+            stays
+        });
+        for address in addresses
+            .iter()
+            .filter(|address| !self.subscribed.contains_key(*address))
+            .cloned()
+            .collect::<Vec<_>>()
+        {
+            self.subscribe(address);
         }
+        // Finished ones are only kept until somebody looks.
+        while self.subscriptions.try_join_next().is_some() {}
         self.connections
             .retain(|address, _| addresses.contains(address));
         addresses
@@ -192,12 +224,12 @@ impl Sentinels {
         Ok(peer)
     }
 
-    fn subscribe(&mut self, address: &Address) {
-        let Ok(client) = self.endpoint.client(address, 0) else {
+    fn subscribe(&mut self, address: Address) {
+        let Ok(client) = self.endpoint.client(&address, 0) else {
             return;
         };
         let (news, stop) = (Arc::clone(&self.news), self.stop.clone());
-        self.subscriptions.spawn(async move {
+        let subscription = self.subscriptions.spawn(async move {
             let forever = async {
                 loop {
                     let _ended = subscribe_once(&client, &news).await;
@@ -206,13 +238,14 @@ impl Sentinels {
             };
             stop.run_until_cancelled(forever).await;
         });
+        self.subscribed.insert(address, subscription);
     }
 
-    fn learn(&mut self, answer: &Answer) {
-        for (_, address) in &answer.peers {
-            if self.discovered.len() < MAX_SENTINELS {
-                self.discovered.insert(address.clone());
-            }
+    /// Of how many Sentinels a majority must be, while not all have answered.
+    fn expected(&self, asked: usize) -> usize {
+        match self.last_known {
+            0 => asked,
+            known => known.max(self.configured.len()),
         }
     }
 
@@ -259,6 +292,10 @@ impl Sentinels {
 #[derive(Default)]
 struct Count {
     known: HashSet<String>,
+    /// Where those are that others named.
+    addresses: BTreeSet<Address>,
+    /// A majority is of at least so many.
+    expected: usize,
     votes: HashMap<String, Option<Address>>,
     answered: usize,
     unaware: usize,
@@ -271,8 +308,10 @@ impl Count {
         self.unaware += usize::from(answer.master.is_none());
         self.doubtful += usize::from(answer.doubts);
         self.known.insert(answer.id.clone());
-        self.known
-            .extend(answer.peers.into_iter().map(|(id, _)| id));
+        for (id, address) in answer.peers {
+            self.known.insert(id);
+            self.addresses.insert(address);
+        }
         self.votes.insert(answer.id, answer.master);
     }
 
@@ -283,7 +322,7 @@ impl Count {
         }
         let named_by_most = tally
             .into_iter()
-            .find(|(_, votes)| votes * 2 > self.known.len());
+            .find(|(_, votes)| votes * 2 > self.known.len().max(self.expected));
         named_by_most.map(|(master, _)| Named {
             address: master.clone(),
             in_order: self.doubtful == 0,
@@ -356,6 +395,20 @@ fn target(endpoint: &Endpoint) -> Target {
     }
 }
 
+/// The next answer; `None` when all have come, or at `patience`.
+async fn join_until<T: 'static>(
+    questions: &mut JoinSet<T>,
+    patience: Option<Instant>,
+) -> Option<Result<T, JoinError>> {
+    match patience {
+        None => questions.join_next().await,
+        Some(until) => timeout_at(until, questions.join_next())
+            .await
+            .ok()
+            .flatten(),
+    }
+}
+
 fn read_peer(fields: &HashMap<String, String>) -> Option<(String, Address)> {
     let address = Address {
         host: fields.get("ip")?.clone(),
@@ -415,6 +468,16 @@ mod tests {
         assert_eq!(count.majority().map(|m| m.address), None);
         count.add(answer("s3", "new", &["s1", "s2"]));
         assert_eq!(count.majority().map(|m| m.address.host), Some("new".into()));
+    }
+
+    #[test]
+    fn one_that_forgot_its_peers_does_not_decide_where_more_are_expected() {
+        let mut count = Count {
+            expected: 3,
+            ..Count::default()
+        };
+        count.add(answer("s1", "old", &[]));
+        assert_eq!(count.majority().map(|m| m.address), None);
     }
 
     #[test]

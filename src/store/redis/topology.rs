@@ -16,7 +16,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::activation::Activator;
+use super::acks::Endorsement;
+use super::activation::{Activator, REPORTING_TIME};
 use super::diagnosis::Diagnosis;
 use super::node::Node;
 use super::options::{Address, Discovery, RedisOptions};
@@ -30,14 +31,15 @@ use crate::store::contract::Health;
 /// wait for it.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
+/// The same while something is wrong: less than the time in which a newly activated master waits for
+/// reports.
+const TROUBLED_POLL_INTERVAL: Duration = Duration::from_millis(200);
+
 /// The shortest time between two looks.
 const MIN_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long trouble that operations met counts as present.
 const TROUBLE_MEMORY: Duration = Duration::from_secs(5);
-
-/// How long the Sentinels' word counts that the master is in order.
-const ENDORSEMENT: Duration = Duration::from_secs(3);
 
 const UNPOISONED: &str = "nothing panics while it holds the lock";
 
@@ -60,7 +62,7 @@ pub(super) struct Topology {
     /// What operations met lately that the resolver's own questions do not.
     trouble: Arc<StdMutex<Option<(Diagnosis, Instant)>>>,
     /// When the Sentinels last agreed that the master is in order; absent without Sentinels.
-    endorsed: Option<Arc<StdMutex<Option<Instant>>>>,
+    endorsed: Endorsement,
     /// A connection led to a node that was no master, while the resolver's own may lead to one: the
     /// sign of a name that stands for any node.
     role_refused: Arc<AtomicBool>,
@@ -138,15 +140,9 @@ impl Topology {
             .map(|(diagnosis, _)| diagnosis.clone())
     }
 
-    /// Whether the Sentinels, if there are any, agreed a moment ago that the master is in order.
-    pub(super) fn is_endorsed(&self) -> bool {
-        let Some(endorsed) = &self.endorsed else {
-            return true;
-        };
-        endorsed
-            .lock()
-            .expect(UNPOISONED)
-            .is_some_and(|at| at.elapsed() < ENDORSEMENT)
+    /// Where the Sentinels' agreement is noted.
+    pub(super) fn endorsement(&self) -> Endorsement {
+        self.endorsed.clone()
     }
 }
 
@@ -248,13 +244,19 @@ impl Work {
             let Some(found) = stop.run_until_cancelled(self.resolve()).await else {
                 break;
             };
-            match found {
-                Ok(found) => self.settle(found),
-                Err(diagnosis) => self.complain(diagnosis),
-            }
+            let interval = match found {
+                Ok(found) => {
+                    self.settle(found);
+                    POLL_INTERVAL
+                }
+                Err(diagnosis) => {
+                    self.complain(diagnosis);
+                    TROUBLED_POLL_INTERVAL
+                }
+            };
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = tokio::time::sleep(POLL_INTERVAL) => {}
+                () = tokio::time::sleep(interval) => {}
                 () = self.topology.doubt.notified() => tokio::time::sleep_until(begun + MIN_POLL_INTERVAL).await,
             }
         }
@@ -295,16 +297,29 @@ impl Work {
         let probed = node.probe().await;
         let refused = self.topology.role_refused.swap(false, Ordering::Relaxed);
         if matches!(self.finder, Finder::Direct(_))
-            && (known.is_none() || refused || probed.is_err())
+            && (known.is_none()
+                || refused
+                || probed
+                    .as_ref()
+                    .is_err_and(|diagnosis| diagnosis.disqualifies))
             && matches!(node.is_one_node().await, Ok(false))
         {
             return Err(node.any_node_service());
         }
         probed?;
+        if let (None, Some(deposed)) = (known, &current) {
+            // What it confirms from here on would be missing in the report to its successor.
+            deposed.node.retired.cancel();
+        }
         let stepped = self.topology.stepped.lock().expect(UNPOISONED).clone();
         let activation = known.map(|generation| generation.activation.clone());
-        let (activation, pause) = self.activator.report(&node, activation, stepped).await?;
+        let (activation, mut pause) = self.activator.report(&node, activation, stepped).await?;
         self.topology.stepped.lock().expect(UNPOISONED).take();
+        if current.is_none() && pause <= REPORTING_TIME {
+            // Before the first contact nobody is served anyway: it is over when the store is called ready.
+            tokio::time::sleep(pause).await;
+            pause = Duration::ZERO;
+        }
         if let Some(generation) = known.filter(|generation| generation.activation == activation) {
             return Ok(Found {
                 generation: Arc::clone(generation),
@@ -346,9 +361,9 @@ impl Work {
             None if self.last_complaint.is_some() && !is_new => {
                 info!(%address, "the store is in order again");
             }
-            Some(trouble) if self.last_complaint.as_ref() != Some(trouble) => {
-                error!("the store is not usable: {trouble}");
-            }
+            Some(trouble) if self.last_complaint.as_ref() == Some(trouble) => {}
+            Some(trouble) if pause.is_zero() => error!("the store is not usable: {trouble}"),
+            Some(trouble) => error!(pause_ms = millis(pause), "new grants pause: {trouble}"),
             _ => {}
         }
         self.last_complaint = trouble;

@@ -224,7 +224,7 @@ fn sentinel_host_that_nobody_knows() {
 
 #[test]
 fn one_wrong_sentinel_among_right_ones_costs_nothing() {
-    let set = small();
+    let set = SentinelConfig::new().replicas(1).start();
     let list = format!(
         "no-such-host.invalid,{},{}",
         set.master().addr(),
