@@ -1,0 +1,279 @@
+//! A run from the first namespace to the verdict.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::Options;
+use crate::check;
+use crate::clock::now_us;
+use crate::cluster::{self, Cluster};
+use crate::crowd::{Crowd, grants_by_server};
+use crate::history::{self, Event, Fault, Log, Phase};
+use crate::nemesis::{self, Nemesis, ProxyControl, World};
+use crate::net::{self, Network, enter};
+use crate::process::Process;
+use crate::protocol::ClientConfig;
+use crate::rng::Rng;
+use crate::wait::{is_stopped, poll, sleep, stop_on_signals};
+
+const PROXY_HOST: &str = "proxy";
+const PROXY_PORT: u16 = 8081;
+const KEYS: [&str; 6] = ["hot", "warm/a", "warm/b", "cool/a", "cool/b", "cool/c"];
+/// How long every server gets until it grants again after the last fault was healed.
+const BACK_LIMIT: Duration = Duration::from_secs(60);
+/// Quiet between two faults, in which the service has to be as without any.
+const QUIET: Duration = Duration::from_secs(4);
+/// Gaps of the watchdog from which on the harness itself was not there.
+const STALL: Duration = Duration::from_secs(1);
+
+/// Runs a campaign and prints its verdict.
+pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
+    let nemeses = chosen(options)?;
+    if options.clients < 16 || !(2..=3).contains(&options.servers) {
+        return Err("at least 16 clients, and 2 or 3 servers".to_owned());
+    }
+    if !is_root() {
+        return Err(
+            "network namespaces need root: run it as root, for example with sudo".to_owned(),
+        );
+    }
+    stop_on_signals();
+    net::sweep();
+    let dir = tempfile::Builder::new()
+        .prefix("leasehold-faults-")
+        .tempdir()
+        .map_err(|error| format!("a temporary directory: {error}"))?;
+    let file = options.history.clone().unwrap_or_else(|| {
+        std::env::temp_dir().join(format!("leasehold-faults-{}.jsonl", std::process::id()))
+    });
+    let log = Log::create(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+    let log = Arc::new(log);
+    println!("seed {}, history {}", options.seed, log.path().display());
+    let ended = record(options, &nemeses, dir.path(), &log);
+    log.flush();
+    if let Err(error) = ended {
+        eprintln!("files of the run: {}", dir.keep().display());
+        return Err(error);
+    }
+    let events =
+        history::read(log.path()).map_err(|error| format!("{}: {error}", file.display()))?;
+    let verdict = check::check(&events);
+    if check::report::status(&verdict) != 0 {
+        println!("files of the run: {}", dir.keep().display());
+    }
+    Ok(check::report::print(&verdict))
+}
+
+/// Runs everything that leaves a history; all processes and hosts are gone when it returns.
+fn record(
+    options: &Options,
+    nemeses: &[&'static Nemesis],
+    dir: &Path,
+    log: &Arc<Log>,
+) -> Result<(), String> {
+    let mut rng = Rng::new(options.seed);
+    let mut hosts = cluster::hosts(options.servers);
+    hosts.push(PROXY_HOST.to_owned());
+    hosts.extend((0..options.clients).map(client_host));
+    let net = Network::create(hosts)?;
+    let proxy_address = net.address(PROXY_HOST);
+    let cluster = Arc::new(Cluster::start(net, options.servers, &options.server, dir)?);
+    let direct: Vec<String> = cluster.servers.iter().map(cluster::Server::url).collect();
+    let proxied: Vec<String> = (PROXY_PORT..)
+        .take(direct.len())
+        .map(|port| format!("{proxy_address}:{port}"))
+        .collect();
+    let proxy = Arc::new(start_proxy(&direct)?);
+    let keys: Vec<String> = KEYS.map(str::to_owned).to_vec();
+    let config = |client: usize| ClientConfig {
+        client,
+        life: 0,
+        seed: options.seed.wrapping_mul(1_000_003) + client as u64,
+        servers: if client.is_multiple_of(2) {
+            &proxied
+        } else {
+            &direct
+        }
+        .clone(),
+        keys: keys.clone(),
+        probe: false,
+    };
+    let clients = (0..options.clients).map(|client| (client_host(client), config(client)));
+    let crowd = Arc::new(Crowd::start(log, clients.collect())?);
+    let watchdog = watch(log);
+    let world = World::new(&cluster, &crowd, &proxy, log);
+    let addresses: Vec<String> = direct.iter().chain(&proxied).cloned().collect();
+    wait_until_back(&crowd, &addresses, now_us())?;
+    println!("the service is up, {} clients", crowd.count());
+    sleep(QUIET);
+    let end = Instant::now() + Duration::from_secs(60 * options.minutes);
+    let mut queue = Vec::new();
+    while Instant::now() < end && !is_stopped() {
+        if queue.is_empty() {
+            queue = nemeses.to_vec();
+            rng.shuffle(&mut queue);
+        }
+        let fault = queue.pop().expect("it was filled");
+        strike(fault, &world, &mut rng, &addresses)?;
+    }
+    note(log, "campaign", Phase::Note, "the clients end");
+    crowd.stop();
+    if is_stopped() {
+        return Ok(());
+    }
+    note(log, "campaign", Phase::Probe, &keys.join(" "));
+    let probe = ClientConfig {
+        servers: direct.clone(),
+        ..config(1)
+    };
+    let all = Crowd::probe(log, &client_host(1), probe, Duration::from_secs(30))?;
+    note(
+        log,
+        "campaign",
+        Phase::Note,
+        if all {
+            "every key was probed"
+        } else {
+            "keys are left"
+        },
+    );
+    watchdog.store(true, Ordering::SeqCst);
+    Ok(())
+}
+
+/// One fault from its injection to the quiet after it.
+fn strike(
+    nemesis: &'static Nemesis,
+    world: &World,
+    rng: &mut Rng,
+    addresses: &[String],
+) -> Result<(), String> {
+    let begun = Instant::now();
+    let mut at_work = world.for_nemesis(nemesis.name, rng.next());
+    let done = (nemesis.run)(&mut at_work);
+    world.proxy.say("pass");
+    world.crowd.resume_all();
+    world.cluster.repair()?;
+    let healed = at_work.healed();
+    if let Err(error) = &done {
+        note(&world.log, nemesis.name, Phase::NoEffect, error);
+    }
+    let back = wait_until_back(&world.crowd, addresses, healed);
+    if is_stopped() {
+        return Ok(());
+    }
+    if let Err(error) = back {
+        println!("{:28} {error}", nemesis.name);
+        note(&world.log, nemesis.name, Phase::NotBack, &error);
+        for server in &world.cluster.servers {
+            server.start()?;
+        }
+        wait_until_back(&world.crowd, addresses, now_us())?;
+    }
+    note(&world.log, nemesis.name, Phase::Back, "");
+    world.cluster.wait_until_whole()?;
+    note(&world.log, nemesis.name, Phase::Note, "whole");
+    world.log.flush();
+    sleep(QUIET);
+    println!(
+        "{:28} {:5.1} s{}",
+        nemesis.name,
+        begun.elapsed().as_secs_f32(),
+        done.err()
+            .map(|error| format!("  {error}"))
+            .unwrap_or_default()
+    );
+    Ok(())
+}
+
+/// Waits until every way to every server led to a grant.
+fn wait_until_back(crowd: &Crowd, addresses: &[String], since: u64) -> Result<(), String> {
+    let mut grants = HashMap::new();
+    let back = poll(BACK_LIMIT, || {
+        grants = grants_by_server(crowd, since);
+        addresses
+            .iter()
+            .all(|address| grants.contains_key(address))
+            .then_some(())
+    });
+    if back.is_none() && !is_stopped() {
+        return Err(format!(
+            "not every server granted within {BACK_LIMIT:?}: {grants:?}"
+        ));
+    }
+    Ok(())
+}
+
+fn chosen(options: &Options) -> Result<Vec<&'static Nemesis>, String> {
+    if options.nemesis.is_empty() {
+        return Ok(nemesis::ALL.iter().collect());
+    }
+    let names = options.nemesis.iter().flat_map(|names| names.split(','));
+    names
+        .map(|name| {
+            nemesis::by_name(name)
+                .ok_or_else(|| format!("no fault has the name {name}: see --list"))
+        })
+        .collect()
+}
+
+fn start_proxy(targets: &[String]) -> Result<ProxyControl, String> {
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let mut command = enter(PROXY_HOST, program);
+    command
+        .arg("proxy")
+        .arg(PROXY_PORT.to_string())
+        .args(targets)
+        .stdin(Stdio::piped());
+    let mut child = command
+        .spawn()
+        .map_err(|error| format!("{command:?}: {error}"))?;
+    let stdin = child.stdin.take().expect("stdin is piped");
+    let process = Process::default();
+    process.adopt(child);
+    Ok(ProxyControl::new(process, stdin, PROXY_PORT))
+}
+
+/// Notes when the harness itself did not run: what it measured then means nothing.
+fn watch(log: &Arc<Log>) -> Arc<AtomicBool> {
+    let ended = Arc::new(AtomicBool::new(false));
+    let (log, end) = (Arc::clone(log), Arc::clone(&ended));
+    thread::spawn(move || {
+        let mut last = Instant::now();
+        while !end.load(Ordering::SeqCst) {
+            thread::sleep(Duration::from_millis(50));
+            let gap = last.elapsed();
+            last = Instant::now();
+            if gap > STALL {
+                log.write(&Event::Stall {
+                    at: now_us(),
+                    gap_us: crate::clock::micros(gap),
+                });
+            }
+        }
+    });
+    ended
+}
+
+pub(crate) fn note(log: &Log, nemesis: &str, phase: Phase, detail: &str) {
+    log.write(&Event::Fault(Fault {
+        nemesis: nemesis.to_owned(),
+        phase,
+        at: now_us(),
+        detail: detail.to_owned(),
+    }));
+}
+
+fn client_host(client: usize) -> String {
+    format!("client{client}")
+}
+
+fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output();
+    id.is_ok_and(|id| id.stdout.trim_ascii() == b"0")
+}

@@ -1,0 +1,267 @@
+//! Histories made by hand: each breaks one rule, or looks as if it did and does not.
+
+use std::process::ExitCode;
+
+use super::check;
+use super::samples::{
+    access, answer, call, fault, for_lease, grant, idempotent, on_key, outcome, release, renewal,
+    sighting, waiting, with,
+};
+use crate::history::{Arm, Event, Op, Outcome, PROBE_CLIENT, Phase};
+
+type Example = (&'static str, &'static [&'static str], fn() -> Vec<Event>);
+
+/// What each history is about, the rules that it breaks, and the history.
+const EXAMPLES: &[Example] = &[
+    ("one after the other", &[], one_after_the_other),
+    ("two holders", &["exclusion"], || {
+        vec![grant("a", 0, 10, "l1", 1), grant("b", 20, 30, "l2", 2)]
+    }),
+    ("the second holder comes after the proven end", &[], || {
+        vec![grant("a", 0, 10, "l1", 1), grant("b", 1000, 1010, "l2", 2)]
+    }),
+    (
+        "the second holder comes once the release was sent",
+        &[],
+        || {
+            vec![
+                grant("a", 0, 10, "l1", 1),
+                release("a", 20, 40, "l1", Outcome::Unknown),
+                grant("b", 21, 30, "l2", 2),
+            ]
+        },
+    ),
+    ("a TTL counted from the answer", &["exclusion"], || {
+        let slow = answer(call("a", Op::Acquire, 0, 900), "l1", 1, 1000);
+        let slow = with(slow, |call| {
+            call.lease.as_mut().expect("granted").waited_ms = 900;
+        });
+        vec![slow, grant("b", 1000, 1010, "l2", 2)]
+    }),
+    ("a renewal extends the claim", &["exclusion"], || {
+        vec![
+            grant("a", 0, 10, "l1", 1),
+            answer(
+                for_lease(call("a", Op::Renew, 500, 510), "l1"),
+                "l1",
+                1,
+                1000,
+            ),
+            grant("b", 1100, 1110, "l2", 2),
+        ]
+    }),
+    ("a break ends the claim", &[], || {
+        let breaking = with(
+            outcome(call("b", Op::Break, 20, 30), Outcome::Done),
+            |call| {
+                call.break_token = Some(1);
+            },
+        );
+        vec![
+            grant("a", 0, 10, "l1", 1),
+            breaking,
+            grant("b", 31, 40, "l2", 2),
+        ]
+    }),
+    ("a token that goes back", &["token-order"], || {
+        vec![
+            grant("a", 0, 10, "l1", 5),
+            release("a", 20, 30, "l1", Outcome::Done),
+            grant("b", 40, 50, "l2", 4),
+        ]
+    }),
+    ("tokens over different keys", &["token-order"], || {
+        vec![
+            grant("a", 0, 10, "l1", 5),
+            on_key(grant("b", 20, 30, "l2", 4), "other"),
+        ]
+    }),
+    ("grants at the same time may have any order", &[], || {
+        vec![
+            grant("a", 0, 30, "l1", 5),
+            on_key(grant("b", 20, 40, "l2", 4), "other"),
+        ]
+    }),
+    ("a replay has its old token", &[], || {
+        vec![
+            idempotent(outcome(call("a", Op::Acquire, 0, 10), Outcome::Unknown)),
+            on_key(grant("b", 15, 20, "l2", 5), "other"),
+            idempotent(grant("a", 30, 40, "l1", 4)),
+        ]
+    }),
+    ("one token for two", &["token-unique"], || {
+        vec![
+            grant("a", 0, 30, "l1", 5),
+            on_key(grant("b", 20, 40, "l2", 5), "other"),
+        ]
+    }),
+    ("a read of the past", &["read-order"], || {
+        vec![
+            grant("a", 0, 10, "l1", 1),
+            release("a", 20, 30, "l1", Outcome::Done),
+            grant("b", 40, 50, "l2", 2),
+            sighting("c", 60, 70, "a", 1),
+        ]
+    }),
+    ("a write over an unseen write", &["fenced-resource"], || {
+        vec![
+            access(Arm::Fenced, 1, None, 0, 10),
+            access(Arm::Fenced, 2, None, 0, 20),
+            access(Arm::Fenced, 2, Some(0), 1, 30),
+            access(Arm::Fenced, 1, Some(0), 1, 40),
+        ]
+    }),
+    ("the same without fencing is what it is for", &[], || {
+        vec![
+            access(Arm::Control, 2, Some(0), 1, 30),
+            access(Arm::Control, 1, Some(0), 1, 40),
+        ]
+    }),
+    (
+        "a lease lost before its end",
+        &["confirmed-grant-lost"],
+        || {
+            vec![
+                grant("a", 0, 10, "l1", 1),
+                renewal("a", 300, 310, "l1", Outcome::Lost),
+            ]
+        },
+    ),
+    ("a lease lost after its end", &[], || {
+        vec![
+            grant("a", 0, 10, "l1", 1),
+            renewal("a", 900, 1010, "l1", Outcome::Lost),
+        ]
+    }),
+    ("a lost lease under a flush is excused", &[], || {
+        vec![
+            grant("a", 0, 10, "l1", 1),
+            fault("flushall", Phase::Inject, 100),
+            renewal("a", 300, 310, "l1", Outcome::Lost),
+        ]
+    }),
+    (
+        "another holder under a flush is not",
+        &["exclusion"],
+        || {
+            vec![
+                grant("a", 0, 10, "l1", 1),
+                fault("flushall", Phase::Inject, 100),
+                grant("b", 300, 310, "l2", 2),
+            ]
+        },
+    ),
+    (
+        "a late release ends a successor",
+        &["release-of-successor"],
+        || {
+            vec![
+                grant("a", 0, 10, "l1", 1),
+                release("a", 20, 30, "l1", Outcome::Done),
+                grant("b", 40, 50, "l2", 2),
+                release("a", 60, 70, "l1", Outcome::Done),
+                renewal("b", 80, 90, "l2", Outcome::Lost),
+            ]
+        },
+    ),
+    (
+        "two leases for one idempotency key",
+        &["exclusion", "idempotency"],
+        || {
+            vec![
+                idempotent(grant("a", 0, 10, "l1", 1)),
+                idempotent(grant("a", 20, 30, "l2", 2)),
+            ]
+        },
+    ),
+    (
+        "a refused acquisition holds",
+        &["definite-failure-left-nothing"],
+        || {
+            vec![
+                outcome(call("a", Op::Acquire, 0, 10), Outcome::NotDone),
+                sighting("b", 20, 30, "a", 1),
+            ]
+        },
+    ),
+    (
+        "an acquisition given up holds",
+        &["definite-failure-left-nothing"],
+        || {
+            vec![
+                outcome(call("a", Op::Acquire, 0, 10), Outcome::Unknown),
+                sighting("b", 3000, 3010, "a", 1),
+            ]
+        },
+    ),
+    ("an acquisition to be repeated may hold", &[], || {
+        vec![
+            idempotent(outcome(call("a", Op::Acquire, 0, 10), Outcome::Unknown)),
+            sighting("b", 3000, 3010, "a", 1),
+        ]
+    }),
+    ("a waiter on a free lock", &["lost-wake-up"], || {
+        vec![
+            grant("a", 0, 10, "l1", 1),
+            release("a", 500, 510, "l1", Outcome::Done),
+            waiting(100, 8000),
+        ]
+    }),
+    ("a waiter on a held lock", &[], || {
+        vec![
+            answer(call("a", Op::Acquire, 0, 10), "l1", 1, 6000),
+            waiting(100, 8000),
+        ]
+    }),
+    ("a key that cannot be taken any more", &["liveness"], || {
+        vec![grant("a", 0, 10, "l1", 1), fault("", Phase::Probe, 100)]
+    }),
+    ("a key that can be taken after the last lease", &[], || {
+        let probe = with(grant("p", 1500, 1510, "l9", 9), |call| {
+            call.client = PROBE_CLIENT;
+        });
+        vec![
+            grant("a", 0, 10, "l1", 1),
+            fault("", Phase::Probe, 100),
+            probe,
+        ]
+    }),
+];
+
+/// Checks that each history breaks the rules that it is meant to, and no other.
+pub(crate) fn run() -> ExitCode {
+    let mut failed = 0;
+    for (about, expected, history) in EXAMPLES {
+        let mut events = history();
+        events.sort_by_key(Event::at);
+        let verdict = check(&events);
+        let counted = verdict.violations.iter().filter(|v| !v.excused);
+        let mut broken: Vec<&str> = counted.map(|violation| violation.rule).collect();
+        broken.sort_unstable();
+        broken.dedup();
+        if broken != *expected {
+            failed += 1;
+            println!("{about}: expected {expected:?}, found {broken:?}");
+            for violation in &verdict.violations {
+                println!("  {}: {}", violation.rule, violation.text);
+            }
+        }
+    }
+    println!("{} passed, {failed} failed", EXAMPLES.len() - failed);
+    ExitCode::from(u8::from(failed > 0))
+}
+
+fn one_after_the_other() -> Vec<Event> {
+    vec![
+        grant("a", 0, 10, "l1", 1),
+        release("a", 20, 30, "l1", Outcome::Done),
+        grant("b", 15, 40, "l2", 2),
+        release("b", 50, 60, "l2", Outcome::Done),
+        // The same release once more, long after.
+        release("a", 100, 110, "l1", Outcome::Lost),
+        access(Arm::Fenced, 1, None, 0, 12),
+        access(Arm::Fenced, 1, Some(0), 1, 14),
+        access(Arm::Fenced, 2, None, 1, 42),
+        access(Arm::Fenced, 2, Some(1), 2, 44),
+    ]
+}

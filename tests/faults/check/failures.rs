@@ -1,0 +1,93 @@
+//! What failed for certain left nothing behind, and neither did a client that went away.
+
+use std::collections::{HashMap, HashSet};
+
+use super::Violation;
+use super::windows::Windows;
+use crate::history::{Call, Op, Outcome};
+
+/// How long the grant of a client that is gone may be seen: the server learns of it, and takes the grant back.
+const UNDO_US: u64 = 2_000_000;
+
+/// What became of an acquisition.
+struct Attempt<'a> {
+    calls: Vec<&'a Call>,
+}
+
+impl Attempt<'_> {
+    /// Every call of it failed for certain.
+    fn failed(&self) -> bool {
+        self.calls.iter().all(|call| {
+            matches!(
+                call.outcome,
+                Outcome::Refused | Outcome::NotDone | Outcome::Lost
+            )
+        })
+    }
+
+    /// Its only call lost its client, who cannot come back for it; the server could see that.
+    fn abandoned(&self) -> bool {
+        self.calls.iter().all(|call| {
+            call.outcome == Outcome::Unknown && call.status.is_none() && !call.idempotent
+        })
+    }
+
+    fn last_word(&self) -> u64 {
+        let ends = self
+            .calls
+            .iter()
+            .map(|call| call.answered_at.unwrap_or(call.sent_at));
+        ends.max().unwrap_or(0)
+    }
+}
+
+pub(super) fn left_something(calls: &[&Call], windows: &Windows) -> Vec<Violation> {
+    let mut attempts: HashMap<&str, Attempt> = HashMap::new();
+    for call in calls.iter().filter(|call| call.op == Op::Acquire) {
+        let attempt = attempts
+            .entry(&call.attempt)
+            .or_insert(Attempt { calls: Vec::new() });
+        attempt.calls.push(call);
+    }
+    let mut reported = HashSet::new();
+    let mut violations = Vec::new();
+    for sighting in calls {
+        let holder = sighting
+            .seen
+            .as_ref()
+            .and_then(|seen| seen.holder.as_deref());
+        let Some((holder, attempt)) =
+            holder.and_then(|holder| Some((holder, attempts.get(holder)?)))
+        else {
+            continue;
+        };
+        let last_word = attempt.last_word();
+        let how = if attempt.failed() && sighting.sent_at > last_word {
+            "failed for certain"
+        } else if attempt.abandoned()
+            // A client that was killed has no last word; its call ended somewhere in its wait.
+            && attempt.calls.iter().all(|call| call.answered_at.is_some())
+            && sighting.sent_at > last_word + UNDO_US
+            && !windows.disturbed(attempt.calls[0].sent_at, sighting.sent_at)
+        {
+            "was given up by its client"
+        } else {
+            continue;
+        };
+        if reported.insert(holder) {
+            let mut evidence = attempt.calls.clone();
+            evidence.push(sighting);
+            violations.push(Violation::new(
+                "definite-failure-left-nothing",
+                sighting.answered_at.unwrap_or(sighting.sent_at),
+                format!(
+                    "{}: the acquisition {holder} {how}, and yet it holds the lock {} ms later",
+                    sighting.key,
+                    (sighting.sent_at - last_word) / 1000
+                ),
+                &evidence,
+            ));
+        }
+    }
+    violations
+}

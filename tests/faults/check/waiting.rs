@@ -1,0 +1,198 @@
+//! Locks that are free are given to who waits, and every lock can be taken again in the end.
+
+use std::collections::HashMap;
+
+use super::Violation;
+use super::leases::Lease;
+use super::windows::Windows;
+use crate::history::{Call, Event, Op, Outcome, PROBE_CLIENT, Phase};
+
+/// How long a free lock may have a waiter when nothing is broken: a lost hint costs a second.
+const HAND_OVER_US: u64 = 3_000_000;
+/// How long before its answer a grant may have been made.
+const ANSWER_US: u64 = 1_000_000;
+/// What liveness allows beyond the rest of a TTL.
+const LIVENESS_US: u64 = 1_000_000;
+/// How long a client waits for an answer at most, beyond its wait.
+const PATIENCE_US: u64 = 3_000_000;
+
+/// A waiter stood in line while the lock was certainly free for longer than a hand-over takes.
+pub(super) fn lost_wake_ups(
+    leases: &[Lease],
+    calls: &[&Call],
+    windows: &Windows,
+) -> Vec<Violation> {
+    let holds = holds(leases, calls);
+    let mut violations = Vec::new();
+    for call in calls
+        .iter()
+        .filter(|call| call.op == Op::Acquire && call.wait_ms > 0)
+    {
+        let Some(answered) = call.answered_at.filter(|_| call.status.is_some()) else {
+            continue;
+        };
+        // After its wait it is no waiter any more.
+        let until = answered.min(call.sent_at + call.wait_ms * 1000);
+        if windows.disturbed(call.sent_at, until) {
+            continue;
+        }
+        let none = Vec::new();
+        let held = holds.get(call.key.as_str()).unwrap_or(&none);
+        let (from, gap) = longest_gap(held, call.sent_at, until);
+        if gap > HAND_OVER_US {
+            violations.push(Violation::new(
+                "lost-wake-up",
+                from + gap,
+                format!(
+                    "{}: {} waited while the lock was free for {} ms",
+                    call.key,
+                    call.attempt,
+                    gap / 1000
+                ),
+                &[call],
+            ));
+        }
+    }
+    violations
+}
+
+/// After the last fault every key can be taken once the leases that may be left are over.
+pub(super) fn liveness(events: &[Event], leases: &[Lease], calls: &[&Call]) -> Vec<Violation> {
+    let mut violations: Vec<Violation> = events.iter().filter_map(not_back).collect();
+    let probe = events.iter().find_map(|event| match event {
+        Event::Fault(fault) if fault.phase == Phase::Probe => Some(fault),
+        _ => None,
+    });
+    let Some(probe) = probe else {
+        return violations;
+    };
+    let of_clients: Vec<&Call> = calls
+        .iter()
+        .copied()
+        .filter(|call| call.client != PROBE_CLIENT)
+        .collect();
+    let known: Vec<&Lease> = leases
+        .iter()
+        .filter(|lease| lease.grant.client != PROBE_CLIENT)
+        .collect();
+    for key in probe.detail.split_whitespace() {
+        let held = known
+            .iter()
+            .filter(|lease| lease.key == key)
+            .map(|lease| hold_of(lease).1);
+        let maybe = of_clients
+            .iter()
+            .filter(|call| call.key == key)
+            .filter_map(|call| doubtful_hold(call))
+            .map(|(_, until)| until);
+        let may_last_until = held.chain(maybe).max().unwrap_or(0).max(probe.at);
+        let taken = calls.iter().find(|call| {
+            call.client == PROBE_CLIENT
+                && call.key == key
+                && call.op == Op::Acquire
+                && call.succeeded()
+        });
+        let at = taken.and_then(|call| call.answered_at).unwrap_or(u64::MAX);
+        if at > may_last_until + LIVENESS_US {
+            let when = match taken {
+                Some(_) => format!("only {} ms after that", (at - may_last_until) / 1000),
+                None => "never".to_owned(),
+            };
+            violations.push(Violation::new(
+                "liveness",
+                may_last_until + LIVENESS_US,
+                format!(
+                    "{key}: free {} ms after the clients ended at the latest, and taken {when}",
+                    (may_last_until - probe.at) / 1000
+                ),
+                &taken.map(|call| vec![*call]).unwrap_or_default(),
+            ));
+        }
+    }
+    violations
+}
+
+/// A server that did not grant any more although everything was healed.
+fn not_back(event: &Event) -> Option<Violation> {
+    match event {
+        Event::Fault(fault) if fault.phase == Phase::NotBack => Some(Violation::new(
+            "liveness",
+            fault.at,
+            fault.detail.clone(),
+            &[],
+        )),
+        _ => None,
+    }
+}
+
+/// For each key, when it may have been held, in order and without overlaps.
+fn holds<'a>(leases: &[Lease<'a>], calls: &[&'a Call]) -> HashMap<&'a str, Vec<(u64, u64)>> {
+    let mut holds: HashMap<&str, Vec<(u64, u64)>> = HashMap::new();
+    for lease in leases {
+        holds.entry(lease.key).or_default().push(hold_of(lease));
+    }
+    for call in calls {
+        if let Some(hold) = doubtful_hold(call) {
+            holds.entry(&call.key).or_default().push(hold);
+        }
+    }
+    for of_key in holds.values_mut() {
+        of_key.sort_unstable();
+        let mut merged: Vec<(u64, u64)> = Vec::new();
+        for (from, until) in of_key.iter().copied() {
+            match merged.last_mut().filter(|last| from <= last.1) {
+                Some(last) => last.1 = last.1.max(until),
+                None => merged.push((from, until)),
+            }
+        }
+        *of_key = merged;
+    }
+    holds
+}
+
+/// From when until when at most the store may have kept a lease.
+fn hold_of(lease: &Lease) -> (u64, u64) {
+    let from = lease
+        .first_sent
+        .max(lease.granted.saturating_sub(ANSWER_US));
+    let proofs = lease.proofs.iter().filter_map(|proof| {
+        let left = proof.call.lease.as_ref()?.expires_in_ms;
+        Some(proof.from + left * 1000)
+    });
+    let until = proofs.max().unwrap_or(lease.granted);
+    (from, until.min(lease.ended.unwrap_or(u64::MAX)))
+}
+
+/// When a call without an answer may have made or kept a lease.
+fn doubtful_hold(call: &Call) -> Option<(u64, u64)> {
+    if call.outcome != Outcome::Unknown || !matches!(call.op, Op::Acquire | Op::Renew) {
+        return None;
+    }
+    // A renewal does not say its TTL: it is the longest one's at most.
+    let ttl_ms = call.ttl_ms.unwrap_or(crate::workload::LONGEST_TTL_MS);
+    let over = call
+        .answered_at
+        .unwrap_or(call.sent_at + call.wait_ms * 1000 + PATIENCE_US);
+    Some((call.sent_at, over + ttl_ms * 1000 + ANSWER_US))
+}
+
+/// The longest time between these moments in which nobody can have held the lock, and when it began.
+fn longest_gap(holds: &[(u64, u64)], from: u64, until: u64) -> (u64, u64) {
+    let first = holds.partition_point(|(_, end)| *end <= from);
+    let mut free_since = from;
+    let mut longest = (from, 0);
+    for (start, end) in &holds[first..] {
+        let free_until = (*start).min(until);
+        if free_until.saturating_sub(free_since) > longest.1 {
+            longest = (free_since, free_until - free_since);
+        }
+        free_since = free_since.max(*end);
+        if *start >= until {
+            return longest;
+        }
+    }
+    if until.saturating_sub(free_since) > longest.1 {
+        longest = (free_since, until - free_since);
+    }
+    longest
+}

@@ -1,0 +1,49 @@
+//! Steps of one data node's wall clock, beyond the skew that the contract allows.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::World;
+use super::redis::is_replaced;
+use super::sentinel::order_failover;
+use crate::cluster::DATA_NODES;
+use crate::wait::hold_ms;
+use crate::workload::LONGEST_TTL_MS;
+
+/// As far as the longest lease of a client.
+pub(super) const TTL_MS: i64 = LONGEST_TTL_MS.cast_signed();
+
+/// Steps the master's clock, or a replica's before a failover; and back, which is a step as well.
+pub(super) fn step(world: &mut World, ms: i64) -> Result<(), String> {
+    let master = world.cluster.master()?;
+    let on_master = world.rng.percent(60);
+    let victim = if on_master {
+        master
+    } else {
+        (master + 1 + world.rng.index(DATA_NODES - 1)) % DATA_NODES
+    };
+    world.inject(&format!("redis{victim}, master redis{master}"));
+    world.cluster.nodes[victim].set_clock_ms(ms)?;
+    let mut seen = world.expect("the node tells another time", |w| {
+        // Redis tells whole seconds here.
+        let ahead_ms = w.cluster.nodes[victim]
+            .time()
+            .map(|s| (s - wall_clock()) * 1000);
+        ahead_ms.is_some_and(|ahead| (ahead - ms).abs() <= 1000)
+    });
+    if !on_master {
+        let failed_over = order_failover(world);
+        seen = seen
+            .and(failed_over)
+            .and_then(|()| world.expect("another master is named", |w| is_replaced(w, master)));
+    }
+    hold_ms(5000);
+    world.cluster.nodes[victim].set_clock_ms(0)?;
+    world.heal();
+    seen
+}
+
+fn wall_clock() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let seconds = since.expect("it is after 1970").as_secs();
+    i64::try_from(seconds).expect("a time of this age")
+}

@@ -1,0 +1,104 @@
+//! Faults between hosts.
+
+use super::World;
+use super::redis::is_replaced;
+use crate::history::Outcome;
+use crate::wait::hold_ms;
+
+/// A split brain that one server can see into: the old master has lost everybody but that server.
+pub(super) fn cut_master_but_one_server(world: &mut World) -> Result<(), String> {
+    let master = world.cluster.master()?;
+    let spared = world.rng.index(world.cluster.servers.len());
+    let spared = world.cluster.servers[spared].host.clone();
+    let victim = world.cluster.nodes[master].host.clone();
+    let mut cuts = Vec::new();
+    world.inject(&format!("{victim}, seen only by {spared}"));
+    for other in others(world, master, true)
+        .into_iter()
+        .filter(|host| *host != spared)
+    {
+        cuts.extend(world.cluster.net.cut_both(&victim, &other)?);
+    }
+    let seen = world.expect("another master is named", |w| is_replaced(w, master));
+    let pause = world.rng.between(1000, 6000);
+    hold_ms(pause);
+    world.cluster.net.mend(&cuts)?;
+    world.heal();
+    seen
+}
+
+/// The master hears nobody, or nobody hears the master; sometimes the servers are on its side.
+pub(super) fn one_way(world: &mut World, to_master: bool) -> Result<(), String> {
+    let master = world.cluster.master()?;
+    let with_servers = world.rng.percent(50);
+    let victim = world.cluster.nodes[master].host.clone();
+    let mut cuts = Vec::new();
+    world.inject(&format!(
+        "{victim}, the servers {}",
+        if with_servers { "too" } else { "spared" }
+    ));
+    for other in others(world, master, with_servers) {
+        cuts.push(if to_master {
+            world.cluster.net.cut(&other, &victim)?
+        } else {
+            world.cluster.net.cut(&victim, &other)?
+        });
+    }
+    let seen = world.expect("another master is named", |w| is_replaced(w, master));
+    let pause = world.rng.between(1000, 6000);
+    hold_ms(pause);
+    world.cluster.net.mend(&cuts)?;
+    world.heal();
+    seen
+}
+
+/// Half of the clients reach the servers over a slow way.
+pub(super) fn slow_link(world: &mut World) -> Result<(), String> {
+    let delay = world.rng.between(80, 700);
+    world.inject(&format!("{delay} ms each way"));
+    world.proxy.say(&format!("delay {delay}"));
+    let seen = world.expect("slow answers", |w| {
+        w.crowd.has_seen(w.injected_at(), |call| {
+            w.proxy.is_on_the_way_to(&call.server)
+                && call.wait_ms == 0
+                && call.succeeded()
+                && call
+                    .answered_at
+                    .is_some_and(|at| at - call.sent_at >= delay * 1900)
+        })
+    });
+    hold_ms(6000);
+    world.proxy.say("pass");
+    world.heal();
+    seen
+}
+
+/// Answers break off in the middle, for half of the clients.
+pub(super) fn reset_response(world: &mut World) -> Result<(), String> {
+    let bytes = *world.rng.pick(&[1, 30, 150, 400]);
+    world.inject(&format!("after {bytes} bytes"));
+    world.proxy.say(&format!("reset {bytes}"));
+    let seen = world.expect("an acquisition without an answer", |w| {
+        w.crowd.has_seen(w.injected_at(), |call| {
+            w.proxy.is_on_the_way_to(&call.server)
+                && call.outcome == Outcome::Unknown
+                && call.status.is_none()
+        })
+    });
+    hold_ms(4000);
+    world.proxy.say("pass");
+    world.heal();
+    seen
+}
+
+/// The hosts of all data nodes and Sentinels but one node, and of the servers.
+fn others(world: &World, but: usize, with_servers: bool) -> Vec<String> {
+    let nodes = world.cluster.nodes.iter().enumerate();
+    let nodes = nodes.filter(|(index, _)| *index != but);
+    let mut hosts: Vec<String> = nodes.map(|(_, node)| node.host.clone()).collect();
+    hosts.extend(world.cluster.sentinels.iter().map(|s| s.host.clone()));
+    if with_servers {
+        hosts.extend(world.cluster.servers.iter().map(|s| s.host.clone()));
+    }
+    hosts
+}

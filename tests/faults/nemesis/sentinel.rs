@@ -1,0 +1,108 @@
+//! Faults of Sentinels, and failovers that they are told to make.
+
+use std::time::Duration;
+
+use super::World;
+use super::redis::is_replaced;
+use crate::cluster::SENTINELS;
+use crate::wait::{hold_ms, poll};
+
+/// A failover away from a healthy master: the writes that it still takes are lost.
+pub(super) fn failover(world: &mut World) -> Result<(), String> {
+    let master = world.cluster.master()?;
+    world.inject(&format!("redis{master}"));
+    order_failover(world)?;
+    world.expect("another master is named", |w| is_replaced(w, master))?;
+    world.heal();
+    Ok(())
+}
+
+/// Two of them, as close as Sentinel does it.
+pub(super) fn failover_twice(world: &mut World) -> Result<(), String> {
+    let first = world.cluster.master()?;
+    world.inject(&format!("redis{first}"));
+    order_failover(world)?;
+    world.expect("another master is named", |w| is_replaced(w, first))?;
+    let second = world.cluster.master()?;
+    order_failover(world)?;
+    world.expect("a third master is named", |w| is_replaced(w, second))?;
+    world.heal();
+    Ok(())
+}
+
+/// Some of the Sentinels die; without a majority nothing may be activated.
+pub(super) fn kill(world: &mut World, count: usize) -> Result<(), String> {
+    let mut victims: Vec<usize> = (0..SENTINELS).collect();
+    world.rng.shuffle(&mut victims);
+    victims.truncate(count);
+    world.inject(&format!("{victims:?}"));
+    for victim in &victims {
+        world.cluster.sentinels[*victim].process.kill();
+    }
+    world.expect("they do not answer", |w| {
+        let mut victims = victims.iter();
+        victims.all(|victim| w.cluster.sentinels[*victim].cli(&["PING"]).is_err())
+    })?;
+    let pause = world.rng.between(3000, 8000);
+    hold_ms(pause);
+    for victim in &victims {
+        world.cluster.sentinels[*victim].start()?;
+    }
+    world.heal();
+    Ok(())
+}
+
+/// One server sees a single Sentinel, which is cut off from everything else and goes on naming the old master.
+pub(super) fn stale_for_one_server(world: &mut World) -> Result<(), String> {
+    let master = world.cluster.master()?;
+    let net = &world.cluster.net;
+    let server = world.rng.index(world.cluster.servers.len());
+    let server = world.cluster.servers[server].host.clone();
+    let stale = world.rng.index(SENTINELS);
+    let mut cuts = Vec::new();
+    for (index, sentinel) in world.cluster.sentinels.iter().enumerate() {
+        if index != stale {
+            cuts.extend(net.cut_both(&server, &sentinel.host)?);
+            cuts.extend(net.cut_both(&sentinel.host, &world.cluster.sentinels[stale].host)?);
+        }
+    }
+    for node in &world.cluster.nodes {
+        cuts.extend(net.cut_both(&node.host, &world.cluster.sentinels[stale].host)?);
+    }
+    world.inject(&format!("{server} sees only sentinel{stale}"));
+    let chief = (stale + 1) % SENTINELS;
+    let ordered = poll(Duration::from_secs(10), || {
+        let words = ["SENTINEL", "FAILOVER", "mymaster"];
+        let reply = world.cluster.sentinels[chief].cli(&words).ok()?;
+        (reply == "OK").then_some(())
+    });
+    let seen = ordered
+        .ok_or_else(|| "no Sentinel takes the order".to_owned())
+        .and_then(|()| {
+            world.expect(
+                "the stale one names the old master, the others a new one",
+                |w| {
+                    let named = |index: usize| w.cluster.master_by(&w.cluster.sentinels[index]);
+                    named(stale) == Some(master) && named(chief).is_some_and(|now| now != master)
+                },
+            )
+        });
+    hold_ms(5000);
+    world.cluster.net.mend(&cuts)?;
+    world.heal();
+    seen
+}
+
+/// Orders a failover; refused while an earlier one ends, so it asks again.
+pub(super) fn order_failover(world: &mut World) -> Result<(), String> {
+    let mut last = String::new();
+    let done = poll(Duration::from_secs(15), || {
+        let sentinel = world.rng.index(SENTINELS);
+        let words = ["SENTINEL", "FAILOVER", "mymaster"];
+        last = world.cluster.sentinels[sentinel]
+            .cli(&words)
+            .unwrap_or_else(|error| error);
+        (last == "OK").then_some(())
+    });
+    done.ok_or_else(|| format!("no Sentinel takes the order: {last}"))
+}

@@ -1,0 +1,40 @@
+//! Faults of servers.
+
+use super::World;
+use crate::history::Outcome;
+use crate::wait::hold_ms;
+
+/// A server dies with its waiters, and comes back without memory.
+pub(super) fn kill(world: &mut World) -> Result<(), String> {
+    let server = world.rng.index(world.cluster.servers.len());
+    world.inject(&format!("server{server}"));
+    world.cluster.servers[server].process.kill();
+    let url = world.cluster.servers[server].url();
+    let seen = world.expect("calls to it fail", |w| {
+        w.crowd.has_seen(w.injected_at(), |call| {
+            call.server == url && matches!(call.outcome, Outcome::NotDone | Outcome::Unknown)
+        })
+    });
+    let pause = world.rng.between(0, 5000);
+    hold_ms(pause);
+    world.cluster.servers[server].start()?;
+    world.heal();
+    seen
+}
+
+/// A server stands still, with requests in its sockets that run when it wakes up.
+pub(super) fn stop(world: &mut World) -> Result<(), String> {
+    let server = world.rng.index(world.cluster.servers.len());
+    let pause = world.rng.between(1500, 8000);
+    world.inject(&format!("server{server} for {pause} ms"));
+    world.cluster.servers[server].process.stop();
+    let url = world.cluster.servers[server].url();
+    let seen = world.expect("a call to it stands still", |w| {
+        w.crowd
+            .has_pending_for(1_000_000, |call| call.server == url && call.wait_ms == 0)
+    });
+    hold_ms(pause);
+    world.cluster.servers[server].process.resume();
+    world.heal();
+    seen
+}

@@ -1,0 +1,135 @@
+//! What a fault works on, and how it tells what it did.
+
+use std::io::Write as _;
+use std::process::ChildStdin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::campaign::note;
+use crate::clock::now_us;
+use crate::cluster::Cluster;
+use crate::crowd::Crowd;
+use crate::history::{Log, Phase};
+use crate::process::Process;
+use crate::rng::Rng;
+use crate::wait::poll;
+
+/// How long the effect of a fault may take to show.
+const EFFECT_LIMIT: Duration = Duration::from_secs(20);
+
+pub(crate) struct World {
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) crowd: Arc<Crowd>,
+    pub(crate) proxy: Arc<ProxyControl>,
+    pub(crate) log: Arc<Log>,
+    pub(crate) rng: Rng,
+    name: &'static str,
+    injected_at: u64,
+    healed_at: u64,
+}
+
+impl World {
+    pub(crate) fn new(
+        cluster: &Arc<Cluster>,
+        crowd: &Arc<Crowd>,
+        proxy: &Arc<ProxyControl>,
+        log: &Arc<Log>,
+    ) -> Self {
+        Self {
+            cluster: Arc::clone(cluster),
+            crowd: Arc::clone(crowd),
+            proxy: Arc::clone(proxy),
+            log: Arc::clone(log),
+            rng: Rng::new(0),
+            name: "",
+            injected_at: 0,
+            healed_at: 0,
+        }
+    }
+
+    /// The same world, as one fault sees it.
+    pub(crate) fn for_nemesis(&self, name: &'static str, seed: u64) -> Self {
+        Self {
+            rng: Rng::new(seed),
+            name,
+            ..Self::new(&self.cluster, &self.crowd, &self.proxy, &self.log)
+        }
+    }
+
+    /// The same world and name, for a part of a fault.
+    pub(crate) fn part(&mut self) -> Self {
+        let seed = self.rng.next();
+        self.for_nemesis(self.name, seed)
+    }
+
+    /// Call it just before the fault is made: its window begins.
+    pub(crate) fn inject(&mut self, what: &str) {
+        note(&self.log, self.name, Phase::Inject, what);
+        self.injected_at = now_us();
+    }
+
+    pub(crate) fn injected_at(&self) -> u64 {
+        self.injected_at
+    }
+
+    /// Waits for the effect and records it; without it the fault proves nothing.
+    pub(crate) fn expect(
+        &mut self,
+        effect: &str,
+        mut shows: impl FnMut(&Self) -> bool,
+    ) -> Result<(), String> {
+        let seen = poll(EFFECT_LIMIT, || shows(self).then_some(()));
+        seen.ok_or_else(|| format!("not seen: {effect}"))?;
+        self.saw(effect);
+        Ok(())
+    }
+
+    pub(crate) fn saw(&self, effect: &str) {
+        note(&self.log, self.name, Phase::Effect, effect);
+    }
+
+    /// Call it once the fault is undone.
+    pub(crate) fn heal(&mut self) {
+        self.healed_at = now_us();
+        note(&self.log, self.name, Phase::Heal, "");
+    }
+
+    /// When it was undone; now, if it failed before.
+    pub(crate) fn healed(&mut self) -> u64 {
+        if self.healed_at == 0 {
+            self.heal();
+        }
+        self.healed_at
+    }
+}
+
+/// The campaign's end of the proxy process.
+pub(crate) struct ProxyControl {
+    first_port: u16,
+    stdin: Mutex<ChildStdin>,
+    _process: Process,
+}
+
+impl ProxyControl {
+    pub(crate) fn new(process: Process, stdin: ChildStdin, first_port: u16) -> Self {
+        Self {
+            first_port,
+            stdin: Mutex::new(stdin),
+            _process: process,
+        }
+    }
+
+    /// Sets its mode.
+    pub(crate) fn say(&self, mode: &str) {
+        let mut stdin = self.stdin.lock().unwrap_or_else(PoisonError::into_inner);
+        writeln!(stdin, "{mode}").expect("the proxy lives as long as the campaign");
+    }
+
+    /// Whether a client's address of a server leads through it.
+    pub(crate) fn is_on_the_way_to(&self, server: &str) -> bool {
+        let port = server
+            .rsplit_once(':')
+            .and_then(|(_, port)| port.parse().ok());
+        port.is_some_and(|port: u16| port >= self.first_port)
+    }
+}

@@ -1,0 +1,231 @@
+//! What a client does: takes locks, uses the resource behind them, renews, lets go, repeats calls whose answer it
+//! did not get, and now and then oversleeps its lease.
+
+use std::thread;
+use std::time::Duration;
+
+use crate::client::Client;
+use crate::clock::now_us;
+use crate::history::{Arm, Call, Op, Outcome};
+use crate::protocol::ClientConfig;
+use crate::rng::Rng;
+
+/// The longest TTL that clients ask for.
+pub(crate) const LONGEST_TTL_MS: u64 = 5000;
+const TTLS_MS: [u64; 6] = [300, 500, 1000, 2000, 3000, LONGEST_TTL_MS];
+const WAITS_MS: [u64; 6] = [0, 0, 500, 2000, 5000, 9000];
+/// How much longer than its wait a client waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+const TRIES: u32 = 5;
+
+/// Runs a client process to its end.
+pub(crate) fn run(config: ClientConfig) {
+    let probe = config.probe;
+    let seed = config.seed;
+    let mut worker = Worker {
+        client: Client::new(config),
+        rng: Rng::new(seed),
+        attempts: 0,
+        stale: None,
+    };
+    if probe {
+        worker.probe();
+    } else {
+        while !worker.client.is_stopped() {
+            worker.turn();
+        }
+    }
+}
+
+struct Worker {
+    client: Client,
+    rng: Rng,
+    attempts: u64,
+    /// A lease that is over, to be released once more by mistake.
+    stale: Option<Held>,
+}
+
+#[derive(Clone)]
+struct Held {
+    key: String,
+    attempt: String,
+    lease_id: String,
+    token: u64,
+    ttl_ms: u64,
+    valid_until: u64,
+}
+
+impl Worker {
+    fn turn(&mut self) {
+        let key = self.rng.pick(&self.client.config.keys).clone();
+        if let Some(held) = self.acquire(&key) {
+            let held = self.hold(held);
+            if self.rng.percent(88) {
+                self.release(&held);
+            }
+            if self.rng.percent(20) {
+                self.stale = Some(held);
+            }
+        } else {
+            pause_ms(self.rng.between(20, 150));
+        }
+        if self.rng.percent(30)
+            && let Some(stale) = self.stale.take()
+        {
+            self.late_duplicate(&stale);
+        }
+        if self.rng.percent(5) {
+            let call = self.prepare("look", &key, Op::Inspect);
+            Client::make(call, PATIENCE);
+        }
+        pause_ms(self.rng.between(5, 120));
+    }
+
+    /// Takes a lock, repeating calls that are safe to repeat.
+    fn acquire(&mut self, key: &str) -> Option<Held> {
+        let attempt = self.next_attempt();
+        let idempotent = self.rng.percent(60);
+        let ttl_ms = *self.rng.pick(&TTLS_MS);
+        let wait_ms = *self.rng.pick(&WAITS_MS);
+        // A client that gives up early, and asks again while the server still works for it.
+        let hasty = self.rng.percent(12);
+        for turn in 0..TRIES {
+            let mut call = self.prepare(&attempt, key, Op::Acquire);
+            call.idempotent = idempotent;
+            call.ttl_ms = Some(ttl_ms);
+            call.wait_ms = wait_ms;
+            let patience = if hasty && turn < 2 {
+                Duration::from_millis(self.rng.between(1, 60) * self.rng.between(1, 10))
+            } else {
+                PATIENCE + Duration::from_millis(wait_ms)
+            };
+            let call = Client::make(call, patience);
+            match call.outcome {
+                Outcome::Done | Outcome::Replayed => return held(&call, ttl_ms),
+                // Certainly not done, or safe to repeat.
+                Outcome::NotDone => pause_ms(self.rng.between(50, 300)),
+                Outcome::Unknown if idempotent => pause_ms(self.rng.between(0, 60)),
+                Outcome::Unknown | Outcome::Lost | Outcome::Refused => return None,
+            }
+            if self.client.is_stopped() {
+                return None;
+            }
+        }
+        None
+    }
+
+    /// Uses the resource, on both of its arms, under the lease.
+    fn hold(&mut self, mut held: Held) -> Held {
+        let fenced = self.client.access(&held.key, Arm::Fenced, held.token, None);
+        let control = self
+            .client
+            .access(&held.key, Arm::Control, held.token, None);
+        for _ in 0..self.rng.between(0, 3) {
+            // Mostly short, so that many take turns; long enough now and then that others run out of patience.
+            let longest = if self.rng.percent(15) {
+                held.ttl_ms / 3
+            } else {
+                80
+            };
+            pause_ms(self.rng.between(0, longest));
+            if self.rng.percent(60) && !self.renew(&mut held) {
+                return held;
+            }
+        }
+        // What a correct client does last before it writes; then it is stopped by a garbage collection or a busy host.
+        if now_us() >= held.valid_until {
+            return held;
+        }
+        if self.rng.percent(6) {
+            pause_ms(held.ttl_ms + self.rng.between(100, 1200));
+        } else {
+            pause_ms(self.rng.between(0, 40));
+        }
+        if let Some(base) = fenced {
+            self.client
+                .access(&held.key, Arm::Fenced, held.token, Some(base));
+        }
+        if let Some(base) = control {
+            self.client
+                .access(&held.key, Arm::Control, held.token, Some(base));
+        }
+        held
+    }
+
+    /// Whether the lease may still be counted on.
+    fn renew(&mut self, held: &mut Held) -> bool {
+        let mut call = self.prepare(&held.attempt, &held.key, Op::Renew);
+        call.lease_id = Some(held.lease_id.clone());
+        let call = Client::make(call, PATIENCE);
+        if let Some(until) = call.valid_until() {
+            held.valid_until = held.valid_until.max(until);
+        }
+        call.outcome != Outcome::Lost
+    }
+
+    fn release(&mut self, held: &Held) {
+        for _ in 0..TRIES {
+            let mut call = self.prepare(&held.attempt, &held.key, Op::Release);
+            call.lease_id = Some(held.lease_id.clone());
+            match Client::make(call, PATIENCE).outcome {
+                Outcome::Unknown | Outcome::NotDone => pause_ms(self.rng.between(50, 300)),
+                _ => return,
+            }
+            if self.client.is_stopped() {
+                return;
+            }
+        }
+    }
+
+    /// The release of a lease that is over, once more, as a proxy may repeat it.
+    fn late_duplicate(&mut self, held: &Held) {
+        let mut call = self.prepare(&held.attempt, &held.key, Op::Release);
+        call.lease_id = Some(held.lease_id.clone());
+        Client::make(call, PATIENCE);
+    }
+
+    /// Takes every key once and lets it go; asks all that are left in turn, without waiting in line.
+    fn probe(&mut self) {
+        let mut left = self.client.config.keys.clone();
+        while !left.is_empty() && !self.client.is_stopped() {
+            for key in std::mem::take(&mut left) {
+                let attempt = self.next_attempt();
+                let mut call = self.prepare(&attempt, &key, Op::Acquire);
+                call.ttl_ms = Some(1000);
+                let call = Client::make(call, PATIENCE);
+                match held(&call, 1000) {
+                    Some(held) => self.release(&held),
+                    None => left.push(key),
+                }
+            }
+            pause_ms(20);
+        }
+    }
+
+    fn next_attempt(&mut self) -> String {
+        self.attempts += 1;
+        let config = &self.client.config;
+        format!("c{}.{}.{}", config.client, config.life, self.attempts)
+    }
+
+    fn prepare(&mut self, attempt: &str, key: &str, op: Op) -> Call {
+        let server = self.rng.index(self.client.config.servers.len());
+        self.client.prepare(attempt, key, op, server)
+    }
+}
+
+fn held(call: &Call, ttl_ms: u64) -> Option<Held> {
+    let lease = call.lease.as_ref().filter(|_| call.succeeded())?;
+    Some(Held {
+        key: call.key.clone(),
+        attempt: call.attempt.clone(),
+        lease_id: lease.lease_id.clone(),
+        token: lease.token,
+        ttl_ms,
+        valid_until: call.valid_until()?,
+    })
+}
+
+fn pause_ms(ms: u64) {
+    thread::sleep(Duration::from_millis(ms));
+}
