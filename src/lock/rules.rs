@@ -4,7 +4,7 @@
 //! test holds the two together. Nothing here knows who asks, how, or what time it is.
 //!
 //! A lock has a list of holders. An exclusive lock is the case where the list has at most one
-//! member; every rule reaches it through [`Lock::live`], so that shared and counted leases can come
+//! member; every rule reaches it through `Lock::live`, so that shared and counted leases can come
 //! without a change of shape.
 
 use std::time::Duration;

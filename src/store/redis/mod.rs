@@ -1,4 +1,4 @@
-//! The Redis store: one script, run in batches on the master that [`topology`] names.
+//! The Redis store: one script, run in batches on the master that `topology` names.
 //!
 //! Data, below a prefix (`leasehold:`), readable with `redis-cli`:
 //! - `meta`, a hash: data format, the replication id and activation under which grants are made, the
