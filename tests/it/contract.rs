@@ -8,8 +8,10 @@ use leasehold::lock::lease::{Attempt, FencingToken, Holder, LeaseId, Metadata};
 use leasehold::lock::rules::{Acquire, Acquisition, Ending, Loss, Renewal};
 use leasehold::random;
 use leasehold::store::contract::{ListQuery, StoreError, Timed};
+use serde_json::json;
 use tokio::task::JoinSet;
 
+use crate::support::leasehold::Leasehold;
 use crate::support::redis::RedisServer;
 use crate::support::sentinel::SentinelConfig;
 use crate::support::stores::{Subject, idempotency, key, ms, repeated, request, ttl};
@@ -56,6 +58,7 @@ on_every_store! {
     released_lock_is_free_and_the_release_can_be_repeated_for_ten_seconds
     late_release_does_not_free_a_successor
     only_the_last_sixteen_releases_are_remembered
+    break_and_undo_keep_the_memory_of_releases
     tokens_rise_over_all_keys_and_endings
     replay_is_the_same_lease_with_the_same_deadline
     replay_with_another_request_is_refused
@@ -263,6 +266,30 @@ async fn only_the_last_sixteen_releases_are_remembered(s: &Subject) {
     for id in &ids[1..] {
         assert_eq!(release(s, "a", *id).await, Ending::Ended);
     }
+}
+
+async fn break_and_undo_keep_the_memory_of_releases(s: &Subject) {
+    let asked = Acquire {
+        idempotency: Some(idempotency(1, 1)),
+        ..request(1000)
+    };
+    let first = s.granted(&key("a"), &asked).await;
+    assert_eq!(release(s, "a", first.lease_id).await, Ending::Ended);
+    let second = s.granted(&key("a"), &request(1000)).await;
+    let broken = s
+        .store
+        .break_lease(&key("a"), second.holding.fencing_token)
+        .await;
+    assert_eq!(broken, Ok(Ending::Ended));
+    assert_eq!(release(s, "a", first.lease_id).await, Ending::Ended);
+    let third = request(1000);
+    s.granted(&key("a"), &third).await;
+    assert!(abandon(s, third.lease_id, third.attempt, None).await);
+    assert_eq!(release(s, "a", first.lease_id).await, Ending::Ended);
+    assert_eq!(
+        s.acquire(&key("a"), &repeated(&asked)).await,
+        Acquisition::AlreadyReleased
+    );
 }
 
 async fn tokens_rise_over_all_keys_and_endings(s: &Subject) {
@@ -627,6 +654,23 @@ async fn one_of_a_hundred_contenders_wins(s: &Subject) {
         })
         .count();
     assert_eq!((won, refused), (1, 99));
+}
+
+#[test]
+fn redis_collects_a_key_long_after_its_lease() {
+    let redis = RedisServer::plain();
+    let server = Leasehold::start([("LEASEHOLD_REDIS_URL", redis.url())]);
+    server.wait_ready();
+    let lease = server.api().acquire("a", json!({"ttl_ms": 1000}));
+    let left = || -> u64 {
+        let left = redis.cli(&["PTTL", "leasehold:lock:a"]);
+        left.parse().expect("milliseconds")
+    };
+    // Each node's own clock counts it, and may be wrong by as much.
+    assert!((25_000..=31_500).contains(&left()), "{}", left());
+    let lease_id = lease.json()["lease_id"].as_str().expect("an id").to_owned();
+    assert_eq!(server.api().release("a", &lease_id).status, 204);
+    assert!((35_000..=40_500).contains(&left()), "{}", left());
 }
 
 async fn renew(s: &Subject, on: &str, lease_id: LeaseId) -> Renewal {

@@ -433,3 +433,111 @@ fn deposed_master_grants_nothing() {
     let back = acquire_soon(&api, "b");
     assert!(token(&back) > 0);
 }
+
+#[test]
+fn tokens_rise_when_the_clock_is_behind_them() {
+    let redis = RedisServer::plain();
+    let start = || {
+        let server = Leasehold::start([("LEASEHOLD_REDIS_URL", redis.url())]);
+        server.wait_ready();
+        server
+    };
+    let server = start();
+    redis.cli(&["HINCRBY", "leasehold:meta", "token", "1000000000000"]);
+    let last = token(&server.api().acquire("a", json!({"ttl_ms": 1000})));
+    redis.cli(&["FLUSHALL"]);
+    let after = token(&acquire_soon(&server.api(), "a"));
+    assert!(
+        after >= last + TOKEN_GAP,
+        "the server knows what it saw: {after} after {last}"
+    );
+    drop(server);
+    redis.cli(&["HSET", "leasehold:meta", "replid", &"0".repeat(40)]);
+    let later = token(&acquire_soon(&start().api(), "b"));
+    assert!(
+        later >= after + TOKEN_GAP,
+        "Redis knows what it gave: {later} after {after}"
+    );
+}
+
+#[test]
+fn nothing_is_granted_under_the_record_of_another_life_of_the_node() {
+    let redis = RedisServer::plain();
+    let server = Leasehold::start([("LEASEHOLD_REDIS_URL", redis.url())]);
+    server.wait_ready();
+    let before = token(&server.api().acquire("a", None));
+    redis.cli(&["HSET", "leasehold:meta", "replid", &"0".repeat(40)]);
+    let after = acquire_soon(&server.api(), "b");
+    assert!(
+        token(&after) >= before + TOKEN_GAP,
+        "{} after {before}",
+        token(&after)
+    );
+}
+
+#[test]
+fn deposed_master_answers_no_question() {
+    let redis = RedisServer::plain();
+    let server = Leasehold::start([("LEASEHOLD_REDIS_URL", redis.url())]);
+    server.wait_ready();
+    assert_eq!(server.api().acquire("a", None).status, 201);
+    // Nobody is there: it keeps its data and its replication id, and is no master.
+    redis.cli(&["REPLICAOF", "127.0.0.1", "1"]);
+    let inspected = server.api().inspect("a");
+    assert_eq!(inspected.status, 503, "{}", inspected.body);
+}
+
+#[test]
+fn lone_master_of_a_set_grants_nothing() {
+    let set = SentinelConfig::new()
+        .replicas(1)
+        .down_after_ms(60_000)
+        .start();
+    set.replicas()[0].kill();
+    let gone = || {
+        set.master()
+            .cli(&["INFO", "replication"])
+            .contains("connected_slaves:0")
+    };
+    eventually(FAILOVER, "the master sees its replica gone", gone);
+    let refused = serve(&set).api().acquire("a", None);
+    assert_eq!(
+        refused.json()["type"],
+        "urn:leasehold:problem:replication-unconfirmed",
+        "{}",
+        refused.body
+    );
+}
+
+#[test]
+fn replay_waits_for_replicas_and_an_unconfirmed_grant_is_taken_back() {
+    let set = SentinelConfig::new()
+        .replicas(1)
+        .down_after_ms(60_000)
+        .start();
+    let server = serve(&set);
+    let acquire = |lock: &str| {
+        let key = [("Idempotency-Key", "0123456789abcdef")];
+        server
+            .api()
+            .acquire_with(lock, &key, json!({"ttl_ms": 600_000}))
+    };
+    assert_eq!(acquire("a").status, 201);
+    let replica = set.replicas()[0];
+    replica.pause();
+    for (lock, what) in [("a", "a replay"), ("b", "a grant")] {
+        let refused = acquire(lock);
+        assert_eq!(
+            refused.json()["type"],
+            "urn:leasehold:problem:replication-unconfirmed",
+            "{what}: {}",
+            refused.body
+        );
+    }
+    replica.resume();
+    // The client could come back for it, so only the confirmation's own undo frees it.
+    eventually(FAILOVER, "the refused grant was taken back", || {
+        server.api().inspect("b").json()["held"] == false
+    });
+    assert_eq!(acquire("a").status, 200, "what was granted before stays");
+}

@@ -12,6 +12,7 @@ use crate::support::api::Api;
 use crate::support::eventually;
 use crate::support::http::Reply;
 use crate::support::leasehold::Leasehold;
+use crate::support::net::TcpProxy;
 use crate::support::redis::RedisServer;
 
 const SLACK: Duration = Duration::from_secs(5);
@@ -470,4 +471,74 @@ fn server_that_ends_answers_its_waiters_and_keeps_leases() {
             .status,
         200
     );
+}
+
+#[test]
+fn waiter_behind_one_that_left_gets_the_lock_when_it_expires() {
+    for (server, _redis) in servers() {
+        let api = server.api();
+        let mut gone = TcpStream::connect(server.addr()).expect("a connection");
+        api.acquire("a", json!({"ttl_ms": 2_000}));
+        send_acquire(&mut gone, "a", "", r#"{"wait_ms":40000,"ttl_ms":60000}"#);
+        until_waiting(&api, "a", 1);
+        let begun = Instant::now();
+        let behind = wait_for(&api, "a", json!({"wait_ms": 30_000}), 2);
+        drop(gone);
+        assert_eq!(behind.join().expect("an answer").status, 201);
+        assert!(begun.elapsed() < 2 * SLACK, "{:?}", begun.elapsed());
+    }
+}
+
+#[test]
+fn grant_of_unknown_outcome_is_taken_back() {
+    let redis = RedisServer::plain();
+    let proxy = TcpProxy::start(&redis.addr());
+    let server = Leasehold::start([("LEASEHOLD_REDIS_URL", format!("redis://{}", proxy.addr()))]);
+    server.wait_ready();
+    let api = server.api();
+    (0..16).for_each(|number| drop(api.acquire(&format!("warm/{number}"), None)));
+    redis.pause();
+    let asking = api.clone();
+    let asked = thread::spawn(move || asking.acquire("a", json!({"ttl_ms": 600_000})));
+    sleep(Duration::from_millis(150));
+    // The command is with Redis, its answer will find nobody.
+    proxy.cut();
+    redis.resume();
+    let reply = asked.join().expect("an answer");
+    assert_eq!(
+        (reply.status, text(&reply, "outcome").as_str()),
+        (503, "unknown")
+    );
+    eventually(SLACK, "the grant that may stand is taken back", || {
+        api.inspect("a").json()["held"] == false
+    });
+    sleep(Duration::from_millis(500));
+    assert_eq!(api.inspect("a").json()["held"], false, "and stays so");
+}
+
+#[test]
+fn command_that_reaches_redis_late_does_nothing() {
+    let redis = RedisServer::plain();
+    let server = Leasehold::start([("LEASEHOLD_REDIS_URL", redis.url())]);
+    server.wait_ready();
+    let api = server.api();
+    (0..16).for_each(|number| drop(api.acquire(&format!("warm/{number}"), None)));
+    redis.pause();
+    let sent = Instant::now();
+    // With a key nobody takes it back: its client may come for it.
+    let reply = api.acquire_with(
+        "a",
+        &[("Idempotency-Key", "0123456789abcdef")],
+        json!({"ttl_ms": 600_000}),
+    );
+    assert_eq!(
+        (reply.status, text(&reply, "outcome").as_str()),
+        (503, "unknown")
+    );
+    sleep(Duration::from_secs(3).saturating_sub(sent.elapsed()));
+    redis.resume();
+    eventually(SLACK, "Redis answers again", || {
+        api.inspect("a").status == 200
+    });
+    assert_eq!(api.inspect("a").json()["held"], false);
 }
