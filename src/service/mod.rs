@@ -453,7 +453,17 @@ impl Attempted {
                     tracing::debug!(key = %self.key, "a grant could not be taken back yet: {error}");
                 }
             }
-            tokio::time::sleep(UNDO_PAUSE).await;
+            // An end in order does not wait for a store that is out of reach: the TTL ends the lease then.
+            let pause = tokio::time::sleep(UNDO_PAUSE);
+            if self
+                .service
+                .draining
+                .run_until_cancelled(pause)
+                .await
+                .is_none()
+            {
+                break;
+            }
         }
         self.service.lines.wake(&self.key);
     }

@@ -542,3 +542,34 @@ fn command_that_reaches_redis_late_does_nothing() {
     });
     assert_eq!(api.inspect("a").json()["held"], false);
 }
+
+#[test]
+fn undo_that_cannot_be_done_does_not_hold_up_the_end() {
+    let redis = RedisServer::plain();
+    let server = Leasehold::start([
+        ("LEASEHOLD_REDIS_URL", redis.url()),
+        ("LEASEHOLD_REDIS_POOL_SIZE", "1".to_owned()),
+    ]);
+    server.wait_ready();
+    let api = server.api();
+    // Unknown it is only if the command was sent, over a connection that was in use a moment ago.
+    eventually(
+        SLACK * 4,
+        "an acquisition is cut off after it was sent",
+        || {
+            redis.resume();
+            api.acquire("warm", None);
+            redis.pause();
+            text(&api.acquire("a", None), "outcome") == "unknown"
+        },
+    );
+    let told = Instant::now();
+    server.terminate();
+    assert!(
+        server
+            .wait_exit(leasehold::server::DRAIN_DEADLINE * 2)
+            .success()
+    );
+    assert!(told.elapsed() < SLACK, "{:?}", told.elapsed());
+    redis.resume();
+}

@@ -2,8 +2,8 @@
 //!
 //! A batch is one script call behind one guard, one round trip, and needs no timer: an idle store
 //! sends an operation at once. A few *lanes* (one pooled connection each) keep as many batches in
-//! flight. An operation that fails does not fail its neighbours. Grants and renewals are answered
-//! only after [`super::confirm`] has seen them on the replicas.
+//! flight. An operation that fails does not fail its neighbours. What a client will count on, a lease as
+//! well as a refusal, is answered only after [`super::confirm`] has heard from the replicas.
 
 use std::sync::Arc;
 use std::time::Duration;

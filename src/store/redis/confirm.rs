@@ -1,10 +1,10 @@
 //! Gives an answer only when the replicas have what it stands for.
 //!
-//! All that was granted since the last round is covered by one guarded write and one `WAIT`, on a
+//! All that was answered since the last round is covered by one guarded write and one `WAIT`, on a
 //! connection of its own (a `WAIT` stalls everybody else on its connection). Too few confirmations
 //! in time, and a grant is taken back, by lease id and attempt, so that a replay or a renewal in
 //! between keeps it; a renewal is never undone. Either way nobody can know what a replica that was
-//! cut off will bring back, so the outcome is *unknown*.
+//! cut off will bring back, so the outcome is *unknown*. What was refused here was certainly not done.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -25,11 +25,14 @@ use super::topology::{Generation, Topology};
 use super::witness::Witness;
 use crate::store::contract::{Outcome, StoreError};
 
-/// The most grants and renewals that wait for confirmation.
+/// The most answers that wait for confirmation.
 const MAX_UNCONFIRMED: usize = 16_384;
 
 /// The most that one round covers.
 const MAX_ROUND: usize = 1024;
+
+/// How long to wait after a round that failed.
+const AFTER_A_FAILURE: Duration = Duration::from_millis(10);
 
 /// An answer that a client will count on.
 pub(super) struct Unconfirmed {
@@ -255,7 +258,7 @@ impl Work {
             Some(Round::Failed(diagnosis)) => {
                 self.topology.operations_meet(diagnosis);
                 self.connection = None;
-                tokio::time::sleep(Duration::from_millis(10)).await;
+                tokio::time::sleep(AFTER_A_FAILURE).await;
             }
         }
         let now = Instant::now();
