@@ -9,7 +9,8 @@ use utoipa::ToSchema;
 
 use crate::http::app::App;
 use crate::http::problem::Problem;
-use crate::store::contract::Health;
+use crate::http::wire::rfc3339;
+use crate::store::contract::{Condition, Health};
 
 /// That the server lives.
 #[derive(Debug, Serialize, ToSchema)]
@@ -32,6 +33,24 @@ pub struct Readiness {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub reason: Option<String>,
+    /// What became of the store's master last, if it is not the one that the server began with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub last_change: Option<StoreChange>,
+    /// What the settings give up of the guarantees, if they do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub accepted_risk: Option<String>,
+}
+
+/// A change of the store's master.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct StoreChange {
+    /// When this server noticed (RFC 3339).
+    #[schema(format = DateTime, example = "2026-01-01T12:00:00.000Z")]
+    pub at: String,
+    /// From where to where, for how long there was no master, and what was lost.
+    pub what: String,
 }
 
 /// What the server is doing.
@@ -92,15 +111,20 @@ pub(super) async fn readyz(State(app): State<App>) -> Response {
 }
 
 fn readiness(health: Health, draining: bool) -> Readiness {
-    let (status, store, reason) = match health {
-        Health::Starting(reason) => (Status::Starting, StoreStatus::Unreached, Some(reason)),
-        Health::Ready => (Status::Ready, StoreStatus::Ok, None),
-        Health::Degraded(reason) => (Status::Ready, StoreStatus::Degraded, Some(reason)),
+    let (status, store, reason) = match health.condition {
+        Condition::Starting(reason) => (Status::Starting, StoreStatus::Unreached, Some(reason)),
+        Condition::Ready => (Status::Ready, StoreStatus::Ok, None),
+        Condition::Degraded(reason) => (Status::Ready, StoreStatus::Degraded, Some(reason)),
     };
     Readiness {
         status: if draining { Status::Draining } else { status },
         store,
         reason,
+        last_change: health.last_change.map(|change| StoreChange {
+            at: rfc3339(change.at),
+            what: change.text,
+        }),
+        accepted_risk: health.accepted_risk,
     }
 }
 

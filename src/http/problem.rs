@@ -190,7 +190,7 @@ impl Kind {
             Self::Recovering => (
                 "recovering",
                 StatusCode::SERVICE_UNAVAILABLE,
-                "New grants pause after a loss",
+                "New grants pause",
             ),
             Self::ShuttingDown => (
                 "shutting-down",
@@ -566,7 +566,7 @@ impl From<StoreError> for Problem {
                 let mut problem = Self::with_outcome(
                     Kind::Recovering,
                     outcome,
-                    "the store lost leases that may still be counted on; renewals go on, new grants wait until they are over",
+                    "after a failover or a loss nothing new is granted until the leases that may still be counted on are known or over; renewals and releases go on",
                 );
                 problem.retry_after =
                     Some(seconds_rounded_up(retry_after).max(RETRY_AFTER_SECONDS));

@@ -406,7 +406,7 @@ fn integer(text: &str) -> Option<u64> {
     digits.then(|| text.parse().ok()).flatten()
 }
 
-fn rfc3339(moment: Timestamp) -> String {
+pub(super) fn rfc3339(moment: Timestamp) -> String {
     let micros = i64::try_from(moment.as_micros()).unwrap_or(i64::MAX);
     // Beyond the year 9999 there is no such text; no lease gets there.
     Instant3339::from_microsecond(micros)

@@ -32,11 +32,14 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// The least between two looks: a lease may outlast its deadline by the skew of clocks.
 const MIN_LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// How often a grant whose client is gone is tried to be taken back, while the store does not answer.
-const UNDO_TRIES: u32 = 10;
+/// For how long a grant whose client is gone is tried to be taken back, while the store does not answer.
+const UNDO_FOR: Duration = Duration::from_secs(10);
 
-/// Between two tries: longer than a command can be late and still run.
-const UNDO_PAUSE: Duration = Duration::from_secs(1);
+/// Between two tries that the store did not answer.
+const UNDO_PAUSE: Duration = Duration::from_millis(200);
+
+/// Before an undo that found nothing is repeated: longer than a command can be late and still run.
+const LATE_GRANT: Duration = Duration::from_secs(1);
 
 /// How often a request without patience asks again while a free lock belongs to those who wait.
 const LEFT_TO_WAITERS_TRIES: u32 = 20;
@@ -442,23 +445,23 @@ impl Attempted {
     async fn take_back(&self, unknown: bool) {
         let keep = self.request.idempotency.map(|_| KEPT_FOR_A_RETURN);
         let store = &self.service.store;
-        for _ in 0..UNDO_TRIES {
-            match store
+        let end = Instant::now() + UNDO_FOR;
+        while Instant::now() < end {
+            let undone = store
                 .abandon(&self.key, self.lease_id, self.attempt, keep)
-                .await
-            {
+                .await;
+            let pause = match undone {
                 Ok(undone) if undone || !unknown => break,
-                Ok(_) => {}
+                Ok(_) => LATE_GRANT,
                 Err(error) => {
                     tracing::debug!(key = %self.key, "a grant could not be taken back yet: {error}");
+                    UNDO_PAUSE
                 }
-            }
+            };
             // An end in order does not wait for a store that is out of reach: the TTL ends the lease then.
-            let pause = tokio::time::sleep(UNDO_PAUSE);
-            if self
-                .service
-                .draining
-                .run_until_cancelled(pause)
+            let draining = &self.service.draining;
+            if draining
+                .run_until_cancelled(tokio::time::sleep(pause))
                 .await
                 .is_none()
             {

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use crate::lock::key::LockKey;
-use crate::lock::lease::{Attempt, FencingToken, LeaseId, Ttl};
+use crate::lock::lease::{Attempt, FencingToken, LeaseId, Timestamp, Ttl};
 use crate::lock::rules::{Acquire, Acquisition, Ending, Holding, Renewal};
 
 /// An answer, and a moment at which its store had not yet read its clock.
@@ -194,11 +194,31 @@ impl std::error::Error for StoreError {}
 
 /// A store's state, in the operator's words.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Health {
+pub struct Health {
+    /// Whether it serves.
+    pub condition: Condition,
+    /// What became of the store's master last, if it is not the one that it began with.
+    pub last_change: Option<Event>,
+    /// What the operator's settings give up, if they do.
+    pub accepted_risk: Option<String>,
+}
+
+/// Whether a store serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
     /// Never reached so far, and why.
     Starting(String),
     /// In order.
     Ready,
     /// Reached before, in trouble now or running with less than it promises, and why.
     Degraded(String),
+}
+
+/// Something that happened once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// On this server's clock.
+    pub at: Timestamp,
+    /// What it was.
+    pub text: String,
 }

@@ -8,15 +8,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::time::Instant;
 
 use crate::lock::key::LockKey;
-use crate::lock::lease::{Attempt, FencingToken, LeaseId, Timestamp, Ttl, micros};
+use crate::lock::lease::{Attempt, FencingToken, LeaseId, Timestamp, Ttl};
 use crate::lock::rules::{Acquire, Acquisition, Ending, Holding, Lock, Renewal};
-use crate::store::contract::{Health, ListQuery, Page, Store, StoreError, Timed};
+use crate::store::clock::wall_clock;
+use crate::store::contract::{Condition, Health, ListQuery, Page, Store, StoreError, Timed};
 
 /// How many keys whose time is over one operation looks at: enough to free memory faster than
 /// operations fill it, few enough that none of them is slow.
@@ -43,15 +44,9 @@ struct State {
 
 impl MemoryStore {
     /// An empty store whose first token is the wall clock in microseconds.
-    ///
-    /// # Panics
-    /// If the system's clock stands before 1970.
     #[must_use]
     pub fn new() -> Self {
-        let since_epoch = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .expect("the system clock stands after 1970");
-        let wall = Timestamp::from_micros(micros(since_epoch));
+        let wall = wall_clock();
         let state = State {
             locks: BTreeMap::new(),
             disposals: BTreeSet::new(),
@@ -217,7 +212,11 @@ impl Store for MemoryStore {
     }
 
     fn health(&self) -> Health {
-        Health::Ready
+        Health {
+            condition: Condition::Ready,
+            last_change: None,
+            accepted_risk: None,
+        }
     }
 
     async fn close(&self) {}

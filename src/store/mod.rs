@@ -1,5 +1,6 @@
 //! Where locks are kept: one contract, two real stores.
 
+mod clock;
 pub mod contract;
 pub mod memory;
 pub mod redis;

@@ -5,7 +5,7 @@
 //! loss is found; see `report.lua`.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use redis::Value;
 use tokio::time::Instant;
@@ -18,6 +18,7 @@ use super::script::{ACTIVATION, REPORT};
 use super::witness::Witness;
 use crate::lock::lease::{Timestamp, micros, millis};
 use crate::random;
+use crate::store::clock::wall_clock;
 
 /// The layout of the data in Redis; a server that meets a higher one writes nothing.
 pub(super) const DATA_FORMAT: &str = "1";
@@ -48,10 +49,21 @@ pub(super) struct Activator {
     server_id: String,
 }
 
+/// A report was heard.
+pub(super) struct Heard {
+    /// Under which activation.
+    pub(super) activation: String,
+    /// For how long nothing new is granted.
+    pub(super) pause: Duration,
+    /// How many writes that this server knows to be confirmed are missing there.
+    pub(super) missing: u64,
+}
+
 /// What became of a report.
 enum Reported {
     Heard {
         pause: Duration,
+        missing: u64,
         stepped_now: bool,
     },
     /// The node has another activation, or none.
@@ -68,32 +80,42 @@ impl Activator {
         }
     }
 
-    /// Reports to the node under `activation`, activating it first where that is needed. Says under which
-    /// activation it was heard, and for how long nothing new is granted.
+    /// Reports to the node under `activation`, activating it first where that is needed.
     pub(super) async fn report(
         &self,
         node: &Node,
         activation: Option<String>,
         mut stepped: Option<String>,
-    ) -> Result<(String, Duration), Diagnosis> {
+    ) -> Result<Heard, Diagnosis> {
         let mut activation = match activation {
             Some(activation) if stepped.as_ref() != Some(&activation) => activation,
             _ => self.activate(node, &mut stepped).await?,
         };
+        let mut missing = 0;
         for _ in 0..MAX_REPORTS {
             match self
                 .report_once(node, &activation, stepped.is_some())
                 .await?
             {
                 Reported::Heard {
-                    stepped_now: true, ..
+                    stepped_now: true,
+                    missing: missed,
+                    ..
                 } => {
+                    missing = missed;
                     stepped = Some(activation);
                     activation = self.activate(node, &mut stepped).await?;
                 }
-                Reported::Heard { pause, .. } => {
-                    self.witness.reported_to(&activation);
-                    return Ok((activation, pause));
+                Reported::Heard {
+                    pause,
+                    missing: missed,
+                    ..
+                } => {
+                    return Ok(Heard {
+                        activation,
+                        pause,
+                        missing: missing.max(missed),
+                    });
                 }
                 Reported::NotActive => activation = self.activate(node, &mut stepped).await?,
             }
@@ -111,14 +133,11 @@ impl Activator {
         node: &Node,
         stepped: &mut Option<String>,
     ) -> Result<String, Diagnosis> {
-        let since_epoch = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
         let arguments = [
             DATA_FORMAT.to_owned(),
             format!("{:032x}", u128::from_be_bytes(random::bytes())),
             self.witness.token().to_string(),
-            micros(since_epoch).to_string(),
+            wall_clock().as_micros().to_string(),
             micros(MAX_ACTIVATION_CLOCK_DIFFERENCE).to_string(),
             TOKEN_GAP.to_string(),
             stepped.clone().unwrap_or_default(),
@@ -134,8 +153,8 @@ impl Activator {
         let received = Instant::now();
         match texts(&reply).as_deref() {
             Some(["active", activation, token, now]) => {
-                self.witness.saw_token(token.parse().unwrap_or(0));
-                let now = Timestamp::from_micros(now.parse().unwrap_or(0));
+                self.witness.saw_token(number(token));
+                let now = Timestamp::from_micros(number(now));
                 if self.witness.is_a_step(now, sent, received) {
                     stepped.get_or_insert_with(|| (*activation).to_owned());
                 }
@@ -172,20 +191,34 @@ impl Activator {
         let reply = node.ask(&Question::Run(&REPORT, &keys, &arguments)).await?;
         let received = Instant::now();
         match texts(&reply).as_deref() {
-            Some(["ok", now, pause]) => {
-                let now = Timestamp::from_micros(now.parse().unwrap_or(0));
+            Some(["ok", now, pause, missing, writes, token, counts_on]) => {
+                self.witness.reported_to(activation);
+                self.witness.saw_token(number(token));
+                // From when it was asked: a lease is then not counted on for longer by each server that hears of it.
+                let counts_on_until = sent + Duration::from_micros(number(counts_on));
+                self.witness
+                    .confirmed(activation, number(writes), counts_on_until);
+                let now = Timestamp::from_micros(number(now));
                 let stepped_now = self.witness.is_a_step(now, sent, received);
                 if !stepped_now {
                     self.witness.saw_time(now, sent, received);
                 }
-                let pause = Duration::from_micros(pause.parse().unwrap_or(0));
-                Ok(Reported::Heard { pause, stepped_now })
+                Ok(Reported::Heard {
+                    pause: Duration::from_micros(number(pause)),
+                    missing: number(missing),
+                    stepped_now,
+                })
             }
             Some(["guard", "inactive" | "activation", _]) => Ok(Reported::NotActive),
             Some(["guard", reason, detail]) => Err(explain_guard(&node.address, reason, detail)),
             _ => Err(misunderstood(node, &reply)),
         }
     }
+}
+
+/// Scripts reply with whole numbers that are not negative.
+fn number(text: &str) -> u64 {
+    text.parse().unwrap_or(0)
 }
 
 fn misunderstood(node: &Node, reply: &Value) -> Diagnosis {

@@ -312,7 +312,7 @@ impl Lane {
 
     /// Answers what was done, and gives back what was refused here and may be done elsewhere.
     fn deliver(&self, generation: &Arc<Generation>, batch: Vec<Queued>, done: Done) -> Vec<Queued> {
-        let required = self.confirmer.required(done.online_replicas);
+        let required = self.confirmer.required(generation, done.online_replicas);
         let mut again = Vec::new();
         for (queued, value) in batch.into_iter().zip(done.replies) {
             let reply = match refusal(&value) {

@@ -108,9 +108,10 @@ impl Confirmer {
         }
     }
 
-    /// How many replicas must confirm now, `online` of them being seen.
-    pub(super) fn required(&self, online: usize) -> usize {
-        self.acks.required(online)
+    /// How many replicas must confirm what was done at `generation`, `online` of them being seen.
+    pub(super) fn required(&self, generation: &Generation, online: usize) -> usize {
+        self.acks
+            .required(&generation.node.address, generation.number, online)
     }
 
     /// Gives an answer once as many replicas as it requires have what it stands for.
@@ -143,7 +144,11 @@ impl Unconfirmed {
             .outcome()
             .is_some_and(|outcome| WRITES.contains(&outcome))
         {
-            witness.confirmed(&self.generation.activation, self.writes, self.counts_on());
+            witness.confirmed(
+                &self.generation.activation,
+                self.writes,
+                Instant::now() + self.counts_on(),
+            );
         }
         let _gone = self.answer.send(Ok(self.reply));
     }

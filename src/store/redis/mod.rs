@@ -11,12 +11,14 @@
 mod acks;
 mod activation;
 mod batch;
+mod change;
 mod commit;
 mod confirm;
 mod diagnosis;
 mod node;
 pub mod options;
 mod reply;
+mod resolver;
 mod script;
 mod sentinel;
 mod topology;
@@ -35,7 +37,8 @@ use self::commit::Commit;
 use self::confirm::Confirmer;
 use self::options::RedisOptions;
 use self::reply::{holding, lease, list, text, texts};
-use self::topology::{Resolver, Topology};
+use self::resolver::Resolver;
+use self::topology::Topology;
 use self::walk::{Cursor, Step};
 use self::witness::Witness;
 use crate::lock::key::LockKey;
@@ -70,7 +73,7 @@ impl RedisStore {
         let options = Arc::new(options);
         let script = Arc::new(script::batch(options.clock, &options.key_prefix));
         let witness = Arc::new(Witness::new(options.max_clock_skew));
-        let (topology, resolver) = topology::start(&options, Arc::clone(&script), &witness);
+        let (topology, resolver) = resolver::start(&options, Arc::clone(&script), &witness);
         let batches = Arc::new(Batches::new(
             script,
             Arc::clone(&options),

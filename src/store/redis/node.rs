@@ -21,7 +21,7 @@ use super::script::Source;
 pub const MIN_REDIS_VERSION: (u32, u32) = (6, 2);
 
 /// How often a question is asked again when the connection breaks off without a reason.
-const MAX_DROPPED: usize = 4;
+const MAX_DROPPED: usize = 8;
 
 /// A node that the store talks to. Ends for everybody at once when it is retired.
 pub(super) struct Node {

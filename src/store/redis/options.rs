@@ -262,6 +262,22 @@ impl RedisOptions {
         }
     }
 
+    /// What a number of confirmations set by the operator gives up.
+    pub(super) fn accepted_risk(&self) -> Option<String> {
+        match self.replica_acks {
+            ReplicaAcks::Auto => None,
+            ReplicaAcks::Fixed(0) => Some(
+                "LEASEHOLD_REPLICA_ACKS=0: no replica has to confirm a lease, so a failover may lose leases that were \
+                 granted; new grants then pause until those that a server remembers are over"
+                    .to_owned(),
+            ),
+            ReplicaAcks::Fixed(number) => Some(format!(
+                "LEASEHOLD_REPLICA_ACKS={number}: a failover to a replica beyond these {number} may lose leases that were \
+                 granted; new grants then pause until those that a server remembers are over"
+            )),
+        }
+    }
+
     pub(super) fn lock_prefix(&self) -> String {
         format!("{}lock:", self.key_prefix)
     }

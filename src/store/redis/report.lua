@@ -4,7 +4,12 @@
 -- writes that it saw confirmed then, the highest token it knows of, how long the latest lease that it
 -- confirmed may still be counted on, '1' if it saw the clock step, the longest pause, the skew of clocks,
 -- the data format of the caller, how long the list of servers is kept (in milliseconds).
--- Reply: {'ok', now, how long new grants pause} | {'guard', 'role' | 'format' | 'inactive' | 'activation', detail}
+-- Reply: {'ok', now, how long new grants pause, how many writes that it saw confirmed are missing, and of
+-- all servers together: the count of confirmed writes, the highest token, how long the latest lease may be
+-- counted on} | {'guard', 'role' | 'format' | 'inactive' | 'activation', detail}
+--
+-- What a server saw confirmed is kept beside its name for as long as it reports, so that the others know
+-- it when it has ended.
 local info = redis.call('INFO', 'replication')
 local role = string.match(info, 'role:(%a+)')
 if role ~= 'master' then return { 'guard', 'role', role } end
@@ -15,20 +20,29 @@ if replid ~= string.match(info, 'master_replid:(%x+)') then return { 'guard', 'i
 if activation ~= ARGV[2] then return { 'guard', 'activation', activation or '' } end
 
 local now = time_us()
-local counts_on, fewer = tonumber(ARGV[6]), ARGV[3] ~= activation and tonumber(ARGV[4]) > tonumber(base)
+local counts_on, missing = tonumber(ARGV[6]), 0
+if ARGV[3] ~= activation then missing = math.max(0, tonumber(ARGV[4]) - tonumber(base)) end
 recover = tonumber(recover)
-if (fewer or ARGV[7] == '1') and counts_on > 0 then
+if (missing > 0 or ARGV[7] == '1') and counts_on > 0 then
   recover = math.max(recover, now + math.min(counts_on + tonumber(ARGV[9]), tonumber(ARGV[8])))
   redis.call('HSET', KEYS[1], 'recover', string.format('%.0f', recover))
 end
-if tonumber(ARGV[5]) > tonumber(token) then redis.call('HSET', KEYS[1], 'token', ARGV[5]) end
+if tonumber(ARGV[5]) > tonumber(token) then
+  token = ARGV[5]
+  redis.call('HSET', KEYS[1], 'token', token)
+end
 
-redis.call('HSET', KEYS[2], ARGV[1], activation .. ' ' .. string.format('%.0f', now))
+-- What it saw confirmed under another activation is another count.
+local confirmed = ARGV[3] == activation and tonumber(ARGV[4]) or 0
+redis.call('HSET', KEYS[2], ARGV[1], string.format('%s %.0f %.0f %.0f', activation, now, confirmed, now + counts_on))
 -- Whoever reported to this activation and fell silent is gone; whoever has not reported to it when the
 -- time for that is over is gone too. Nobody can report to a master that is down, so until then nobody is.
-local reports = redis.call('HGETALL', KEYS[2])
+local reports, until_all = redis.call('HGETALL', KEYS[2]), now
 for i = 1, #reports, 2 do
-  local of, at = string.match(reports[i + 1], '^(%x+) (%d+)$')
+  local of, at, confirmed_there, counts_until = string.match(reports[i + 1], '^(%x+) (%d+) (%d+) (%d+)$')
+  if of == activation then
+    confirmed, until_all = math.max(confirmed, tonumber(confirmed_there)), math.max(until_all, tonumber(counts_until))
+  end
   local silent = of == activation and now - tonumber(at) > 5000000
   local missing = of ~= activation and now - tonumber(activated) > 1000000
   if silent or missing then redis.call('HDEL', KEYS[2], reports[i]) end
@@ -37,4 +51,5 @@ end
 redis.call('PEXPIRE', KEYS[2], ARGV[11])
 local pause = recover - now
 if unlisted == '1' then pause = math.max(pause, tonumber(activated) + 1000000 - now) end
-return { 'ok', string.format('%.0f', now), string.format('%.0f', math.max(0, pause)) }
+local function int(number) return string.format('%.0f', number) end
+return { 'ok', int(now), int(math.max(0, pause)), int(missing), int(confirmed), token, int(until_all - now) }

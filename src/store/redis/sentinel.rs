@@ -71,6 +71,8 @@ pub(super) struct Named {
     pub(super) address: Address,
     /// None of those who answered takes it for down or is replacing it.
     pub(super) in_order: bool,
+    /// The highest configuration epoch under which one of them names it.
+    pub(super) epoch: Option<u64>,
 }
 
 struct Answer {
@@ -79,6 +81,8 @@ struct Answer {
     doubts: bool,
     /// `None` if it knows no such set.
     master: Option<Address>,
+    /// The configuration epoch of that master.
+    epoch: Option<u64>,
     peers: Vec<(String, Address)>,
 }
 
@@ -297,6 +301,7 @@ struct Count {
     /// A majority is of at least so many.
     expected: usize,
     votes: HashMap<String, Option<Address>>,
+    epochs: HashMap<Address, u64>,
     answered: usize,
     unaware: usize,
     doubtful: usize,
@@ -312,6 +317,10 @@ impl Count {
             self.known.insert(id);
             self.addresses.insert(address);
         }
+        if let (Some(master), Some(epoch)) = (&answer.master, answer.epoch) {
+            let highest = self.epochs.entry(master.clone()).or_default();
+            *highest = epoch.max(*highest);
+        }
         self.votes.insert(answer.id, answer.master);
     }
 
@@ -326,6 +335,7 @@ impl Count {
         named_by_most.map(|(master, _)| Named {
             address: master.clone(),
             in_order: self.doubtful == 0,
+            epoch: self.epochs.get(master).copied(),
         })
     }
 }
@@ -356,10 +366,10 @@ impl Peer {
             id,
             doubts: false,
             master: None,
+            epoch: None,
             peers: Vec::new(),
         };
         if let Some((host, port)) = named {
-            answer.master = Some(Address { host, port });
             let peers: Vec<HashMap<String, String>> = cmd("SENTINEL")
                 .arg("SENTINELS")
                 .arg(master)
@@ -373,6 +383,13 @@ impl Peer {
                 .await?;
             let flags = state.get("flags").map_or("", String::as_str);
             answer.doubts = flags.split(',').any(|flag| DOUBTS.contains(&flag));
+            // While it leads a failover it shows the old address with the new epoch.
+            if state.get("ip") == Some(&host) && state.get("port") == Some(&port.to_string()) {
+                answer.epoch = state
+                    .get("config-epoch")
+                    .and_then(|epoch| epoch.parse().ok());
+            }
+            answer.master = Some(Address { host, port });
         }
         *kept = Some(connection);
         Ok(answer)
@@ -453,6 +470,7 @@ mod tests {
         Answer {
             id: id.into(),
             doubts: false,
+            epoch: None,
             master: Some(address(master.to_owned())),
             peers,
         }

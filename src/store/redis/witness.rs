@@ -116,14 +116,14 @@ impl Witness {
         self.saw_time(read, sent, received);
     }
 
-    /// A grant or renewal was confirmed, as write number `writes` or before, and may be counted on for
-    /// so long.
-    pub(super) fn confirmed(&self, activation: &str, writes: u64, counts_on: Duration) {
+    /// A grant or renewal was confirmed, as write number `writes` or before, and may be counted on until
+    /// then. Here or at another server, which may end and take its own memory with it.
+    pub(super) fn confirmed(&self, activation: &str, writes: u64, counts_on_until: Instant) {
         let mut state = self.state();
         if state.activation == activation {
             state.writes = state.writes.max(writes);
         }
-        state.counts_on = state.counts_on.max(Some(Instant::now() + counts_on));
+        state.counts_on = state.counts_on.max(Some(counts_on_until));
     }
 
     /// A token was granted.
@@ -224,8 +224,9 @@ mod tests {
     async fn only_writes_of_the_activation_reported_to_are_counted() {
         let witness = Witness::new(SKEW);
         witness.reported_to("one");
-        witness.confirmed("one", 7, Duration::from_secs(5));
-        witness.confirmed("two", 9, Duration::from_secs(2));
+        let in_seconds = |seconds| Instant::now() + Duration::from_secs(seconds);
+        witness.confirmed("one", 7, in_seconds(5));
+        witness.confirmed("two", 9, in_seconds(2));
         tokio::time::advance(Duration::from_secs(1)).await;
         let memory = witness.memory();
         assert_eq!(

@@ -1,8 +1,14 @@
 //! The HTTP API as a test calls it.
 
-use serde_json::Value;
+use std::time::Duration;
+
+use serde_json::{Value, json};
 
 use super::http::{Reply, http};
+use super::poll;
+
+/// How long locks may be out of reach after something happened to the store.
+pub(crate) const FAILOVER: Duration = Duration::from_secs(30);
 
 /// The lock routes of one server. Keys go into the path as they are, so that a test chooses their encoding.
 #[derive(Clone)]
@@ -29,6 +35,22 @@ impl Api {
     /// `POST /locks/{key}`; `None` sends no body.
     pub(crate) fn acquire(&self, key: &str, body: impl Into<Option<Value>>) -> Reply {
         self.acquire_with(key, &[], body)
+    }
+
+    /// Acquires for 1.5 s as soon as that is possible again.
+    pub(crate) fn acquire_soon(&self, key: &str) -> Reply {
+        let granted = poll(FAILOVER, || {
+            let reply = self.acquire(key, json!({"ttl_ms": 1_500}));
+            // What is not known to have failed may hold the key until its TTL is over.
+            assert_ne!(reply.status, 500, "{}", reply.body);
+            (reply.status == 201).then_some(reply)
+        });
+        granted.unwrap_or_else(|| {
+            panic!(
+                "{key} is not granted again: {}",
+                self.acquire(key, None).body
+            )
+        })
     }
 
     /// As `acquire`, with headers such as `Idempotency-Key`.

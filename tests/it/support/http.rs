@@ -26,6 +26,21 @@ impl Reply {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
+    /// The token of the lease in it; panics with the whole reply when there is none.
+    pub(crate) fn fencing_token(&self) -> u64 {
+        self.json()["fencing_token"]
+            .as_u64()
+            .unwrap_or_else(|| panic!("no fencing token: {self:?}"))
+    }
+
+    /// The id of the lease in it; panics with the whole reply when there is none.
+    pub(crate) fn lease_id(&self) -> String {
+        match self.json()["lease_id"].as_str() {
+            Some(id) => id.to_owned(),
+            None => panic!("no lease id: {self:?}"),
+        }
+    }
+
     /// The first header with this name, in any case.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut headers = self.headers.iter();

@@ -9,8 +9,9 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::api::Api;
-use super::http::try_http;
+use super::http::{Reply, http, try_http};
 use super::process::{self, Process};
+use super::redis::RedisServer;
 use super::{eventually, poll};
 
 /// How long the server may take until it listens, and then until it is ready.
@@ -32,6 +33,13 @@ impl Leasehold {
     /// Starts a server on the embedded store.
     pub(crate) fn in_memory() -> Self {
         Self::start([("LEASEHOLD_STORE", "memory")])
+    }
+
+    /// A server on this one Redis that is ready.
+    pub(crate) fn on(redis: &RedisServer) -> Self {
+        let server = Self::start([("LEASEHOLD_REDIS_URL", redis.url())]);
+        server.wait_ready();
+        server
     }
 
     /// Starts a server with these variables, and no other `LEASEHOLD_*`; returns once it listens, which is before it
@@ -68,6 +76,11 @@ impl Leasehold {
             stdout,
             stderr,
         }
+    }
+
+    /// What `/readyz` answers now.
+    pub(crate) fn readiness(&self) -> Reply {
+        http(&self.addr, "GET", "/readyz", &[], None)
     }
 
     /// `127.0.0.1:PORT`.

@@ -177,7 +177,7 @@ impl RedisServer {
     }
 
     /// As `info`, with an error when the server cannot be reached.
-    pub(super) fn try_info(&self, section: &str) -> RedisResult<String> {
+    pub(crate) fn try_info(&self, section: &str) -> RedisResult<String> {
         self.try_cli(&["INFO", section])
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 pub(crate) use config::SentinelConfig;
 
+use super::leasehold::Leasehold;
 use super::net::free_port;
 use super::poll;
 use super::redis::{RedisServer, field};
@@ -54,18 +55,23 @@ impl SentinelSet {
             }
             set.sentinels.push(sentinel);
         }
-        let ready = poll(START_LIMIT, || {
-            set.sentinels
-                .iter()
-                .all(|sentinel| set.knows_all(sentinel))
+        set.wait_until_known();
+        set
+    }
+
+    /// Waits until every Sentinel knows all nodes and all other Sentinels.
+    pub(crate) fn wait_until_known(&self) {
+        let known = poll(START_LIMIT, || {
+            let mut sentinels = self.sentinels.iter();
+            sentinels
+                .all(|sentinel| self.knows_all(sentinel))
                 .then_some(())
         });
         assert!(
-            ready.is_some(),
+            known.is_some(),
             "the Sentinels do not know each other\n{}",
-            set.logs()
+            self.logs()
         );
-        set
     }
 
     /// Whether this Sentinel sees every other one and every replica in good health.
@@ -131,6 +137,13 @@ impl SentinelSet {
         env.into_iter()
             .map(|(name, value)| (name.to_owned(), value))
             .collect()
+    }
+
+    /// A server on this set that is ready.
+    pub(crate) fn serve(&self) -> Leasehold {
+        let server = Leasehold::start(self.env());
+        server.wait_ready();
+        server
     }
 
     /// Every data node; the first was the master at the start.

@@ -8,7 +8,7 @@ use leasehold::lock::key::LockKey;
 use leasehold::lock::lease::{Attempt, Digest, Idempotency, LeaseId, Metadata, Ttl};
 use leasehold::lock::rules::{Acquire, Acquisition, Holding, Lease};
 use leasehold::random;
-use leasehold::store::contract::{Health, Store};
+use leasehold::store::contract::{Condition, Store};
 use leasehold::store::memory::MemoryStore;
 use leasehold::store::redis::RedisStore;
 use leasehold::store::redis::options::{
@@ -89,7 +89,7 @@ impl Subject {
         server.cli(&["SET", &key, &micros.to_string()]);
         let store: Arc<dyn Store> = Arc::new(RedisStore::start(options));
         for _ in 0..1000 {
-            if store.health() == Health::Ready {
+            if store.health().condition == Condition::Ready {
                 let clock = TestClock::Redis {
                     client: Box::new(client),
                     key,

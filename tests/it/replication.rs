@@ -1,0 +1,189 @@
+//! Confirmed grants: what is answered, and what is not, when replicas are missing.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::api::FAILOVER;
+use crate::support::eventually;
+use crate::support::http::Reply;
+use crate::support::leasehold::Leasehold;
+use crate::support::redis::RedisServer;
+use crate::support::sentinel::SentinelConfig;
+
+#[test]
+fn grants_wait_for_a_replica_and_are_refused_without_one() {
+    let set = SentinelConfig::new()
+        .replicas(1)
+        .down_after_ms(60_000)
+        .start();
+    let server = set.serve();
+    let api = server.api();
+    let held = api.acquire("a", json!({"ttl_ms": 120_000}));
+    assert_eq!(held.status, 201);
+    let replica = set.replicas()[0];
+    replica.pause();
+    let begun = Instant::now();
+    let refused = api.acquire("b", json!({"ttl_ms": 120_000}));
+    assert_eq!(refused.status, 503, "{}", refused.body);
+    assert_eq!(
+        refused.json()["type"],
+        "urn:leasehold:problem:replication-unconfirmed"
+    );
+    assert_eq!(
+        (&refused.json()["outcome"], refused.header("retry-after")),
+        (&json!("unknown"), Some("1"))
+    );
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    let renewal = api.renew("a", &held.lease_id(), None);
+    assert_eq!(
+        renewal.json()["type"],
+        "urn:leasehold:problem:replication-unconfirmed",
+        "{}",
+        renewal.body
+    );
+    assert_eq!(
+        api.release("a", &held.lease_id()).status,
+        204,
+        "letting go waits for nobody"
+    );
+    replica.resume();
+    eventually(FAILOVER, "the refused grant was taken back", || {
+        api.inspect("b").json()["held"] == false
+    });
+    assert_eq!(api.acquire_soon("b").status, 201);
+}
+
+#[test]
+fn lease_is_never_promised_for_longer_than_it_lasts() {
+    let set = SentinelConfig::new()
+        .replicas(1)
+        .down_after_ms(60_000)
+        .start();
+    let mut env = set.env();
+    env.push((
+        "LEASEHOLD_REDIS_RESPONSE_TIMEOUT_MS".to_owned(),
+        "5000".to_owned(),
+    ));
+    let server = Leasehold::start(env);
+    server.wait_ready();
+    let api = server.api();
+    let held = api.acquire("b", json!({"ttl_ms": 3_000}));
+    // The replica confirms late; what is left of the lease goes by meanwhile.
+    let promised = |reply: &Reply| {
+        let field = |name: &str| reply.json()[name].as_u64().expect("a number");
+        assert!(field("waited_ms") >= 900, "{}", reply.body);
+        field("waited_ms") + field("expires_in_ms")
+    };
+    let late = |call: &dyn Fn() -> Reply| {
+        set.replicas()[0].pause();
+        let reply = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                sleep(Duration::from_secs(1));
+                set.replicas()[0].resume();
+            });
+            call()
+        });
+        assert!(matches!(reply.status, 200 | 201), "{}", reply.body);
+        promised(&reply)
+    };
+    let granted = late(&|| api.acquire("a", json!({"ttl_ms": 3_000})));
+    let renewed = late(&|| api.renew("b", &held.lease_id(), None));
+    for promised in [granted, renewed] {
+        assert!(
+            (2_500..=3_100).contains(&promised),
+            "{promised} ms are promised of 3000"
+        );
+    }
+}
+
+#[test]
+fn fixed_number_of_acknowledgements_is_taken_at_its_word() {
+    let redis = RedisServer::plain();
+    let with_acks = |acks: &str| {
+        let server = Leasehold::start([
+            ("LEASEHOLD_REDIS_URL", redis.url()),
+            ("LEASEHOLD_REPLICA_ACKS", acks.to_owned()),
+        ]);
+        server.wait_ready();
+        server
+    };
+    let (one, none, auto) = (with_acks("1"), with_acks("0"), with_acks("auto"));
+    assert_eq!(
+        one.api().acquire("a", None).json()["type"],
+        "urn:leasehold:problem:replication-unconfirmed"
+    );
+    eventually(FAILOVER, "it was taken back", || {
+        none.api().inspect("a").json()["held"] == false
+    });
+    assert_eq!(none.api().acquire("b", None).status, 201);
+    for (server, risk) in [
+        (&one, "LEASEHOLD_REPLICA_ACKS=1: "),
+        (&none, "LEASEHOLD_REPLICA_ACKS=0: "),
+    ] {
+        let accepted = server.readiness().json()["accepted_risk"].to_string();
+        assert!(accepted.contains(risk), "{accepted}");
+    }
+    assert_eq!(auto.readiness().json()["accepted_risk"], Value::Null);
+    assert_eq!(
+        auto.api().acquire("c", None).status,
+        201,
+        "one Redis has no replica to ask"
+    );
+}
+
+#[test]
+fn lone_master_of_a_set_grants_nothing() {
+    let set = SentinelConfig::new()
+        .replicas(1)
+        .down_after_ms(60_000)
+        .start();
+    set.replicas()[0].kill();
+    let gone = || {
+        set.master()
+            .cli(&["INFO", "replication"])
+            .contains("connected_slaves:0")
+    };
+    eventually(FAILOVER, "the master sees its replica gone", gone);
+    let refused = set.serve().api().acquire("a", None);
+    assert_eq!(
+        refused.json()["type"],
+        "urn:leasehold:problem:replication-unconfirmed",
+        "{}",
+        refused.body
+    );
+}
+
+#[test]
+fn replay_waits_for_replicas_and_an_unconfirmed_grant_is_taken_back() {
+    let set = SentinelConfig::new()
+        .replicas(1)
+        .down_after_ms(60_000)
+        .start();
+    let server = set.serve();
+    let acquire = |lock: &str| {
+        let key = [("Idempotency-Key", "0123456789abcdef")];
+        server
+            .api()
+            .acquire_with(lock, &key, json!({"ttl_ms": 600_000}))
+    };
+    assert_eq!(acquire("a").status, 201);
+    let replica = set.replicas()[0];
+    replica.pause();
+    for (lock, what) in [("a", "a replay"), ("b", "a grant")] {
+        let refused = acquire(lock);
+        assert_eq!(
+            refused.json()["type"],
+            "urn:leasehold:problem:replication-unconfirmed",
+            "{what}: {}",
+            refused.body
+        );
+    }
+    replica.resume();
+    // The client could come back for it, so only the confirmation's own undo frees it.
+    eventually(FAILOVER, "the refused grant was taken back", || {
+        server.api().inspect("b").json()["held"] == false
+    });
+    assert_eq!(acquire("a").status, 200, "what was granted before stays");
+}
