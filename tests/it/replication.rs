@@ -1,6 +1,6 @@
 //! Confirmed grants: what is answered, and what is not, when replicas are missing.
 
-use std::thread::sleep;
+use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use crate::support::api::FAILOVER;
 use crate::support::eventually;
 use crate::support::http::Reply;
 use crate::support::leasehold::Leasehold;
-use crate::support::redis::RedisServer;
+use crate::support::redis::{RedisConfig, RedisServer};
 use crate::support::sentinel::SentinelConfig;
 
 #[test]
@@ -186,4 +186,52 @@ fn replay_waits_for_replicas_and_an_unconfirmed_grant_is_taken_back() {
         server.api().inspect("b").json()["held"] == false
     });
     assert_eq!(acquire("a").status, 200, "what was granted before stays");
+}
+
+#[test]
+fn replicas_confirm_nothing_for_another_life_of_the_master() {
+    let master = RedisServer::plain();
+    let replica = RedisConfig::new()
+        .replica_of("127.0.0.1", master.port())
+        .start();
+    let online = || master.info("replication").contains("state=online");
+    eventually(FAILOVER, "the replica is online", online);
+    let server = Leasehold::start([
+        ("LEASEHOLD_REDIS_URL", master.url()),
+        ("LEASEHOLD_REPLICA_ACKS", "1".to_owned()),
+    ]);
+    server.wait_ready();
+    for (field, other) in [("replid", "0".repeat(40)), ("activation", "f".repeat(32))] {
+        let key = format!("while-{field}-changes");
+        let granted_before = server.api().acquire_soon(&key);
+        assert_eq!(
+            server
+                .api()
+                .release(&key, &granted_before.lease_id())
+                .status,
+            204
+        );
+        replica.pause();
+        let granted = spawn({
+            let (api, key) = (server.api(), key.clone());
+            move || api.acquire(&key, json!({"ttl_ms": 1000}))
+        });
+        let is_written = || {
+            master
+                .cli(&["GET", &format!("leasehold:lock:{key}")])
+                .contains("L\t")
+        };
+        eventually(FAILOVER, "the grant waits to be confirmed", is_written);
+        master.cli(&["HSET", "leasehold:meta", field, &other]);
+        // Longer than one round of asking for confirmations lasts: that one began before.
+        sleep(Duration::from_millis(400));
+        replica.resume();
+        let reply = granted.join().expect("an answer");
+        assert_eq!(
+            (reply.status, &reply.json()["outcome"]),
+            (503, &json!("unknown")),
+            "{field}: {}",
+            reply.body
+        );
+    }
 }
