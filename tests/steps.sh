@@ -14,6 +14,23 @@ step() {
   echo "== $name: $((SECONDS - begun)) s"
 }
 
+# campaign OPTION...: a fault campaign with the server and the profile that the options before `--` name. One that proves
+# nothing (exit status 3: the machine was too slow, or a fault had no effect) is repeated once.
+campaign() {
+  if [ "$(id -u)" -ne 0 ]; then
+    echo "the fault campaign makes network namespaces: run this as root, for example with sudo" >&2
+    return 1
+  fi
+  local code=0
+  cargo test --locked --quiet --test faults "$@" || code=$?
+  if [ "$code" -eq 3 ]; then
+    echo "the campaign proved nothing: once more"
+    code=0
+    cargo test --locked --quiet --test faults "$@" || code=$?
+  fi
+  return "$code"
+}
+
 # Debian packages, for the programs that are not there yet.
 install_packages() {
   local missing=()
@@ -21,6 +38,11 @@ install_packages() {
   command -v redis-sentinel >/dev/null || missing+=(redis-sentinel)
   command -v curl >/dev/null || missing+=(curl)
   command -v jq >/dev/null || missing+=(jq)
+  # For the hosts of the fault campaign, and for the clock of its data nodes.
+  command -v ip >/dev/null || missing+=(iproute2)
+  command -v nsenter >/dev/null || missing+=(util-linux)
+  command -v cc >/dev/null || missing+=(gcc)
+  [ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)
   if [ ${#missing[@]} -eq 0 ]; then
     return
   fi

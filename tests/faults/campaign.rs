@@ -23,7 +23,9 @@ use crate::wait::{is_stopped, poll, sleep, stop_on_signals};
 
 const PROXY_HOST: &str = "proxy";
 const PROXY_PORT: u16 = 8081;
-const KEYS: [&str; 6] = ["hot", "warm/a", "warm/b", "cool/a", "cool/b", "cool/c"];
+const KEYS: [&str; 10] = [
+    "hot", "warm/a", "warm/b", "cool/a", "cool/b", "cool/c", "cold/a", "cold/b", "cold/c", "cold/d",
+];
 /// How long every server gets until it grants again after the last fault was healed.
 const BACK_LIMIT: Duration = Duration::from_secs(60);
 /// Quiet between two faults, in which the service has to be as without any.
@@ -34,6 +36,11 @@ const STALL: Duration = Duration::from_secs(1);
 /// Runs a campaign and prints its verdict.
 pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
     let nemeses = chosen(options)?;
+    if let Some(rule) = &options.until
+        && !check::RULES.iter().any(|(name, _)| name == rule)
+    {
+        return Err(format!("no rule has the name {rule}: see --list"));
+    }
     if options.clients < 16 || !(2..=3).contains(&options.servers) {
         return Err("at least 16 clients, and 2 or 3 servers".to_owned());
     }
@@ -42,6 +49,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
             "network namespaces need root: run it as root, for example with sudo".to_owned(),
         );
     }
+    // It is started from other hosts and directories.
+    let server = options.server.canonicalize();
+    let server = server.map_err(|error| format!("{}: {error}", options.server.display()))?;
     stop_on_signals();
     net::sweep();
     let dir = tempfile::Builder::new()
@@ -54,7 +64,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
     let log = Log::create(&file).map_err(|error| format!("{}: {error}", file.display()))?;
     let log = Arc::new(log);
     println!("seed {}, history {}", options.seed, log.path().display());
-    let ended = record(options, &nemeses, dir.path(), &log);
+    let ended = record(options, &nemeses, &server, dir.path(), &log);
     log.flush();
     if let Err(error) = ended {
         eprintln!("files of the run: {}", dir.keep().display());
@@ -66,13 +76,14 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
     if check::report::status(&verdict) != 0 {
         println!("files of the run: {}", dir.keep().display());
     }
-    Ok(check::report::print(&verdict))
+    Ok(check::report::print(&verdict, options.markdown))
 }
 
 /// Runs everything that leaves a history; all processes and hosts are gone when it returns.
 fn record(
     options: &Options,
     nemeses: &[&'static Nemesis],
+    server: &Path,
     dir: &Path,
     log: &Arc<Log>,
 ) -> Result<(), String> {
@@ -82,7 +93,7 @@ fn record(
     hosts.extend((0..options.clients).map(client_host));
     let net = Network::create(hosts)?;
     let proxy_address = net.address(PROXY_HOST);
-    let cluster = Arc::new(Cluster::start(net, options.servers, &options.server, dir)?);
+    let cluster = Arc::new(Cluster::start(net, options.servers, server, dir)?);
     let direct: Vec<String> = cluster.servers.iter().map(cluster::Server::url).collect();
     let proxied: Vec<String> = (PROXY_PORT..)
         .take(direct.len())
@@ -113,13 +124,21 @@ fn record(
     sleep(QUIET);
     let end = Instant::now() + Duration::from_secs(60 * options.minutes);
     let mut queue = Vec::new();
-    while Instant::now() < end && !is_stopped() {
+    let mut struck = 0;
+    while (Instant::now() < end || struck < nemeses.len()) && !is_stopped() {
         if queue.is_empty() {
             queue = nemeses.to_vec();
             rng.shuffle(&mut queue);
         }
         let fault = queue.pop().expect("it was filled");
-        strike(fault, &world, &mut rng, &addresses)?;
+        let goes_on = strike(fault, &world, &mut rng, &addresses)?;
+        struck += 1;
+        if !goes_on {
+            break;
+        }
+        if options.until.as_ref().is_some_and(|rule| breaks(log, rule)) {
+            break;
+        }
     }
     note(log, "campaign", Phase::Note, "the clients end");
     crowd.stop();
@@ -146,13 +165,24 @@ fn record(
     Ok(())
 }
 
-/// One fault from its injection to the quiet after it.
+/// Whether what was recorded so far breaks a rule.
+fn breaks(log: &Log, rule: &str) -> bool {
+    log.flush();
+    // If it ends in half a line, the next look tells.
+    let events = history::read(log.path());
+    events.is_ok_and(|events| {
+        let violations = check::check(&events).violations;
+        violations.iter().any(|v| v.rule == rule && !v.excused)
+    })
+}
+
+/// One fault from its injection to the quiet after it; gives whether the service serves anybody then.
 fn strike(
     nemesis: &'static Nemesis,
     world: &World,
     rng: &mut Rng,
     addresses: &[String],
-) -> Result<(), String> {
+) -> Result<bool, String> {
     let begun = Instant::now();
     let mut at_work = world.for_nemesis(nemesis.name, rng.next());
     let done = (nemesis.run)(&mut at_work);
@@ -165,7 +195,7 @@ fn strike(
     }
     let back = wait_until_back(&world.crowd, addresses, healed);
     if is_stopped() {
-        return Ok(());
+        return Ok(false);
     }
     if let Err(error) = back {
         println!("{:28} {error}", nemesis.name);
@@ -173,7 +203,9 @@ fn strike(
         for server in &world.cluster.servers {
             server.start()?;
         }
-        wait_until_back(&world.crowd, addresses, now_us())?;
+        if wait_until_back(&world.crowd, addresses, now_us()).is_err() {
+            return Ok(false);
+        }
     }
     note(&world.log, nemesis.name, Phase::Back, "");
     world.cluster.wait_until_whole()?;
@@ -188,7 +220,7 @@ fn strike(
             .map(|error| format!("  {error}"))
             .unwrap_or_default()
     );
-    Ok(())
+    Ok(true)
 }
 
 /// Waits until every way to every server led to a grant.

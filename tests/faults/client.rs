@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::clock::now_us;
-use crate::history::{Arm, Call, GrantedLease, Op, Outcome, Seen};
+use crate::history::{ABANDONED, Arm, Call, GrantedLease, Op, Outcome, Seen};
 use crate::http::{self, Failure};
 use crate::protocol::{ClientConfig, FromClient, ToClient};
 
@@ -123,6 +123,7 @@ impl Client {
                 call.outcome = Outcome::NotDone;
                 call.problem = Some(format!("not sent: {}", error.kind()));
             }
+            Err(Failure::Abandoned) => call.problem = Some(ABANDONED.to_owned()),
             Err(Failure::Unknown(error)) => {
                 call.problem = Some(format!("no answer: {}", error.kind()));
             }
@@ -170,6 +171,7 @@ fn understand(call: &mut Call, reply: &http::Reply) {
             holder: text("holder"),
             token,
             held_for_ms: body["held_for_ms"].as_u64().unwrap_or_default(),
+            expires_in_ms: body["expires_in_ms"].as_u64(),
         });
     }
 }

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 /// The number of the client that probes all keys at the end.
 pub(crate) const PROBE_CLIENT: usize = 999;
 
+/// The problem of a call whose client gave up, and whose server closed the connection without a word.
+pub(crate) const ABANDONED: &str = "abandoned";
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(crate) enum Event {
@@ -109,6 +112,9 @@ pub(crate) struct Seen {
     pub(crate) holder: Option<String>,
     pub(crate) token: u64,
     pub(crate) held_for_ms: u64,
+    /// How long that lease lasts, as the answer says; it says so of every lease.
+    #[serde(default)]
+    pub(crate) expires_in_ms: Option<u64>,
 }
 
 impl Call {

@@ -1,7 +1,7 @@
 //! A blocking HTTP client for one call on one connection, exact about what the caller may conclude.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
@@ -17,7 +17,12 @@ pub(crate) enum Failure {
     NotSent(io::Error),
     /// The server may have done it.
     Unknown(io::Error),
+    /// The caller gave up, and the server closed the connection without having answered: it knows.
+    Abandoned,
 }
+
+/// How long a caller that gave up listens whether the server had answered already.
+const LISTENS: Duration = Duration::from_millis(300);
 
 /// Sends a request and waits `limit` for the whole answer.
 pub(crate) fn call(
@@ -52,7 +57,21 @@ pub(crate) fn call(
         parse(&bytes).ok_or_else(|| ErrorKind::UnexpectedEof.into())
     };
     let mut exchange = exchange;
-    exchange().map_err(Failure::Unknown)
+    exchange().map_err(|error| {
+        let gave_up = matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock);
+        if gave_up && was_abandoned(&mut stream) {
+            Failure::Abandoned
+        } else {
+            Failure::Unknown(error)
+        }
+    })
+}
+
+/// Hangs up, and says whether the server had not begun to answer by the time it saw that.
+fn was_abandoned(stream: &mut TcpStream) -> bool {
+    let hung_up = stream.shutdown(Shutdown::Write);
+    let listens = stream.set_read_timeout(Some(LISTENS));
+    hung_up.and(listens).is_ok() && matches!(stream.read(&mut [0; 1]), Ok(0))
 }
 
 /// All bytes until the other side closes.
@@ -65,9 +84,12 @@ fn read_until(stream: &mut TcpStream, deadline: Instant) -> io::Result<Vec<u8>> 
             return Err(ErrorKind::TimedOut.into());
         }
         stream.set_read_timeout(Some(left))?;
-        match stream.read(&mut buffer)? {
-            0 => return Ok(received),
-            count => received.extend_from_slice(&buffer[..count]),
+        match stream.read(&mut buffer) {
+            Ok(0) => return Ok(received),
+            Ok(count) => received.extend_from_slice(&buffer[..count]),
+            // Half an answer is an answer.
+            Err(_) if !received.is_empty() => return Err(ErrorKind::UnexpectedEof.into()),
+            Err(error) => return Err(error),
         }
     }
 }

@@ -2,8 +2,14 @@
 //! injected one after the other, and a checker that judges what the clients saw.
 //!
 //! `cargo test --release --test faults -- --minutes 10 --seed 1 [--nemesis NAME]…` runs one, as root.
-//! `… -- --check FILE` judges a recorded history, and `… -- --self-test` shows that each rule catches what it is for;
-//! both need no privileges. Exit status: 0 green, 1 violations, 2 it could not run, 3 indeterminate.
+//! `… -- --check FILE…` judges recorded histories, all in one verdict, `… -- --self-test` shows that each rule catches
+//! what it is for, and `… -- --list` says what each fault does and each rule demands; these need no privileges. Exit
+//! status: 0 green, 1 violations, 2 it could not run, 3 indeterminate. `bugs/run` seeds bugs into the server and
+//! requires that a campaign finds them.
+//!
+//! A violation counts whatever fault is at work, unless the contract excuses it under that fault; then it is counted
+//! apart. A run is *indeterminate* where it cannot prove anything: a fault had no effect, the machine was too slow, or
+//! nobody would have lost an update even without fencing.
 
 mod campaign;
 mod check;
@@ -33,7 +39,7 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "faults", about = "The fault campaign")]
 pub(crate) struct Options {
-    /// How long faults are injected; the last one may end later.
+    /// How long faults are injected; the last one may end later, and each of them comes at least once.
     #[arg(long, default_value_t = 1)]
     minutes: u64,
     /// Repeats the choice of faults and of what clients do.
@@ -54,13 +60,19 @@ pub(crate) struct Options {
     /// Where to record the history.
     #[arg(long)]
     history: Option<PathBuf>,
-    /// Judges a recorded history instead.
-    #[arg(long, value_name = "FILE")]
-    check: Option<PathBuf>,
+    /// Ends the campaign soon after this rule was broken.
+    #[arg(long, value_name = "RULE")]
+    until: Option<String>,
+    /// Judges recorded histories instead.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    check: Vec<PathBuf>,
+    /// Prints the verdict's tables as Markdown too.
+    #[arg(long)]
+    markdown: bool,
     /// Judges histories made by hand instead, one for each rule.
     #[arg(long)]
     self_test: bool,
-    /// Prints the names of the faults.
+    /// Says what each fault does, and what each rule demands.
     #[arg(long)]
     list: bool,
 }
@@ -83,22 +95,25 @@ fn main() -> ExitCode {
     }
     let options = Options::parse();
     if options.list {
+        println!("Faults:");
         for nemesis in nemesis::ALL {
-            println!("{}", nemesis.name);
+            println!("  {:30} {}", nemesis.name, nemesis.about);
+        }
+        println!("\nRules:");
+        for (rule, about) in check::RULES {
+            println!("  {rule:30} {about}");
+        }
+        println!("\nRules that the contract does not promise under a fault, counted apart there:");
+        for (nemesis, rules) in check::EXCUSES {
+            println!("  {nemesis:30} {}", rules.join(", "));
         }
         return ExitCode::SUCCESS;
     }
     if options.self_test {
         return check::examples::run();
     }
-    if let Some(file) = &options.check {
-        return match history::read(file) {
-            Ok(events) => check::report::print(&check::check(&events)),
-            Err(error) => {
-                eprintln!("{}: {error}", file.display());
-                ExitCode::from(2)
-            }
-        };
+    if !options.check.is_empty() {
+        return judge(&options.check, options.markdown);
     }
     match campaign::run(&options) {
         Ok(code) => code,
@@ -107,4 +122,25 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Judges recorded histories, each by itself, and adds up what they show.
+fn judge(files: &[PathBuf], markdown: bool) -> ExitCode {
+    let mut sum: Option<check::Verdict> = None;
+    for file in files {
+        let verdict = match history::read(file) {
+            Ok(events) => check::check(&events),
+            Err(error) => {
+                eprintln!("{}: {error}", file.display());
+                return ExitCode::from(2);
+            }
+        };
+        if let Some(sum) = &mut sum {
+            sum.add(verdict);
+        } else {
+            sum = Some(verdict);
+        }
+    }
+    let sum = sum.expect("there is a file");
+    check::report::print(&sum, markdown)
 }

@@ -130,6 +130,31 @@ impl RedisNode {
         }
     }
 
+    /// Copies its data as they are on the disk.
+    pub(crate) fn back_up(&self) -> Result<(), String> {
+        let _none_there = fs::remove_dir_all(self.dir.join("backup"));
+        self.copy("appendonlydir", "backup")
+    }
+
+    /// Puts the backup in the place of its data; the node must not run.
+    pub(crate) fn restore(&self) -> Result<(), String> {
+        self.wipe()?;
+        self.copy("backup", "appendonlydir")
+    }
+
+    fn copy(&self, from: &str, to: &str) -> Result<(), String> {
+        let (from, to) = (self.dir.join(from), self.dir.join(to));
+        let copy = || -> std::io::Result<()> {
+            fs::create_dir_all(&to)?;
+            for entry in fs::read_dir(&from)? {
+                let entry = entry?;
+                fs::copy(entry.path(), to.join(entry.file_name()))?;
+            }
+            Ok(())
+        };
+        copy().map_err(|error| format!("{}: {error}", from.display()))
+    }
+
     /// What it answers, asked on its own host, so that no cut is in the way.
     pub(crate) fn cli(&self, words: &[&str]) -> Result<String, String> {
         let mut command = enter(&self.host, "timeout");

@@ -1,5 +1,5 @@
 //! What a client does: takes locks, uses the resource behind them, renews, lets go, repeats calls whose answer it
-//! did not get, and now and then oversleeps its lease.
+//! did not get, and now and then oversleeps its lease, asks for it back when it is over, or breaks another's.
 
 use std::thread;
 use std::time::Duration;
@@ -11,8 +11,11 @@ use crate::protocol::ClientConfig;
 use crate::rng::Rng;
 
 /// The longest TTL that clients ask for.
-pub(crate) const LONGEST_TTL_MS: u64 = 5000;
-const TTLS_MS: [u64; 6] = [300, 500, 1000, 2000, 3000, LONGEST_TTL_MS];
+///
+/// Longer than what an abandoned acquisition with an `Idempotency-Key` is cut to (10 s): only then does a cut that
+/// should not be show.
+pub(crate) const LONGEST_TTL_MS: u64 = 15_000;
+const TTLS_MS: [u64; 6] = [300, 500, 1000, 2000, 3000, 5000];
 const WAITS_MS: [u64; 6] = [0, 0, 500, 2000, 5000, 9000];
 /// How much longer than its wait a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -59,8 +62,13 @@ impl Worker {
     fn turn(&mut self) {
         let key = self.rng.pick(&self.client.config.keys).clone();
         if let Some(held) = self.acquire(&key) {
-            let held = self.hold(held);
-            if self.rng.percent(88) {
+            let mut held = self.hold(held);
+            if now_us() > held.valid_until && self.rng.percent(70) {
+                // Too late: it must not get it back.
+                self.renew(&mut held);
+            }
+            // Nobody waits for the end of a long lease that is of no use any more.
+            if self.rng.percent(88) || held.ttl_ms == LONGEST_TTL_MS {
                 self.release(&held);
             }
             if self.rng.percent(20) {
@@ -85,10 +93,20 @@ impl Worker {
     fn acquire(&mut self, key: &str) -> Option<Held> {
         let attempt = self.next_attempt();
         let idempotent = self.rng.percent(60);
-        let ttl_ms = *self.rng.pick(&TTLS_MS);
-        let wait_ms = *self.rng.pick(&WAITS_MS);
         // A client that gives up early, and asks again while the server still works for it.
-        let hasty = self.rng.percent(12);
+        let hasty = self.rng.percent(18);
+        let patient = !hasty || self.rng.percent(50);
+        let wait_ms = if patient {
+            *self.rng.pick(&WAITS_MS)
+        } else {
+            0
+        };
+        let long = if hasty && idempotent { 60 } else { 5 };
+        let ttl_ms = if self.rng.percent(long) {
+            LONGEST_TTL_MS
+        } else {
+            *self.rng.pick(&TTLS_MS)
+        };
         for turn in 0..TRIES {
             let mut call = self.prepare(&attempt, key, Op::Acquire);
             call.idempotent = idempotent;
@@ -101,11 +119,24 @@ impl Worker {
             };
             let call = Client::make(call, patience);
             match call.outcome {
-                Outcome::Done | Outcome::Replayed => return held(&call, ttl_ms),
+                Outcome::Done => return held(&call, ttl_ms),
+                Outcome::Replayed => {
+                    // What became of the earlier request must not take it away.
+                    pause_ms(self.rng.between(5, 60));
+                    let look = self.prepare("look", key, Op::Inspect);
+                    Client::make(look, PATIENCE);
+                    return held(&call, ttl_ms);
+                }
                 // Certainly not done, or safe to repeat.
                 Outcome::NotDone => pause_ms(self.rng.between(50, 300)),
                 Outcome::Unknown if idempotent => pause_ms(self.rng.between(0, 60)),
-                Outcome::Unknown | Outcome::Lost | Outcome::Refused => return None,
+                Outcome::Refused => {
+                    if let Some(seen) = call.seen.as_ref().filter(|_| self.rng.percent(1)) {
+                        self.break_lease(key, seen.token);
+                    }
+                    return None;
+                }
+                Outcome::Unknown | Outcome::Lost => return None,
             }
             if self.client.is_stopped() {
                 return None;
@@ -123,7 +154,7 @@ impl Worker {
         for _ in 0..self.rng.between(0, 3) {
             // Mostly short, so that many take turns; long enough now and then that others run out of patience.
             let longest = if self.rng.percent(15) {
-                held.ttl_ms / 3
+                held.ttl_ms.min(5000) / 3
             } else {
                 80
             };
@@ -136,7 +167,10 @@ impl Worker {
         if now_us() >= held.valid_until {
             return held;
         }
-        if self.rng.percent(6) {
+        if held.ttl_ms == LONGEST_TTL_MS {
+            let rest = self.rng.between(10_500, held.ttl_ms - 1000);
+            pause_ms(if self.rng.percent(4) { rest } else { 20 });
+        } else if self.rng.percent(6) {
             pause_ms(held.ttl_ms + self.rng.between(100, 1200));
         } else {
             pause_ms(self.rng.between(0, 40));
@@ -175,6 +209,13 @@ impl Worker {
                 return;
             }
         }
+    }
+
+    /// Ends somebody else's lease, as an administrator does.
+    fn break_lease(&mut self, key: &str, token: u64) {
+        let mut call = self.prepare("break", key, Op::Break);
+        call.break_token = Some(token);
+        Client::make(call, PATIENCE);
     }
 
     /// The release of a lease that is over, once more, as a proxy may repeat it.

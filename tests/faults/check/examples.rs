@@ -189,17 +189,116 @@ const EXAMPLES: &[Example] = &[
         &["definite-failure-left-nothing"],
         || {
             vec![
-                outcome(call("a", Op::Acquire, 0, 10), Outcome::Unknown),
+                with(call("a", Op::Acquire, 0, 10), |call| {
+                    call.problem = Some(crate::history::ABANDONED.to_owned());
+                }),
                 sighting("b", 3000, 3010, "a", 1),
             ]
         },
     ),
+    ("an acquisition whose answer got lost may hold", &[], || {
+        vec![
+            outcome(call("a", Op::Acquire, 0, 10), Outcome::Unknown),
+            sighting("b", 3000, 3010, "a", 1),
+        ]
+    }),
     ("an acquisition to be repeated may hold", &[], || {
         vec![
             idempotent(outcome(call("a", Op::Acquire, 0, 10), Outcome::Unknown)),
             sighting("b", 3000, 3010, "a", 1),
         ]
     }),
+    ("an answer promises less", &["shrunken-lease"], || {
+        vec![
+            grant("a", 0, 10, "l1", 1),
+            with(sighting("b", 20, 30, "a", 1), |call| {
+                call.seen.as_mut().expect("seen").expires_in_ms = Some(700);
+            }),
+        ]
+    }),
+    ("an answer promises as much", &[], || {
+        vec![
+            grant("a", 0, 10, "l1", 1),
+            with(sighting("b", 20, 30, "a", 1), |call| {
+                call.seen.as_mut().expect("seen").expires_in_ms = Some(969);
+            }),
+        ]
+    }),
+    ("a renewal after all is over", &["revived-lease"], || {
+        vec![
+            grant("a", 0, 10, "l1", 1),
+            answer(
+                for_lease(call("a", Op::Renew, 1700, 1710), "l1"),
+                "l1",
+                1,
+                1000,
+            ),
+        ]
+    }),
+    ("a renewal after a refusal", &["revived-lease"], || {
+        vec![
+            grant("a", 0, 10, "l1", 1),
+            renewal("a", 1001, 1010, "l1", Outcome::Lost),
+            answer(
+                for_lease(call("a", Op::Renew, 1020, 1030), "l1"),
+                "l1",
+                1,
+                1000,
+            ),
+        ]
+    }),
+    ("a renewal after one that may have been made", &[], || {
+        vec![
+            grant("a", 0, 10, "l1", 1),
+            renewal("a", 900, 950, "l1", Outcome::Unknown),
+            answer(
+                for_lease(call("a", Op::Renew, 1700, 1710), "l1"),
+                "l1",
+                1,
+                1000,
+            ),
+        ]
+    }),
+    ("a lease broken by another", &[], || {
+        let breaking = with(
+            outcome(call("b", Op::Break, 20, 40), Outcome::Unknown),
+            |call| call.break_token = Some(1),
+        );
+        vec![
+            grant("a", 0, 10, "l1", 1),
+            renewal("a", 15, 30, "l1", Outcome::Lost),
+            breaking,
+        ]
+    }),
+    (
+        "what is granted after a flush must stay",
+        &["confirmed-grant-lost"],
+        || {
+            vec![
+                fault("flushall", Phase::Inject, 100),
+                fault("flushall", Phase::Heal, 110),
+                grant("a", 400, 410, "l1", 1),
+                renewal("a", 500, 510, "l1", Outcome::Lost),
+            ]
+        },
+    ),
+    (
+        "a refusal that names who asked",
+        &["definite-failure-left-nothing"],
+        || {
+            vec![with(
+                outcome(call("a", Op::Acquire, 0, 10), Outcome::Refused),
+                |call| {
+                    call.seen = Some(crate::history::Seen {
+                        holder: Some("a".to_owned()),
+                        token: 1,
+                        held_for_ms: 5,
+                        expires_in_ms: Some(995),
+                    });
+                },
+            )]
+        },
+    ),
     ("a waiter on a free lock", &["lost-wake-up"], || {
         vec![
             grant("a", 0, 10, "l1", 1),
@@ -207,6 +306,30 @@ const EXAMPLES: &[Example] = &[
             waiting(100, 8000),
         ]
     }),
+    (
+        "a waiter on a free lock while a fault is at work",
+        &[],
+        || {
+            vec![
+                grant("a", 0, 10, "l1", 1),
+                fault("kill-master", Phase::Inject, 400),
+                release("a", 500, 510, "l1", Outcome::Done),
+                waiting(100, 8000),
+            ]
+        },
+    ),
+    (
+        "a waiter on a free lock while nothing is done",
+        &["lost-wake-up"],
+        || {
+            vec![
+                grant("a", 0, 10, "l1", 1),
+                fault("none", Phase::Inject, 400),
+                release("a", 500, 510, "l1", Outcome::Done),
+                waiting(100, 8000),
+            ]
+        },
+    ),
     ("a waiter on a held lock", &[], || {
         vec![
             answer(call("a", Op::Acquire, 0, 10), "l1", 1, 6000),

@@ -65,8 +65,10 @@ pub(super) fn lost(leases: &[Lease], calls: &[&Call], windows: &Windows) -> Vec<
         let Some(lost_at) = loss.answered_at else {
             continue;
         };
-        // The end that was asked for may be the very call that found the loss.
-        let ended_before = lease.end_sent.is_some_and(|sent| sent < loss.sent_at);
+        // The end that its holder asked for may be the very call that found the loss; a break is another's call, and
+        // the lease may be over from then on.
+        let ended_before = lease.end_sent.is_some_and(|sent| sent < loss.sent_at)
+            || lease.break_sent.is_some_and(|sent| sent < lost_at);
         let counted_on = lease
             .proofs
             .iter()
@@ -82,6 +84,8 @@ pub(super) fn lost(leases: &[Lease], calls: &[&Call], windows: &Windows) -> Vec<
                     && release.sent_at < lost_at
             })
         });
+        let promised = lease.proofs.iter().map(|proof| proof.from);
+        let promised = promised.filter(|from| *from <= loss.sent_at).max();
         let undisturbed = !windows.disturbed(lease.granted, lost_at);
         let left = (lease.proven_until() - lost_at) / 1000;
         let mut evidence = vec![lease.grant, loss];
@@ -92,7 +96,7 @@ pub(super) fn lost(leases: &[Lease], calls: &[&Call], windows: &Windows) -> Vec<
             }
             None => "confirmed-grant-lost",
         };
-        violations.push(Violation::new(
+        let mut violation = Violation::new(
             rule,
             lost_at,
             format!(
@@ -103,7 +107,9 @@ pub(super) fn lost(leases: &[Lease], calls: &[&Call], windows: &Windows) -> Vec<
                 loss.reason.as_deref().unwrap_or("?")
             ),
             &evidence,
-        ));
+        );
+        violation.promised_at = promised;
+        violations.push(violation);
     }
     violations
 }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::Violation;
 use super::windows::Windows;
-use crate::history::{Call, Op, Outcome};
+use crate::history::{ABANDONED, Call, Op, Outcome};
 
 /// How long the grant of a client that is gone may be seen: the server learns of it, and takes the grant back.
 const UNDO_US: u64 = 2_000_000;
@@ -25,10 +25,12 @@ impl Attempt<'_> {
         })
     }
 
-    /// Its only call lost its client, who cannot come back for it; the server could see that.
+    /// Its only call lost its client, who cannot come back for it; the server saw that before it answered.
     fn abandoned(&self) -> bool {
         self.calls.iter().all(|call| {
-            call.outcome == Outcome::Unknown && call.status.is_none() && !call.idempotent
+            call.outcome == Outcome::Unknown
+                && call.problem.as_deref() == Some(ABANDONED)
+                && !call.idempotent
         })
     }
 
@@ -62,7 +64,9 @@ pub(super) fn left_something(calls: &[&Call], windows: &Windows) -> Vec<Violatio
             continue;
         };
         let last_word = attempt.last_word();
-        let how = if attempt.failed() && sighting.sent_at > last_word {
+        // The refusal itself may name it.
+        let own = sighting.attempt == holder && sighting.answered_at == Some(last_word);
+        let how = if attempt.failed() && (own || sighting.sent_at > last_word) {
             "failed for certain"
         } else if attempt.abandoned()
             // A client that was killed has no last word; its call ended somewhere in its wait.
@@ -83,7 +87,7 @@ pub(super) fn left_something(calls: &[&Call], windows: &Windows) -> Vec<Violatio
                 format!(
                     "{}: the acquisition {holder} {how}, and yet it holds the lock {} ms later",
                     sighting.key,
-                    (sighting.sent_at - last_word) / 1000
+                    sighting.sent_at.saturating_sub(last_word) / 1000
                 ),
                 &evidence,
             ));

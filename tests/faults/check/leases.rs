@@ -22,6 +22,8 @@ pub(super) struct Lease<'a> {
     pub(super) proofs: Vec<Proof<'a>>,
     /// When its holder, or a break, first asked for its end.
     pub(super) end_sent: Option<u64>,
+    /// When a break was first asked for.
+    pub(super) break_sent: Option<u64>,
     /// When an end was first confirmed.
     pub(super) ended: Option<u64>,
     /// The first answer that it is lost.
@@ -97,6 +99,7 @@ pub(super) fn collect<'a>(calls: &[&'a Call]) -> Vec<Lease<'a>> {
                 grant: call,
                 proofs: Vec::new(),
                 end_sent: None,
+                break_sent: None,
                 ended: None,
                 lost: None,
             });
@@ -130,6 +133,10 @@ pub(super) fn collect<'a>(calls: &[&'a Call]) -> Vec<Lease<'a>> {
         if call.op != Op::Renew {
             let sent = lease.end_sent.get_or_insert(call.sent_at);
             *sent = call.sent_at.min(*sent);
+            if call.op == Op::Break {
+                let sent = lease.break_sent.get_or_insert(call.sent_at);
+                *sent = call.sent_at.min(*sent);
+            }
             if call.succeeded() {
                 let at = call.answered_at.unwrap_or(u64::MAX);
                 lease.ended = Some(lease.ended.unwrap_or(u64::MAX).min(at));

@@ -27,8 +27,29 @@ pub(crate) struct Row {
     pub(crate) longest_gap: Vec<u64>,
 }
 
+impl Row {
+    /// Takes in the same fault's row of another run.
+    pub(super) fn add(&mut self, other: Self) {
+        self.injections += other.injections;
+        self.seen += other.seen;
+        self.operations += other.operations;
+        self.unknown += other.unknown;
+        self.overslept += other.overslept;
+        for (rule, (counted, excused)) in other.violations {
+            let sum = self.violations.entry(rule).or_default();
+            sum.0 += counted;
+            sum.1 += excused;
+        }
+        self.after_injection.extend(other.after_injection);
+        self.after_effect.extend(other.after_effect);
+        self.after_heal.extend(other.after_heal);
+        self.longest_gap.extend(other.longest_gap);
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Totals {
+    pub(crate) runs: usize,
     pub(crate) seconds: u64,
     pub(crate) operations: usize,
     pub(crate) grants: usize,
@@ -41,6 +62,23 @@ pub(crate) struct Totals {
     pub(crate) stalls: usize,
 }
 
+impl Totals {
+    /// Takes in those of another run.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.runs += other.runs;
+        self.seconds += other.seconds;
+        self.operations += other.operations;
+        self.grants += other.grants;
+        self.quiet_operations += other.quiet_operations;
+        self.quiet_unknown += other.quiet_unknown;
+        self.accesses += other.accesses;
+        self.refused_accesses += other.refused_accesses;
+        self.overslept += other.overslept;
+        self.lost_by_control += other.lost_by_control;
+        self.stalls += other.stalls;
+    }
+}
+
 pub(super) fn totals(
     events: &[Event],
     calls: &[&Call],
@@ -50,6 +88,7 @@ pub(super) fn totals(
     let begin = events.first().map_or(0, Event::at);
     let end = events.last().map_or(0, Event::at);
     let mut totals = Totals {
+        runs: 1,
         seconds: (end - begin) / 1_000_000,
         operations: calls.len(),
         grants: leases.len(),

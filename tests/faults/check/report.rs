@@ -25,16 +25,12 @@ pub(crate) fn status(verdict: &Verdict) -> u8 {
 }
 
 /// Prints it all and gives the status.
-pub(crate) fn print(verdict: &Verdict) -> ExitCode {
+pub(crate) fn print(verdict: &Verdict, in_markdown: bool) -> ExitCode {
     table(verdict);
     examples(verdict);
-    let counted = |rule: &str, excused: bool| {
-        let of_rule = verdict.violations.iter().filter(|v| v.rule == rule);
-        of_rule.filter(|v| v.excused == excused).count()
-    };
     println!();
-    for rule in RULES {
-        let (found, excused) = (counted(rule, false), counted(rule, true));
+    for (rule, _) in RULES {
+        let (found, excused) = (count(verdict, rule, false), count(verdict, rule, true));
         let excused = match excused {
             0 => String::new(),
             count => format!(", and {count} that the contract excuses"),
@@ -43,8 +39,11 @@ pub(crate) fn print(verdict: &Verdict) -> ExitCode {
     }
     let totals = &verdict.totals;
     println!(
-        "{} operations, {} grants, {} leases overslept, {} uses of the fenced resource ({} refused), \
-         {} updates lost without fencing",
+        "{} runs, {} s, {} faults, {} operations, {} grants, {} leases used when they were over, \
+         {} uses of the fenced resource ({} refused), {} updates lost without fencing",
+        totals.runs,
+        totals.seconds,
+        faults(verdict),
         totals.operations,
         totals.grants,
         totals.overslept,
@@ -55,10 +54,82 @@ pub(crate) fn print(verdict: &Verdict) -> ExitCode {
     for doubt in &verdict.indeterminate {
         println!("indeterminate: {doubt}");
     }
+    if in_markdown {
+        markdown(verdict);
+    }
     summary(verdict);
-    let failed = RULES.iter().filter(|rule| counted(rule, false) > 0).count();
+    let failed = RULES
+        .iter()
+        .filter(|(rule, _)| count(verdict, rule, false) > 0)
+        .count();
     println!("{} passed, {failed} failed", RULES.len() - failed);
     ExitCode::from(status(verdict))
+}
+
+/// How many violations of a rule there are, excused ones or others.
+fn count(verdict: &Verdict, rule: &str, excused: bool) -> usize {
+    let of_rule = verdict.violations.iter().filter(|v| v.rule == rule);
+    of_rule.filter(|v| v.excused == excused).count()
+}
+
+fn faults(verdict: &Verdict) -> usize {
+    let of_nothing = |name: &str| name == "none" || name == "start";
+    let rows = verdict.rows.iter().filter(|(name, _)| !of_nothing(name));
+    rows.map(|(_, row)| row.injections).sum()
+}
+
+/// The same figures, to be copied into a page.
+fn markdown(verdict: &Verdict) {
+    let totals = &verdict.totals;
+    println!("\n| Figure | |\n|---|---:|");
+    for (name, figure) in [
+        ("campaigns", totals.runs),
+        ("minutes", usize::try_from(totals.seconds / 60).unwrap_or(0)),
+        ("faults injected", faults(verdict)),
+        ("operations", totals.operations),
+        ("grants", totals.grants),
+        ("leases used when they were over", totals.overslept),
+        (
+            "of these uses refused by the fenced resource",
+            totals.refused_accesses,
+        ),
+        (
+            "updates lost by the same resource without fencing",
+            totals.lost_by_control,
+        ),
+    ] {
+        println!("| {name} | {figure} |");
+    }
+    println!("\n| Rule | Demands | Violations | Excused |\n|---|---|---:|---:|");
+    for (rule, demands) in RULES {
+        let (found, excused) = (count(verdict, rule, false), count(verdict, rule, true));
+        println!("| `{rule}` | {demands} | {found} | {excused} |");
+    }
+    println!(
+        "\nMilliseconds until the first grant (p50 / p99 / max):\n\n\
+         | Fault | Injected | Operations | Unknown | After injection | After its effect | After heal | Excused |\n\
+         |---|---:|---:|---:|---:|---:|---:|---|"
+    );
+    for (name, row) in verdict.rows.iter().filter(|(_, row)| row.injections > 0) {
+        let excused = row
+            .violations
+            .iter()
+            .filter(|(_, (_, excused))| *excused > 0);
+        let excused: Vec<String> = excused
+            .map(|(rule, (_, excused))| format!("{rule} {excused}"))
+            .collect();
+        println!(
+            "| {name} | {} | {} | {} | {} | {} | {} | {} |",
+            row.injections,
+            row.operations,
+            row.unknown,
+            spread(&row.after_injection).replace('/', " / "),
+            spread(&row.after_effect).replace('/', " / "),
+            spread(&row.after_heal).replace('/', " / "),
+            excused.join(", ")
+        );
+    }
+    println!();
 }
 
 fn table(verdict: &Verdict) {
@@ -96,7 +167,7 @@ fn table(verdict: &Verdict) {
 
 /// One violation of each rule under each fault, with the lines of the history that show it.
 fn examples(verdict: &Verdict) {
-    for rule in RULES {
+    for (rule, _) in RULES {
         for nemesis in verdict.rows.keys() {
             let of_both = verdict.violations.iter();
             let of_both = of_both.filter(|v| v.rule == rule && v.nemesis == *nemesis);
@@ -142,9 +213,21 @@ fn summary(verdict: &Verdict) {
         "seconds": totals.seconds, "operations": totals.operations, "grants": totals.grants,
         "overslept": totals.overslept, "lost_by_control": totals.lost_by_control,
         "quiet_operations": totals.quiet_operations, "quiet_unknown": totals.quiet_unknown,
-        "stalls": totals.stalls, "indeterminate": verdict.indeterminate, "nemeses": rows,
+        "runs": totals.runs, "faults": faults(verdict), "first_seconds": verdict.first_seconds,
+        "violations": total_violations(verdict), "stalls": totals.stalls, "indeterminate": verdict.indeterminate, "nemeses": rows,
     });
     println!("{line}");
+}
+
+fn total_violations(verdict: &Verdict) -> serde_json::Value {
+    let counts = RULES.iter().map(|(rule, _)| {
+        let (counted, excused) = (count(verdict, rule, false), count(verdict, rule, true));
+        (
+            (*rule).to_owned(),
+            json!({"counted": counted, "excused": excused}),
+        )
+    });
+    counts.collect::<serde_json::Map<_, _>>().into()
 }
 
 /// p50, p99 and the maximum.

@@ -20,6 +20,7 @@ pub(super) fn fenced(events: &[Event]) -> Vec<Violation> {
                 Event::Access(overwritten.clone()),
                 Event::Access(by.clone()),
             ],
+            promised_at: None,
             nemesis: String::new(),
             excused: false,
         })

@@ -102,6 +102,7 @@ pub(super) fn sighting(attempt: &str, sent: u64, answered: u64, holder: &str, to
                 holder: Some(holder.to_owned()),
                 token,
                 held_for_ms: 0,
+                expires_in_ms: None,
             });
         },
     )

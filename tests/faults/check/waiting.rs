@@ -57,7 +57,12 @@ pub(super) fn lost_wake_ups(
 }
 
 /// After the last fault every key can be taken once the leases that may be left are over.
-pub(super) fn liveness(events: &[Event], leases: &[Lease], calls: &[&Call]) -> Vec<Violation> {
+pub(super) fn liveness(
+    events: &[Event],
+    leases: &[Lease],
+    calls: &[&Call],
+    windows: &Windows,
+) -> Vec<Violation> {
     let mut violations: Vec<Violation> = events.iter().filter_map(not_back).collect();
     let probe = events.iter().find_map(|event| match event {
         Event::Fault(fault) if fault.phase == Phase::Probe => Some(fault),
@@ -76,10 +81,15 @@ pub(super) fn liveness(events: &[Event], leases: &[Lease], calls: &[&Call]) -> V
         .filter(|lease| lease.grant.client != PROBE_CLIENT)
         .collect();
     for key in probe.detail.split_whitespace() {
-        let held = known
-            .iter()
-            .filter(|lease| lease.key == key)
-            .map(|lease| hold_of(lease).1);
+        let held = known.iter().filter(|lease| lease.key == key).map(|lease| {
+            let (from, until) = hold_of(lease);
+            // Releases are not confirmed: a failover may bring the lease back.
+            if windows.disturbed(from, until) {
+                longest_hold_of(lease)
+            } else {
+                until
+            }
+        });
         let maybe = of_clients
             .iter()
             .filter(|call| call.key == key)
@@ -155,12 +165,17 @@ fn hold_of(lease: &Lease) -> (u64, u64) {
     let from = lease
         .first_sent
         .max(lease.granted.saturating_sub(ANSWER_US));
+    let until = longest_hold_of(lease);
+    (from, until.min(lease.ended.unwrap_or(u64::MAX)))
+}
+
+/// Until when at most, had nobody asked for its end.
+fn longest_hold_of(lease: &Lease) -> u64 {
     let proofs = lease.proofs.iter().filter_map(|proof| {
         let left = proof.call.lease.as_ref()?.expires_in_ms;
         Some(proof.from + left * 1000)
     });
-    let until = proofs.max().unwrap_or(lease.granted);
-    (from, until.min(lease.ended.unwrap_or(u64::MAX)))
+    proofs.max().unwrap_or(lease.granted)
 }
 
 /// When a call without an answer may have made or kept a lease.

@@ -63,10 +63,28 @@ impl Windows {
         }
     }
 
+    /// When the fault was undone that was injected last before this moment.
+    pub(super) fn healed_before(&self, at: u64) -> u64 {
+        let after = self.all.partition_point(|window| window.inject <= at);
+        after.checked_sub(1).map_or(0, |index| self.all[index].heal)
+    }
+
+    /// The end of the faults that were at work at some time between these moments; the second of them if there was none.
+    pub(super) fn over_by(&self, from: u64, until: u64) -> u64 {
+        let at_work = self
+            .faults()
+            .filter(|window| window.inject <= until && from <= window.back);
+        let back = at_work.map(|window| window.back).max();
+        back.unwrap_or(until).max(until)
+    }
+
     /// Whether a fault was at work at some time between these moments.
     pub(super) fn disturbed(&self, from: u64, until: u64) -> bool {
-        self.all
-            .iter()
+        self.faults()
             .any(|window| window.inject <= until && from <= window.back + SETTLE_US)
+    }
+    /// All but those in which nothing was done.
+    fn faults(&self) -> impl Iterator<Item = &Window> {
+        self.all.iter().filter(|window| window.nemesis != "none")
     }
 }

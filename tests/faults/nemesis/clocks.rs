@@ -1,16 +1,21 @@
 //! Steps of one data node's wall clock, beyond the skew that the contract allows.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::World;
 use super::redis::is_replaced;
 use super::sentinel::order_failover;
+use crate::clock::now_us;
 use crate::cluster::DATA_NODES;
-use crate::wait::hold_ms;
+use crate::history::{Call, Op};
+use crate::wait::{hold_ms, poll};
 use crate::workload::LONGEST_TTL_MS;
 
 /// As far as the longest lease of a client.
 pub(super) const TTL_MS: i64 = LONGEST_TTL_MS.cast_signed();
+
+/// How long grants may pause: as long as the longest lease that may be lost, and the skew.
+const GRANTS_LIMIT: Duration = Duration::from_millis(LONGEST_TTL_MS + 2000);
 
 /// Steps the master's clock, or a replica's before a failover; and back, which is a step as well.
 pub(super) fn step(world: &mut World, ms: i64) -> Result<(), String> {
@@ -36,7 +41,14 @@ pub(super) fn step(world: &mut World, ms: i64) -> Result<(), String> {
             .and(failed_over)
             .and_then(|()| world.expect("another master is named", |w| is_replaced(w, master)));
     }
-    hold_ms(5000);
+    hold_ms(4000);
+    // Grants pause after a step; what is granted by that clock is to be seen too.
+    let since = now_us();
+    let granted = |call: &Call| call.op == Op::Acquire && call.succeeded() && call.sent_at >= since;
+    let _or_not = poll(GRANTS_LIMIT, || {
+        world.crowd.has_seen(since, granted).then_some(())
+    });
+    hold_ms(1000);
     world.cluster.nodes[victim].set_clock_ms(0)?;
     world.heal();
     seen

@@ -52,6 +52,25 @@ pub(super) fn one_way(world: &mut World, to_master: bool) -> Result<(), String> 
     seen
 }
 
+/// What the servers ask is done, and they do not hear of it: no Sentinel misses anything.
+pub(super) fn deaf_servers(world: &mut World) -> Result<(), String> {
+    let master = world.cluster.master()?;
+    let victim = world.cluster.nodes[master].host.clone();
+    let mut cuts = Vec::new();
+    world.inject(&victim);
+    for server in &world.cluster.servers {
+        cuts.push(world.cluster.net.cut(&victim, &server.host)?);
+    }
+    let seen = world.expect("a call stands still", |w| {
+        w.crowd.has_pending_for(300_000, |call| call.wait_ms == 0)
+    });
+    let pause = world.rng.between(250, 700);
+    hold_ms(pause);
+    world.cluster.net.mend(&cuts)?;
+    world.heal();
+    seen
+}
+
 /// Half of the clients reach the servers over a slow way.
 pub(super) fn slow_link(world: &mut World) -> Result<(), String> {
     let delay = world.rng.between(80, 700);

@@ -6,10 +6,11 @@ use super::{Nemesis, World, by_name};
 use crate::wait::hold_ms;
 
 /// Those that leave a copy of the data: two that destroy it together would prove nothing.
-const MIXABLE: [&str; 14] = [
+const MIXABLE: [&str; 16] = [
     "kill-master",
     "stop-master-0.3s",
     "stop-master-3s",
+    "stop-replica",
     "sentinel-failover",
     "kill-1-sentinel",
     "kill-server",
@@ -17,6 +18,7 @@ const MIXABLE: [&str; 14] = [
     "cut-master-but-one-server",
     "one-way-cut-to-master",
     "one-way-cut-from-master",
+    "deaf-servers",
     "slow-link",
     "reset-response",
     "client-pause",

@@ -46,6 +46,55 @@ pub(super) fn stop_master(world: &mut World, ms: u64) -> Result<(), String> {
     seen
 }
 
+/// A replica stands still for a shorter time than it is waited for: confirmations come late.
+pub(super) fn stop_replica(world: &mut World) -> Result<(), String> {
+    let master = world.cluster.master()?;
+    let pause = world.rng.between(500, 1200);
+    world.inject(&format!("{pause} ms each"));
+    let mut seen = Ok(());
+    for offset in 1..DATA_NODES {
+        let replica = &world.cluster.nodes[(master + offset) % DATA_NODES].process;
+        replica.stop();
+        let stands = world.expect("a call stands still", |w| {
+            w.crowd
+                .has_pending_for(pause * 500, |call| call.wait_ms == 0)
+        });
+        hold_ms(pause / 2);
+        world.cluster.nodes[(master + offset) % DATA_NODES]
+            .process
+            .resume();
+        hold_ms(1000);
+        seen = seen.and(stands);
+    }
+    world.heal();
+    seen
+}
+
+/// The replica that lacks the last writes is promoted: the other one and the master are gone. What was confirmed must
+/// not be among them.
+pub(super) fn promote_laggard(world: &mut World) -> Result<(), String> {
+    let master = world.cluster.master()?;
+    let mut replicas = [1, 2].map(|offset| (master + offset) % DATA_NODES);
+    world.rng.shuffle(&mut replicas);
+    let [laggard, other] = replicas;
+    let hosts = [master, laggard].map(|node| world.cluster.nodes[node].host.clone());
+    world.inject(&format!("redis{laggard} after redis{master}"));
+    let cuts = world.cluster.net.cut_both(&hosts[0], &hosts[1])?;
+    // Less than what makes Sentinel think that the link is down.
+    let pause = world.rng.between(500, 1000);
+    hold_ms(pause);
+    world.cluster.nodes[other].process.stop();
+    world.cluster.nodes[master].process.kill();
+    let seen = world.expect("it is named the master", |w| {
+        w.cluster.named_master() == Some(laggard)
+    });
+    world.cluster.nodes[other].process.resume();
+    world.cluster.net.mend(&cuts)?;
+    world.cluster.nodes[master].start()?;
+    world.heal();
+    seen
+}
+
 /// A replica loses its disk and copies everything again.
 pub(super) fn wipe_replica(world: &mut World) -> Result<(), String> {
     let master = world.cluster.master()?;
@@ -73,6 +122,56 @@ pub(super) fn fast_empty_master_restart(world: &mut World) -> Result<(), String>
     let node = &world.cluster.nodes[master];
     node.process.kill();
     node.wipe()?;
+    node.start()?;
+    world.heal();
+    world.expect("another replication id on the same master", |w| {
+        replid(w, master) != before && w.cluster.named_master() == Some(master)
+    })
+}
+
+/// Somebody empties the database while what was granted waits for replicas, and no Sentinel answers, so that nothing
+/// is activated anew: what the replicas then confirm is not what was granted.
+pub(super) fn flush_unconfirmed(world: &mut World) -> Result<(), String> {
+    let master = world.cluster.master()?;
+    let before = activation(world, master);
+    world.inject(&format!("redis{master}"));
+    let replicas = || (1..DATA_NODES).map(|offset| (master + offset) % DATA_NODES);
+    for sentinel in &world.cluster.sentinels {
+        sentinel.process.stop();
+    }
+    for replica in replicas() {
+        world.cluster.nodes[replica].process.stop();
+    }
+    hold_ms(250);
+    let flushed = world.cluster.nodes[master].cli(&["FLUSHALL"]);
+    world.heal();
+    // Longer than one wait for replicas, shorter than what an operation is pursued.
+    hold_ms(400);
+    for replica in replicas() {
+        world.cluster.nodes[replica].process.resume();
+    }
+    hold_ms(300);
+    for sentinel in &world.cluster.sentinels {
+        sentinel.process.resume();
+    }
+    flushed?;
+    world.expect("another activation", |w| {
+        activation(w, master).is_some_and(|now| Some(now) != before)
+    })
+}
+
+/// The master restarts with a backup of its data before any Sentinel misses it, and its replicas copy that.
+pub(super) fn restored_backup(world: &mut World) -> Result<(), String> {
+    let master = world.cluster.master()?;
+    let before = replid(world, master);
+    let node = &world.cluster.nodes[master];
+    node.back_up()?;
+    let age = world.rng.between(1000, 4000);
+    hold_ms(age);
+    world.inject(&format!("redis{master}, {age} ms old"));
+    let node = &world.cluster.nodes[master];
+    node.process.kill();
+    node.restore()?;
     node.start()?;
     world.heal();
     world.expect("another replication id on the same master", |w| {
