@@ -177,9 +177,12 @@ impl RedisNode {
         self.cli(&["INFO", "replication"])
     }
 
-    /// Its wall clock in seconds.
-    pub(crate) fn time(&self) -> Option<i64> {
-        self.cli(&["TIME"]).ok()?.lines().next()?.parse().ok()
+    /// Its wall clock in milliseconds.
+    pub(crate) fn time_ms(&self) -> Option<i64> {
+        let told = self.cli(&["TIME"]).ok()?;
+        let mut lines = told.lines().map(str::parse::<i64>);
+        let (seconds, micros) = (lines.next()?.ok()?, lines.next()?.ok()?);
+        Some(seconds * 1000 + micros / 1000)
     }
 
     pub(crate) fn set_clock_ms(&self, offset_ms: i64) -> Result<(), String> {

@@ -15,7 +15,7 @@ use super::node::{Node, Question};
 use super::options::{Address, RedisOptions};
 use super::reply::{text, texts};
 use super::script::{ACTIVATION, REPORT};
-use super::witness::Witness;
+use super::witness::{Step, Witness};
 use crate::lock::lease::{Timestamp, micros, millis};
 use crate::random;
 use crate::store::clock::wall_clock;
@@ -64,7 +64,8 @@ enum Reported {
     Heard {
         pause: Duration,
         missing: u64,
-        stepped_now: bool,
+        /// The step that its answer shows.
+        step: Option<Step>,
     },
     /// The node has another activation, or none.
     NotActive,
@@ -92,32 +93,35 @@ impl Activator {
             _ => self.activate(node, &mut stepped).await?,
         };
         let mut missing = 0;
+        let mut step = stepped.as_ref().map(|_| Step::Large);
         for _ in 0..MAX_REPORTS {
-            match self
-                .report_once(node, &activation, stepped.is_some())
-                .await?
-            {
-                Reported::Heard {
-                    stepped_now: true,
-                    missing: missed,
-                    ..
-                } => {
-                    missing = missed;
-                    stepped = Some(activation);
-                    activation = self.activate(node, &mut stepped).await?;
-                }
+            match self.report_once(node, &activation, step).await? {
                 Reported::Heard {
                     pause,
                     missing: missed,
-                    ..
+                    step: seen,
                 } => {
-                    return Ok(Heard {
-                        activation,
-                        pause,
-                        missing: missing.max(missed),
-                    });
+                    missing = missing.max(missed);
+                    match seen {
+                        None => {
+                            return Ok(Heard {
+                                activation,
+                                pause,
+                                missing,
+                            });
+                        }
+                        Some(Step::Small) => step = seen,
+                        Some(Step::Large) => {
+                            stepped = Some(activation);
+                            activation = self.activate(node, &mut stepped).await?;
+                            step = seen;
+                        }
+                    }
                 }
-                Reported::NotActive => activation = self.activate(node, &mut stepped).await?,
+                Reported::NotActive => {
+                    activation = self.activate(node, &mut stepped).await?;
+                    step = stepped.as_ref().map(|_| Step::Large);
+                }
             }
         }
         Err(Diagnosis::passing(format!(
@@ -155,7 +159,7 @@ impl Activator {
             Some(["active", activation, token, now]) => {
                 self.witness.saw_token(number(token));
                 let now = Timestamp::from_micros(number(now));
-                if self.witness.is_a_step(now, sent, received) {
+                if self.witness.step(now, sent, received) == Some(Step::Large) {
                     stepped.get_or_insert_with(|| (*activation).to_owned());
                 }
                 self.witness.set_clock(now, sent, received);
@@ -170,7 +174,7 @@ impl Activator {
         &self,
         node: &Node,
         activation: &str,
-        stepped: bool,
+        step: Option<Step>,
     ) -> Result<Reported, Diagnosis> {
         let memory = self.witness.memory();
         let arguments = [
@@ -180,7 +184,12 @@ impl Activator {
             memory.writes.to_string(),
             memory.token.to_string(),
             micros(memory.counts_on).to_string(),
-            u8::from(stepped).to_string(),
+            match step {
+                None => "0",
+                Some(Step::Large) => "1",
+                Some(Step::Small) => "2",
+            }
+            .to_owned(),
             micros(self.options.max_recovery).to_string(),
             micros(self.options.max_clock_skew).to_string(),
             DATA_FORMAT.to_owned(),
@@ -199,14 +208,18 @@ impl Activator {
                 self.witness
                     .confirmed(activation, number(writes), counts_on_until);
                 let now = Timestamp::from_micros(number(now));
-                let stepped_now = self.witness.is_a_step(now, sent, received);
-                if !stepped_now {
+                if step == Some(Step::Small) {
+                    // Leases of before the step are safe from here on.
+                    self.witness.set_clock(now, sent, received);
+                }
+                let seen = self.witness.step(now, sent, received);
+                if seen.is_none() {
                     self.witness.saw_time(now, sent, received);
                 }
                 Ok(Reported::Heard {
                     pause: Duration::from_micros(number(pause)),
                     missing: number(missing),
-                    stepped_now,
+                    step: seen,
                 })
             }
             Some(["guard", "inactive" | "activation", _]) => Ok(Reported::NotActive),

@@ -1,7 +1,7 @@
 -- Runs operations one after the other behind one guard.
 -- KEYS: the meta hash, the hash of servers, then one key for each operation.
 -- ARGV: data format of the caller, its activation id, garbage margin, the caller's estimate of the
--- time, how far it may be off, replicas that must be online for grants and renewals, the skew of
+-- time, how far it may be off, how far the time may be ahead of it without a step, replicas that must be online for grants and renewals, the skew of
 -- clocks, how long leases taken over outlast their deadline by it, then for each operation its verb,
 -- the number of its arguments, and these.
 -- Reply: {'ok', now, replicas online, writes, {reply, reply, ...}}, where an operation that failed has
@@ -22,8 +22,8 @@ local REPORTING_US = 1000000
 local info = redis.call('INFO', 'replication')
 local role = string.match(info, 'role:(%a+)')
 if role ~= 'master' then return { 'guard', 'role', role } end
-local format, replid, activation, activated, base, recover, unlisted =
-  unpack(redis.call('HMGET', KEYS[1], 'format', 'replid', 'activation', 'activated', 'base', 'recover', 'unlisted'))
+local format, replid, activation, activated, base, margin_from, recover, unlisted =
+  unpack(redis.call('HMGET', KEYS[1], 'format', 'replid', 'activation', 'activated', 'base', 'margin_from', 'recover', 'unlisted'))
 if format and tonumber(format) > tonumber(ARGV[1]) then return { 'guard', 'format', format } end
 if activation ~= ARGV[2] then return { 'guard', 'activation', activation or '' } end
 
@@ -36,11 +36,15 @@ if replid ~= string.match(info, 'master_replid:(%x+)') then
 elseif math.abs(call.now - tonumber(ARGV[4])) > tonumber(ARGV[5]) then
   refusal = { 'refused', 'clock', int(call.now) }
 end
-local lonely = online < tonumber(ARGV[6]) and { 'refused', 'replicas', int(online) } or nil
+local lonely = online < tonumber(ARGV[7]) and { 'refused', 'replicas', int(online) } or nil
 
--- Deadlines of leases taken over were written by another clock.
-if call.now < tonumber(activated) + tonumber(ARGV[8]) then
-  call.taken_over_below, call.skew_us = tonumber(base), tonumber(ARGV[7])
+-- What is over by a clock that is ahead of the caller's estimate is not over yet: the clock may have stepped, or
+-- the command is late, and then it is as if it had come in time.
+call.expired_at = math.min(call.now, tonumber(ARGV[4]) + tonumber(ARGV[6]))
+
+-- Deadlines of leases taken over were written by another clock, or by this one before a step.
+if call.now < tonumber(margin_from) + tonumber(ARGV[9]) then
+  call.taken_over_below, call.skew_us = tonumber(base), tonumber(ARGV[8])
 end
 
 -- How long no new lease may be granted: until what may have been lost is over, or until all servers
@@ -58,7 +62,7 @@ end
 call.paused_us = pause()
 
 local replies = {}
-local at = 9
+local at = 10
 for operation = 3, #KEYS do
   local verb, arguments = ARGV[at], tonumber(ARGV[at + 1])
   local result = (timed[verb] and refusal) or (replicated[verb] and lonely)

@@ -23,6 +23,7 @@ const GARBAGE_MARGIN: Duration = Duration::from_secs(30);
 const ANY_TIME: Estimate = Estimate {
     micros: 0,
     tolerance: Duration::from_secs(1 << 40),
+    ahead: Duration::from_secs(1 << 40),
 };
 
 /// One operation on one key.
@@ -79,6 +80,7 @@ impl Batches {
             micros(GARBAGE_MARGIN + self.options.max_clock_skew).to_string(),
             estimate.micros.to_string(),
             micros(estimate.tolerance).to_string(),
+            micros(estimate.ahead).to_string(),
             self.floor.to_string(),
             micros(self.options.max_clock_skew).to_string(),
             micros(self.options.max_ttl).to_string(),

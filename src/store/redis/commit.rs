@@ -23,7 +23,7 @@ use super::node::Node;
 use super::options::RedisOptions;
 use super::reply::{list, text, texts};
 use super::topology::{Generation, Topology};
-use super::witness::Witness;
+use super::witness::{Step, Witness};
 use crate::lock::lease::Timestamp;
 use crate::store::contract::{Outcome, StoreError};
 
@@ -301,11 +301,14 @@ impl Lane {
     fn check_time(&self, generation: &Generation, run: Run) -> Run {
         let Run::Done(mut done) = run else { return run };
         let (sent, received) = (done.asked_at, Instant::now());
-        if self.witness.is_a_step(done.at, sent, received) {
-            done.stepped = true;
-            self.topology.clock_stepped(&generation.activation);
-        } else {
-            self.witness.saw_time(done.at, sent, received);
+        match self.witness.step(done.at, sent, received) {
+            None => self.witness.saw_time(done.at, sent, received),
+            // The resolver sees it too, and what is known of the time stays until it has done so.
+            Some(Step::Small) => self.topology.doubt(),
+            Some(Step::Large) => {
+                done.stepped = true;
+                self.topology.clock_stepped(&generation.activation);
+            }
         }
         Run::Done(done)
     }

@@ -72,7 +72,10 @@ impl RedisStore {
     pub fn start(options: RedisOptions) -> Self {
         let options = Arc::new(options);
         let script = Arc::new(script::batch(options.clock, &options.key_prefix));
-        let witness = Arc::new(Witness::new(options.max_clock_skew));
+        let witness = Arc::new(Witness::new(
+            options.max_clock_skew,
+            options.unnoticed_step(),
+        ));
         let (topology, resolver) = resolver::start(&options, Arc::clone(&script), &witness);
         let batches = Arc::new(Batches::new(
             script,
@@ -108,6 +111,16 @@ impl RedisStore {
                 arguments,
             })
             .await
+    }
+
+    /// A lease may end sooner by what the clock may have stepped unnoticed.
+    fn timed<T>(&self, value: T, reply: &Reply) -> Timed<T> {
+        let asked_at = reply.asked_at;
+        let earlier = asked_at.checked_sub(self.options.unnoticed_step());
+        Timed {
+            value,
+            asked_at: earlier.unwrap_or(asked_at),
+        }
     }
 
     async fn scan(&self, cursor: &str, query: &ListQuery) -> Result<Step, StoreError> {
@@ -173,10 +186,7 @@ impl Store for RedisStore {
         if let Acquisition::Granted(lease) = &answer {
             self.witness.saw_token(lease.holding.fencing_token.get());
         }
-        Ok(Timed {
-            value: answer,
-            asked_at: reply.asked_at,
-        })
+        Ok(self.timed(answer, &reply))
     }
 
     async fn renew(
@@ -194,10 +204,7 @@ impl Store for RedisStore {
             ["lost", reason] => Some(Renewal::Lost(loss(reason)?)),
             _ => None,
         })?;
-        Ok(Timed {
-            value,
-            asked_at: reply.asked_at,
-        })
+        Ok(self.timed(value, &reply))
     }
 
     async fn release(&self, key: &LockKey, lease_id: LeaseId) -> Result<Ending, StoreError> {

@@ -12,6 +12,9 @@ use redis::{
 /// How long an idle connection is silent before TCP asks whether the peer is still there.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
 
+/// How far a clock may step unnoticed. Leases are promised for so much less.
+const UNNOTICED_STEP: Duration = Duration::from_millis(20);
+
 /// Requests that one connection takes before its sender waits; a batch is one request.
 const PIPELINE_BUFFER: usize = 64;
 
@@ -251,6 +254,14 @@ impl RedisOptions {
 
     pub(super) fn servers_key(&self) -> String {
         format!("{}servers", self.key_prefix)
+    }
+
+    /// How far the master's clock may step unnoticed: as it likes, where a test moves it.
+    pub(super) fn unnoticed_step(&self) -> Duration {
+        match self.clock {
+            Clock::Server => UNNOTICED_STEP.min(self.max_clock_skew),
+            Clock::Set => self.max_clock_skew,
+        }
     }
 
     /// How many replicas must confirm, however few there are.

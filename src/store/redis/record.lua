@@ -28,11 +28,12 @@ local function load(key, call)
       string.match(line, LEASE)
     if id then
       local outlasts = tonumber(token) <= (call.taken_over_below or -1) and call.skew_us or 0
-      if now < tonumber(deadline) + outlasts then
+      if call.expired_at < tonumber(deadline) + outlasts then
         lock.live = {
           id = id, token = token, acquired = tonumber(acquired), deadline = tonumber(deadline),
           ttl = tonumber(ttl), renewals = tonumber(renewals), attempt = attempt, idem = idem,
           request = request, holder = holder, metadata = metadata,
+          over_at = deadline + outlasts + call.now - call.expired_at,
         }
       end
     else
@@ -74,10 +75,10 @@ local function lease_reply(outcome, l)
            l.holder, l.metadata }
 end
 
--- Somebody else's lease, without its secret.
+-- Somebody else's lease, without its secret, and with the moment until which nobody else gets the lock.
 local function holding_reply(outcome, l)
   local reply = lease_reply(outcome, l)
-  reply[2] = ''
+  reply[2], reply[5] = '', int(l.over_at)
   return reply
 end
 

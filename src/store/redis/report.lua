@@ -2,7 +2,8 @@
 -- KEYS: the meta hash, the hash of servers.
 -- ARGV: the server's id, its activation id, the activation it reported to last ('' if none), the count of
 -- writes that it saw confirmed then, the highest token it knows of, how long the latest lease that it
--- confirmed may still be counted on, '1' if it saw the clock step, the longest pause, the skew of clocks,
+-- confirmed may still be counted on, '1' if it saw the
+-- clock step beyond the skew, '2' if by less, the longest pause, the skew of clocks,
 -- the data format of the caller, how long the list of servers is kept (in milliseconds).
 -- Reply: {'ok', now, how long new grants pause, how many writes that it saw confirmed are missing, and of
 -- all servers together: the count of confirmed writes, the highest token, how long the latest lease may be
@@ -26,6 +27,10 @@ recover = tonumber(recover)
 if (missing > 0 or ARGV[7] == '1') and counts_on > 0 then
   recover = math.max(recover, now + math.min(counts_on + tonumber(ARGV[9]), tonumber(ARGV[8])))
   redis.call('HSET', KEYS[1], 'recover', string.format('%.0f', recover))
+end
+-- Leases that were granted before a small step are as leases taken over: their deadlines are of another clock.
+if ARGV[7] == '2' then
+  redis.call('HSET', KEYS[1], 'base', token, 'margin_from', string.format('%.0f', now))
 end
 if tonumber(ARGV[5]) > tonumber(token) then
   token = ARGV[5]

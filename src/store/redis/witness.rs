@@ -18,6 +18,7 @@ const DRIFT_DIVISOR: u32 = 2000;
 /// See the module.
 pub(super) struct Witness {
     skew: Duration,
+    unnoticed: Duration,
     state: Mutex<State>,
 }
 
@@ -46,6 +47,17 @@ pub(super) struct Estimate {
     pub(super) micros: u64,
     /// The skew and the uncertainty of the estimate.
     pub(super) tolerance: Duration,
+    /// How far ahead of it the clock may be, for all that is known, without having stepped.
+    pub(super) ahead: Duration,
+}
+
+/// The master's clock shows what it cannot show had it run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// By less than the skew that clocks are allowed.
+    Small,
+    /// By more.
+    Large,
 }
 
 /// What a server tells a newly activated master.
@@ -58,9 +70,10 @@ pub(super) struct Memory {
 }
 
 impl Witness {
-    pub(super) fn new(skew: Duration) -> Self {
+    pub(super) fn new(skew: Duration, unnoticed: Duration) -> Self {
         Self {
             skew,
+            unnoticed,
             state: Mutex::default(),
         }
     }
@@ -79,18 +92,25 @@ impl Witness {
                 .micros
                 .saturating_add(micros(at.saturating_duration_since(reading.at))),
             tolerance: self.skew + reading.uncertainty_at(at),
+            ahead: self.unnoticed + reading.uncertainty_at(at),
         })
     }
 
-    /// Whether a time that was read between `sent` and `received` cannot be what the clock would show
-    /// had it run on.
-    pub(super) fn is_a_step(&self, read: Timestamp, sent: Instant, received: Instant) -> bool {
-        let (Some(first), Some(last)) = (self.estimate(sent), self.estimate(received)) else {
-            return false;
+    /// The step of the clock that a time read between `sent` and `received` shows.
+    pub(super) fn step(&self, read: Timestamp, sent: Instant, received: Instant) -> Option<Step> {
+        let (first, last) = (self.estimate(sent)?, self.estimate(received)?);
+        let beyond = |tolerance: Duration| {
+            let tolerance = micros(tolerance);
+            read.as_micros() < first.micros.saturating_sub(tolerance)
+                || read.as_micros() > last.micros.saturating_add(tolerance)
         };
-        let tolerance = micros(last.tolerance);
-        read.as_micros() < first.micros.saturating_sub(tolerance)
-            || read.as_micros() > last.micros + tolerance
+        if beyond(last.tolerance) {
+            Some(Step::Large)
+        } else if beyond(last.ahead) {
+            Some(Step::Small)
+        } else {
+            None
+        }
     }
 
     /// Keeps a reading if it is more certain than the one before.
@@ -172,6 +192,7 @@ mod tests {
     use super::*;
 
     const SKEW: Duration = Duration::from_millis(500);
+    const UNNOTICED_STEP: Duration = Duration::from_millis(20);
 
     fn at(ms: u64) -> Timestamp {
         Timestamp::from_micros(1_790_000_000_000_000 + ms * 1000)
@@ -179,11 +200,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn clock_is_estimated_and_a_step_beyond_the_skew_is_noticed() {
-        let witness = Witness::new(SKEW);
+        let witness = Witness::new(SKEW, UNNOTICED_STEP);
         let start = Instant::now();
         assert_eq!(witness.estimate(start), None);
-        assert!(
-            !witness.is_a_step(at(99_999_999), start, start),
+        assert_eq!(
+            witness.step(at(99_999_999), start, start),
+            None,
             "nothing to compare with yet"
         );
         witness.saw_time(at(0), start, start);
@@ -192,17 +214,25 @@ mod tests {
             witness.estimate(later).map(|e| e.micros),
             Some(at(2000).as_micros())
         );
-        assert!(!witness.is_a_step(at(2500), later, later));
-        assert!(!witness.is_a_step(at(1500), later, later));
-        assert!(witness.is_a_step(at(2510), later, later));
-        assert!(witness.is_a_step(at(1490), later, later));
+        for (read, step) in [
+            (2020, None),
+            (1980, None),
+            (2030, Some(Step::Small)),
+            (1970, Some(Step::Small)),
+            (2500, Some(Step::Small)),
+            (1500, Some(Step::Small)),
+            (2510, Some(Step::Large)),
+            (1490, Some(Step::Large)),
+        ] {
+            assert_eq!(witness.step(at(read), later, later), step, "{read}");
+        }
         let slow = later + Duration::from_secs(3);
-        assert!(!witness.is_a_step(at(4000), later, slow), "late is no step");
+        assert_eq!(witness.step(at(4000), later, slow), None, "late is no step");
     }
 
     #[tokio::test(start_paused = true)]
     async fn uncertain_reading_does_not_replace_a_better_one() {
-        let witness = Witness::new(SKEW);
+        let witness = Witness::new(SKEW, UNNOTICED_STEP);
         let start = Instant::now();
         witness.saw_time(at(0), start, start);
         let received = start + Duration::from_millis(400);
@@ -222,7 +252,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_writes_of_the_activation_reported_to_are_counted() {
-        let witness = Witness::new(SKEW);
+        let witness = Witness::new(SKEW, UNNOTICED_STEP);
         witness.reported_to("one");
         let in_seconds = |seconds| Instant::now() + Duration::from_secs(seconds);
         witness.confirmed("one", 7, in_seconds(5));

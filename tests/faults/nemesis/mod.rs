@@ -153,13 +153,23 @@ pub(crate) const ALL: &[Nemesis] = &[
         run: network::reset_response,
     },
     Nemesis {
+        name: "clock-plus-240ms",
+        about: "The clock of a data node steps forward, within the skew, and back.",
+        run: |w| clocks::step(w, 240),
+    },
+    Nemesis {
+        name: "clock-minus-240ms",
+        about: "It steps back, within the skew, and forward.",
+        run: |w| clocks::step(w, -240),
+    },
+    Nemesis {
         name: "clock-plus-2s",
-        about: "The clock of a data node steps forward, and back.",
+        about: "The clock of a data node steps forward, beyond the skew, and back.",
         run: |w| clocks::step(w, 2000),
     },
     Nemesis {
         name: "clock-minus-2s",
-        about: "It steps back, and forward.",
+        about: "It steps back, beyond the skew, and forward.",
         run: |w| clocks::step(w, -2000),
     },
     Nemesis {
