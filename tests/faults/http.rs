@@ -81,13 +81,18 @@ fn read_until(stream: &mut TcpStream, deadline: Instant) -> io::Result<Vec<u8>> 
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(ErrorKind::TimedOut.into());
+            // Half an answer is an answer.
+            let kind = if received.is_empty() {
+                ErrorKind::TimedOut
+            } else {
+                ErrorKind::UnexpectedEof
+            };
+            return Err(kind.into());
         }
         stream.set_read_timeout(Some(left))?;
         match stream.read(&mut buffer) {
             Ok(0) => return Ok(received),
             Ok(count) => received.extend_from_slice(&buffer[..count]),
-            // Half an answer is an answer.
             Err(_) if !received.is_empty() => return Err(ErrorKind::UnexpectedEof.into()),
             Err(error) => return Err(error),
         }

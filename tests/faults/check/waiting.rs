@@ -22,7 +22,7 @@ pub(super) fn lost_wake_ups(
     calls: &[&Call],
     windows: &Windows,
 ) -> Vec<Violation> {
-    let holds = holds(leases, calls);
+    let holds = holds(leases, calls, windows);
     let mut violations = Vec::new();
     for call in calls
         .iter()
@@ -136,10 +136,27 @@ fn not_back(event: &Event) -> Option<Violation> {
 }
 
 /// For each key, when it may have been held, in order and without overlaps.
-fn holds<'a>(leases: &[Lease<'a>], calls: &[&'a Call]) -> HashMap<&'a str, Vec<(u64, u64)>> {
+fn holds<'a>(
+    leases: &[Lease<'a>],
+    calls: &[&'a Call],
+    windows: &Windows,
+) -> HashMap<&'a str, Vec<(u64, u64)>> {
+    let mut last_seen: HashMap<(&str, u64), u64> = HashMap::new();
+    for call in calls {
+        if let Some(seen) = &call.seen {
+            let last = last_seen.entry((&call.key, seen.token)).or_default();
+            *last = call.sent_at.max(*last);
+        }
+    }
     let mut holds: HashMap<&str, Vec<(u64, u64)>> = HashMap::new();
     for lease in leases {
-        holds.entry(lease.key).or_default().push(hold_of(lease));
+        let (from, mut until) = hold_of(lease);
+        let seen = last_seen.get(&(lease.key, lease.token));
+        // Releases are not confirmed: a failover may bring the lease back, and then somebody sees it.
+        if seen.is_some_and(|seen| *seen > until) && windows.disturbed(from, until) {
+            until = longest_hold_of(lease);
+        }
+        holds.entry(lease.key).or_default().push((from, until));
     }
     for call in calls {
         if let Some(hold) = doubtful_hold(call) {

@@ -83,6 +83,7 @@ impl Windows {
         self.faults()
             .any(|window| window.inject <= until && from <= window.back + SETTLE_US)
     }
+
     /// All but those in which nothing was done.
     fn faults(&self) -> impl Iterator<Item = &Window> {
         self.all.iter().filter(|window| window.nemesis != "none")
