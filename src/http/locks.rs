@@ -177,11 +177,11 @@ pub(super) async fn list(
     State(app): State<App>,
     Query(parameters): Query,
 ) -> Result<axum::Json<LockPage>, Problem> {
-    let (page, waiters) = app.service.list(&list_query(&parameters)?).await?;
-    let status = |((key, holding), waiters): (&(LockKey, _), usize)| {
-        LockStatus::new(key, Some(holding), waiters)
-    };
-    let locks = page.locks.iter().zip(waiters).map(status).collect();
+    let page = app.service.list(&list_query(&parameters)?).await?;
+    let locks = page.locks.iter();
+    let locks = locks
+        .map(|(key, holding, waiters)| LockStatus::new(key, Some(holding), *waiters))
+        .collect();
     Ok(axum::Json(LockPage {
         locks,
         next_cursor: page.next_cursor,

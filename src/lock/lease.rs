@@ -64,6 +64,10 @@ impl LeaseId {
         hex_to_bytes(text).map(Self)
     }
 
+    pub(super) const fn to_bytes(self) -> [u8; 16] {
+        self.0
+    }
+
     /// The secret itself, for the store and for the answer to its holder.
     #[must_use]
     pub fn expose(&self) -> String {
@@ -208,6 +212,10 @@ impl Digest {
         Self(bytes)
     }
 
+    pub(super) const fn to_bytes(self) -> [u8; 16] {
+        self.0
+    }
+
     /// 32 hex digits.
     #[must_use]
     pub fn to_hex(self) -> String {
@@ -229,11 +237,11 @@ pub struct Idempotency {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempt(pub u64);
 
-fn bytes_to_hex(bytes: &[u8; 16]) -> String {
+pub(super) fn bytes_to_hex(bytes: &[u8; 16]) -> String {
     format!("{:032x}", u128::from_be_bytes(*bytes))
 }
 
-fn hex_to_bytes(text: &str) -> Option<[u8; 16]> {
+pub(super) fn hex_to_bytes(text: &str) -> Option<[u8; 16]> {
     let lower_hex = text
         .bytes()
         .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));

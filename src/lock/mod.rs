@@ -1,8 +1,10 @@
 //! What a lock is and how it behaves, with no HTTP, no Redis and no clock in it.
 //!
-//! The values a lock is made of ([`key`], [`lease`]) are valid by construction; every decision is
-//! a pure function in [`rules`], which takes the present moment as an argument.
+//! The values a lock is made of ([`key`], [`lease`], [`request`]) are valid by construction; every decision
+//! is a pure function in [`rules`] (with [`queue`]), which takes the present moment as an argument.
 
 pub mod key;
 pub mod lease;
+pub mod queue;
+pub mod request;
 pub mod rules;

@@ -12,31 +12,17 @@ use std::time::Duration;
 use crate::lock::lease::{
     Attempt, FencingToken, Holder, Idempotency, LeaseId, Metadata, Timestamp, Ttl,
 };
+use crate::lock::queue::{Place, Queue};
+use crate::lock::request::{Acquire, Ticket, WaiterId};
 
 /// How long a release is remembered, so that its repetition is a success and not a lost lease.
 pub const RELEASE_MEMORY: Duration = Duration::from_secs(10);
 
+/// How long a lock is reserved for a waiter whose turn it is.
+pub const RESERVATION: Duration = Duration::from_secs(3);
+
 /// How many releases of one key are remembered.
 pub const MAX_REMEMBERED_RELEASES: usize = 16;
-
-/// What an acquisition asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Acquire {
-    /// The lease id that a grant will have.
-    pub lease_id: LeaseId,
-    /// This request's own attempt.
-    pub attempt: Attempt,
-    /// How long the lease lasts.
-    pub ttl: Ttl,
-    /// Who asks, in the client's words.
-    pub holder: Option<Holder>,
-    /// What the client attaches.
-    pub metadata: Metadata,
-    /// Present if the request may be repeated.
-    pub idempotency: Option<Idempotency>,
-    /// Others wait ahead of this request: a free lock is theirs.
-    pub behind_waiters: bool,
-}
 
 /// What a store keeps of a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +39,8 @@ pub struct Grant {
     /// The attempt that an undo must name; `None` once the lease was asked for again or renewed, which
     /// shows that somebody may count on it.
     attempt: Option<Attempt>,
+    /// The place that it had, while it is only reserved: nobody was told of it yet.
+    reserved: Option<Ticket>,
 }
 
 /// What anyone may know of a live lease, as it was when the store answered.
@@ -92,10 +80,27 @@ pub enum Acquisition {
     Granted(Lease),
     /// The lease that this acquisition was granted before, still alive.
     Replayed(Lease),
-    /// Somebody else's.
-    Held(Holding),
-    /// The lock is free, and belongs to those who wait for it.
-    LeftToWaiters,
+    /// Somebody else's, or reserved for somebody; how many wait for it, and the place of this request if
+    /// it had one.
+    Held {
+        /// Whose.
+        holding: Holding,
+        /// How many wait.
+        waiters: usize,
+        /// Which of them this request was, from one on.
+        position: Option<usize>,
+    },
+    /// The same, and this request waits for it.
+    Queued {
+        /// Whose.
+        holding: Holding,
+        /// How many wait, this one included.
+        waiters: usize,
+        /// Where it stands.
+        ticket: Ticket,
+    },
+    /// As many wait for the key as may.
+    TooManyWaiters,
     /// The idempotency key was used with another TTL, holder or metadata.
     KeyReused,
     /// This acquisition was granted and released moments ago.
@@ -141,54 +146,137 @@ struct Release {
 pub struct Lock {
     holders: Vec<Grant>,
     released: Vec<Release>,
+    queue: Queue,
 }
 
 impl Lock {
-    /// Takes the lock for `request` if nobody holds it.
+    /// Takes the lock for `request` if it is free and nobody waits ahead, or lets it wait. Asked again with
+    /// the same lease id, a waiter learns how it stands, takes what was reserved for it, and gets back a
+    /// place that it lost.
     ///
-    /// `next_token` is called once, and only for a grant.
+    /// `next_number` gives numbers that rise, for tokens and tickets.
     pub fn acquire(
         &mut self,
         request: Acquire,
         now: Timestamp,
-        next_token: impl FnOnce() -> FencingToken,
+        mut next_number: impl FnMut() -> FencingToken,
     ) -> Acquisition {
-        if let Some(grant) = self.live_mut(now) {
+        if let Some(settled) = self.settled(&request, now) {
+            return settled;
+        }
+        let id = request.waiter_id();
+        let known = self
+            .queue
+            .find(id)
+            .map(|(ticket, place)| (ticket, place.request.idempotency));
+        if let Some((_, idempotency)) = known
+            && let Repetition::Altered = same_acquisition(idempotency, request.idempotency)
+        {
+            return Acquisition::KeyReused;
+        }
+        if let Some((ticket, _)) = known {
+            // The latest request is who has the place.
+            let present_until = now.after(request.wait.map_or(Duration::ZERO, |wait| wait.within));
+            self.queue
+                .insert(ticket, Place::new(request.clone(), present_until));
+        }
+        self.reserve(Some(id), now, &mut next_number);
+        match self.live_mut(now) {
+            None => {
+                let grant = Grant::new(request, next_number(), now);
+                let lease = grant.lease(now);
+                self.holders = vec![grant];
+                Acquisition::Granted(lease)
+            }
+            Some(grant) if grant.reserved.is_some() && grant.waiter_id() == id => {
+                grant.claim(&request, now)
+            }
+            Some(grant) => {
+                let holding = grant.holding(now);
+                self.wait_behind(
+                    request,
+                    known.map(|(ticket, _)| ticket),
+                    holding,
+                    now,
+                    next_number,
+                )
+            }
+        }
+    }
+
+    /// What needs no free lock: an acquisition that is over, or was granted before.
+    fn settled(&mut self, request: &Acquire, now: Timestamp) -> Option<Acquisition> {
+        if let Some(grant) = self.live_mut(now).filter(|grant| grant.reserved.is_none()) {
+            if grant.lease_id == request.lease_id {
+                return Some(Acquisition::Granted(grant.lease(now)));
+            }
             match same_acquisition(grant.idempotency, request.idempotency) {
                 Repetition::Other => {}
-                Repetition::Altered => return Acquisition::KeyReused,
+                Repetition::Altered => return Some(Acquisition::KeyReused),
                 Repetition::Same => {
                     grant.attempt = None;
                     // A lease that was cut when its client went is whole again: it came back.
                     grant.deadline = grant.deadline.max(grant.acquired_at.after(grant.ttl.get()));
-                    return Acquisition::Replayed(grant.lease(now));
+                    return Some(Acquisition::Replayed(grant.lease(now)));
                 }
             }
         }
-        if self.released_moments_ago(request.idempotency, now) {
-            return Acquisition::AlreadyReleased;
-        }
-        if let Some(holding) = self.holding(now) {
-            return Acquisition::Held(holding);
-        }
-        if request.behind_waiters {
-            return Acquisition::LeftToWaiters;
-        }
-        let grant = Grant {
-            lease_id: request.lease_id,
-            fencing_token: next_token(),
-            holder: request.holder,
-            metadata: request.metadata,
-            ttl: request.ttl,
-            acquired_at: now,
-            deadline: now.after(request.ttl.get()),
-            renewals: 0,
-            idempotency: request.idempotency,
-            attempt: Some(request.attempt),
+        self.released_moments_ago(request.idempotency, now)
+            .then_some(Acquisition::AlreadyReleased)
+    }
+
+    /// A request that does not get the lock now: it waits, or ends.
+    fn wait_behind(
+        &mut self,
+        request: Acquire,
+        known: Option<Ticket>,
+        holding: Holding,
+        now: Timestamp,
+        mut next_number: impl FnMut() -> FencingToken,
+    ) -> Acquisition {
+        let Some(wait) = request.wait else {
+            let position = known.map(|ticket| self.queue.ahead_of(ticket) + 1);
+            if let (Some(ticket), None) = (known, request.idempotency) {
+                self.queue.remove(ticket);
+            }
+            let waiters = self.queue.len();
+            return Acquisition::Held {
+                holding,
+                waiters,
+                position,
+            };
         };
-        let lease = grant.lease(now);
-        self.holders = vec![grant];
-        Acquisition::Granted(lease)
+        let ticket = match known.or(wait.ticket) {
+            Some(ticket) => ticket,
+            None if self.queue.len() >= wait.room => return Acquisition::TooManyWaiters,
+            None => Ticket(next_number().get()),
+        };
+        let present_until = now.after(wait.within);
+        self.queue
+            .insert(ticket, Place::new(request, present_until));
+        Acquisition::Queued {
+            holding,
+            waiters: self.queue.len(),
+            ticket,
+        }
+    }
+
+    /// Reserves a free lock for the first who waits, `asking` being present in any case; see [`Lock::turn`].
+    fn reserve(
+        &mut self,
+        asking: Option<WaiterId>,
+        now: Timestamp,
+        mut next_number: impl FnMut() -> FencingToken,
+    ) {
+        if self.live(now).is_some() {
+            return;
+        }
+        if let Some((ticket, place)) = self.queue.take_first(asking, now) {
+            let mut grant = Grant::new(place.request, next_number(), now);
+            grant.deadline = now.after(RESERVATION);
+            grant.reserved = Some(ticket);
+            self.holders = vec![grant];
+        }
     }
 
     /// Extends a live lease to `ttl` from now, and never shortens it.
@@ -205,8 +293,13 @@ impl Lock {
         }
     }
 
-    /// Ends a live lease; a repetition within [`RELEASE_MEMORY`] is a success too.
-    pub fn release(&mut self, lease_id: LeaseId, now: Timestamp) -> Ending {
+    /// Ends a live lease; a repetition within [`RELEASE_MEMORY`] is a success too. Whoever waits first is next.
+    pub fn release(
+        &mut self,
+        lease_id: LeaseId,
+        now: Timestamp,
+        next_number: impl FnMut() -> FencingToken,
+    ) -> Ending {
         let repeated = self
             .released
             .iter()
@@ -227,41 +320,86 @@ impl Lock {
         });
         let excess = self.released.len().saturating_sub(MAX_REMEMBERED_RELEASES);
         self.released.drain(..excess);
+        self.reserve(None, now, next_number);
         Ending::Ended
     }
 
     /// Ends the live lease with this token, whoever holds it; a success too when that grant is
     /// over and nobody holds the lock.
-    pub fn break_lease(&mut self, token: FencingToken, now: Timestamp) -> Ending {
+    pub fn break_lease(
+        &mut self,
+        token: FencingToken,
+        now: Timestamp,
+        next_number: impl FnMut() -> FencingToken,
+    ) -> Ending {
         match self.live(now) {
             Some(grant) if grant.fencing_token != token => Ending::Lost(Loss::HeldByOther),
             Some(_) => {
                 self.holders.clear();
+                self.reserve(None, now, next_number);
                 Ending::Ended
             }
             None => Ending::Ended,
         }
     }
 
-    /// Takes back a grant whose client is gone, if `attempt` was the last to touch it: whole, or
-    /// down to `keep` from now for a client that can come back. Says whether it did.
+    /// Takes back what a request got whose client is gone, if `attempt` was the last to touch it: a grant,
+    /// whole or down to `keep` from now for a client that can come back; a reservation or a place, which are
+    /// kept for [`PLACE_KEPT`] then. Says whether there was any.
+    ///
+    /// [`PLACE_KEPT`]: crate::lock::queue::PLACE_KEPT
     pub fn abandon(
         &mut self,
+        waiter: WaiterId,
         lease_id: LeaseId,
         attempt: Attempt,
         keep: Option<Duration>,
         now: Timestamp,
+        next_number: impl FnMut() -> FencingToken,
     ) -> bool {
-        match self.held_with(lease_id, now) {
-            Ok(grant) if grant.attempt == Some(attempt) => {
-                match keep {
-                    Some(keep) => grant.deadline = grant.deadline.min(now.after(keep)),
-                    None => self.holders.clear(),
-                }
-                true
+        if let Some(grant) = self.live_mut(now)
+            && grant.lease_id == lease_id
+        {
+            if grant.attempt != Some(attempt) {
+                return false;
             }
-            _ => false,
+            match (grant.reserved, keep) {
+                (None, Some(keep)) => grant.deadline = grant.deadline.min(now.after(keep)),
+                (None, None) => self.holders.clear(),
+                (Some(ticket), keep) => {
+                    let request = grant.request(attempt);
+                    self.holders.clear();
+                    if keep.is_some() {
+                        self.queue.insert(ticket, Place::new(request, now));
+                    }
+                }
+            }
+            self.reserve(None, now, next_number);
+            return true;
         }
+        let own =
+            |place: &Place| place.request.lease_id == lease_id && place.request.attempt == attempt;
+        let found = self.queue.find(waiter).filter(|(_, place)| own(place));
+        let Some((ticket, _)) = found else {
+            return false;
+        };
+        if let (Some(place), Some(_)) = (self.queue.remove(ticket), keep) {
+            self.queue.insert(ticket, Place::new(place.request, now));
+        }
+        true
+    }
+
+    /// For whom the lock is reserved, and under which token, until that waiter claims it.
+    #[must_use]
+    pub fn turn(&self, now: Timestamp) -> Option<(WaiterId, FencingToken)> {
+        let reserved = self.live(now).filter(|grant| grant.reserved.is_some());
+        reserved.map(|grant| (grant.waiter_id(), grant.fencing_token))
+    }
+
+    /// How many wait, those whose place is kept included.
+    #[must_use]
+    pub fn waiters(&self) -> usize {
+        self.queue.len()
     }
 
     /// The live lease, if there is one, as anyone may see it.
@@ -276,6 +414,7 @@ impl Lock {
         let deadlines = self.holders.iter().map(|grant| grant.deadline);
         deadlines
             .chain(self.released.iter().map(|release| release.forget_at))
+            .chain(self.queue.disposable_from())
             .max()
     }
 
@@ -289,7 +428,7 @@ impl Lock {
 
     fn held_with(&mut self, lease_id: LeaseId, now: Timestamp) -> Result<&mut Grant, Loss> {
         match self.live_mut(now) {
-            Some(grant) if grant.lease_id == lease_id => Ok(grant),
+            Some(grant) if grant.lease_id == lease_id && grant.reserved.is_none() => Ok(grant),
             Some(_) => Err(Loss::HeldByOther),
             None => Err(Loss::NotHeld),
         }
@@ -306,6 +445,52 @@ impl Lock {
 }
 
 impl Grant {
+    fn new(request: Acquire, fencing_token: FencingToken, now: Timestamp) -> Self {
+        Self {
+            lease_id: request.lease_id,
+            fencing_token,
+            holder: request.holder,
+            metadata: request.metadata,
+            ttl: request.ttl,
+            acquired_at: now,
+            deadline: now.after(request.ttl.get()),
+            renewals: 0,
+            idempotency: request.idempotency,
+            attempt: Some(request.attempt),
+            reserved: None,
+        }
+    }
+
+    /// What was reserved is the asking request's from now on.
+    fn claim(&mut self, request: &Acquire, now: Timestamp) -> Acquisition {
+        if let Repetition::Altered = same_acquisition(self.idempotency, request.idempotency) {
+            return Acquisition::KeyReused;
+        }
+        self.reserved = None;
+        self.lease_id = request.lease_id;
+        self.attempt = Some(request.attempt);
+        self.acquired_at = now;
+        self.deadline = now.after(self.ttl.get());
+        Acquisition::Granted(self.lease(now))
+    }
+
+    fn waiter_id(&self) -> WaiterId {
+        WaiterId::of(self.lease_id, self.idempotency)
+    }
+
+    /// The request that it was granted to.
+    fn request(&self, attempt: Attempt) -> Acquire {
+        Acquire {
+            lease_id: self.lease_id,
+            attempt,
+            ttl: self.ttl,
+            holder: self.holder.clone(),
+            metadata: self.metadata.clone(),
+            idempotency: self.idempotency,
+            wait: None,
+        }
+    }
+
     fn holding(&self, now: Timestamp) -> Holding {
         Holding {
             holder: self.holder.clone(),

@@ -12,7 +12,8 @@ use tokio::time::Instant;
 
 use crate::lock::key::LockKey;
 use crate::lock::lease::{Attempt, FencingToken, LeaseId, Timestamp, Ttl};
-use crate::lock::rules::{Acquire, Acquisition, Ending, Holding, Renewal};
+use crate::lock::request::{Acquire, WaiterId};
+use crate::lock::rules::{Acquisition, Ending, Holding, Renewal};
 
 /// An answer, and a moment at which its store had not yet read its clock.
 ///
@@ -53,16 +54,21 @@ pub trait Store: Send + Sync + 'static {
     async fn abandon(
         &self,
         key: &LockKey,
+        waiter: WaiterId,
         lease_id: LeaseId,
         attempt: Attempt,
         keep: Option<Duration>,
     ) -> Result<bool, StoreError>;
 
-    /// The live lease on a key, if there is one.
-    async fn inspect(&self, key: &LockKey) -> Result<Option<Holding>, StoreError>;
+    /// The live lease on a key, if there is one, and how many wait for it.
+    async fn inspect(&self, key: &LockKey) -> Result<(Option<Holding>, usize), StoreError>;
 
     /// A page of the held keys; see [`Page`].
     async fn list(&self, query: &ListQuery) -> Result<Page, StoreError>;
+
+    /// The next piece of news for those who wait here. News may be lost or come twice: it is a reason to ask
+    /// again, and decides nothing. Nothing is lost if the future is dropped.
+    async fn news(&self) -> News;
 
     /// What is known of the store's state without asking it.
     fn health(&self) -> Health;
@@ -86,10 +92,21 @@ pub struct ListQuery {
 /// again on a later page; a key that is held during the whole listing does appear.
 #[derive(Debug, Default)]
 pub struct Page {
-    /// The keys and their holdings.
-    pub locks: Vec<(LockKey, Holding)>,
+    /// The keys, their holdings, and how many wait for each.
+    pub locks: Vec<(LockKey, Holding, usize)>,
     /// Where the next page begins; `None` at the end.
     pub next_cursor: Option<String>,
+}
+
+/// What may matter to those who wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// A lock is reserved for this waiter, which must claim it by asking again.
+    Turn(LockKey, WaiterId),
+    /// A lock is reserved for a waiter elsewhere, until then at most.
+    Reserved(LockKey, Instant),
+    /// The store may have lost the places of all who wait here: each must ask again.
+    PlacesLost,
 }
 
 /// Why a store has no answer.

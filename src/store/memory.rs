@@ -11,17 +11,22 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tokio::time::Instant;
 
 use crate::lock::key::LockKey;
 use crate::lock::lease::{Attempt, FencingToken, LeaseId, Timestamp, Ttl};
-use crate::lock::rules::{Acquire, Acquisition, Ending, Holding, Lock, Renewal};
+use crate::lock::request::{Acquire, WaiterId};
+use crate::lock::rules::{Acquisition, Ending, Holding, Lock, Renewal};
 use crate::store::clock::wall_clock;
-use crate::store::contract::{Condition, Health, ListQuery, Page, Store, StoreError, Timed};
+use crate::store::contract::{Condition, Health, ListQuery, News, Page, Store, StoreError, Timed};
 
 /// How many keys whose time is over one operation looks at: enough to free memory faster than
 /// operations fill it, few enough that none of them is slow.
 const SWEPT_PER_OPERATION: usize = 4;
+
+/// The most turns that waiters have not heard of yet.
+const MAX_NEWS: usize = 65_536;
 
 /// See the module.
 #[derive(Debug)]
@@ -31,6 +36,7 @@ pub struct MemoryStore {
     started_wall: Timestamp,
     started: Instant,
     state: Mutex<State>,
+    news: (mpsc::Sender<News>, AsyncMutex<mpsc::Receiver<News>>),
 }
 
 #[derive(Debug)]
@@ -47,6 +53,7 @@ impl MemoryStore {
     #[must_use]
     pub fn new() -> Self {
         let wall = wall_clock();
+        let (news, receiver) = mpsc::channel(MAX_NEWS);
         let state = State {
             locks: BTreeMap::new(),
             disposals: BTreeSet::new(),
@@ -56,6 +63,7 @@ impl MemoryStore {
             started_wall: wall,
             started: Instant::now(),
             state: Mutex::new(state),
+            news: (news, AsyncMutex::new(receiver)),
         }
     }
 
@@ -91,7 +99,13 @@ impl MemoryStore {
         };
         let lock = locks.entry(key.clone()).or_default();
         let due_before = lock.disposable_from();
+        let turn_before = lock.turn(now);
         let result = operation(lock, now, &mut next_token);
+        let turn = lock.turn(now);
+        if let (true, Some((waiter, _))) = (turn != turn_before, turn) {
+            // If there is no room for it, the waiter finds out when it asks again.
+            let _full = self.news.0.try_send(News::Turn(key.clone(), waiter));
+        }
         let due = lock.disposable_from();
         if due != due_before {
             if let Some(before) = due_before {
@@ -154,31 +168,43 @@ impl Store for MemoryStore {
     }
 
     async fn release(&self, key: &LockKey, lease_id: LeaseId) -> Result<Ending, StoreError> {
-        Ok(self.change(key, |lock, now, _| lock.release(lease_id, now)))
+        Ok(self.change(key, |lock, now, next_token| {
+            lock.release(lease_id, now, next_token)
+        }))
     }
 
     async fn break_lease(&self, key: &LockKey, token: FencingToken) -> Result<Ending, StoreError> {
-        Ok(self.change(key, |lock, now, _| lock.break_lease(token, now)))
+        Ok(self.change(key, |lock, now, next_token| {
+            lock.break_lease(token, now, next_token)
+        }))
     }
 
     async fn abandon(
         &self,
         key: &LockKey,
+        waiter: WaiterId,
         lease_id: LeaseId,
         attempt: Attempt,
         keep: Option<Duration>,
     ) -> Result<bool, StoreError> {
-        Ok(self.change(key, |lock, now, _| {
-            lock.abandon(lease_id, attempt, keep, now)
+        Ok(self.change(key, |lock, now, next_token| {
+            lock.abandon(waiter, lease_id, attempt, keep, now, next_token)
         }))
     }
 
-    async fn inspect(&self, key: &LockKey) -> Result<Option<Holding>, StoreError> {
+    async fn inspect(&self, key: &LockKey) -> Result<(Option<Holding>, usize), StoreError> {
         let state = self.state();
-        Ok(state
-            .locks
-            .get(key)
-            .and_then(|lock| lock.holding(self.now())))
+        let lock = state.locks.get(key);
+        Ok(lock.map_or((None, 0), |lock| (lock.holding(self.now()), lock.waiters())))
+    }
+
+    async fn news(&self) -> News {
+        let mut news = self.news.1.lock().await;
+        match news.recv().await {
+            Some(news) => news,
+            // The store holds a sender itself.
+            None => std::future::pending().await,
+        }
     }
 
     /// The cursor is the last key of the page before.
@@ -196,7 +222,7 @@ impl Store for MemoryStore {
             .locks
             .range::<str, _>((start, Bound::Unbounded))
             .take_while(|(key, _)| key.as_str().starts_with(&query.prefix))
-            .filter_map(|(key, lock)| Some((key.clone(), lock.holding(now)?)))
+            .filter_map(|(key, lock)| Some((key.clone(), lock.holding(now)?, lock.waiters())))
             .take(query.limit + 1)
             .collect::<Vec<_>>();
         let more = held.len() > query.limit;
@@ -204,7 +230,7 @@ impl Store for MemoryStore {
         let next_cursor = held
             .last()
             .filter(|_| more)
-            .map(|(key, _)| key.as_str().to_owned());
+            .map(|(key, ..)| key.as_str().to_owned());
         Ok(Page {
             locks: held,
             next_cursor,

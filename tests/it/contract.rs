@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use leasehold::lock::lease::{Attempt, FencingToken, Holder, LeaseId, Metadata};
-use leasehold::lock::rules::{Acquire, Acquisition, Ending, Loss, Renewal};
+use leasehold::lock::request::{Acquire, Ticket, Wait, WaiterId};
+use leasehold::lock::rules::{Acquisition, Ending, Loss, Renewal};
 use leasehold::random;
 use leasehold::store::contract::{ListQuery, StoreError, Timed};
 use serde_json::json;
@@ -14,7 +15,7 @@ use tokio::task::JoinSet;
 use crate::support::leasehold::Leasehold;
 use crate::support::redis::RedisServer;
 use crate::support::sentinel::SentinelConfig;
-use crate::support::stores::{Subject, idempotency, key, ms, repeated, request, ttl};
+use crate::support::stores::{Subject, idempotency, key, ms, repeated, request, ttl, wait};
 
 /// Runs each test on each store. Memory has a runtime whose time stands still; on Sentinel the tests
 /// share one set, each with a prefix of its own.
@@ -70,7 +71,14 @@ on_every_store! {
     cut_shortens_but_never_extends
     replay_after_a_cut_makes_the_lease_whole
     renewal_and_replay_void_an_undo
-    free_lock_is_left_to_those_who_wait
+    waiter_is_next_when_the_lock_is_released_broken_or_given_up
+    waiters_are_served_in_the_order_of_their_tickets
+    lock_whose_lease_is_over_is_for_the_first_who_waits
+    reservation_that_nobody_claims_lapses_after_three_seconds
+    waiter_that_gives_up_leaves_nothing_behind
+    place_of_a_request_that_can_be_repeated_is_kept_for_ten_seconds_and_passed_over
+    repetition_of_a_request_that_waits_has_its_place
+    no_more_wait_for_a_key_than_there_is_room_for
     words_of_the_client_come_back_as_they_were
     listing_holds_every_held_key_once_the_pages_are_read
     listing_refuses_a_cursor_it_never_gave
@@ -102,7 +110,7 @@ async fn held_lock_is_refused_and_says_who_holds_it(s: &Subject) {
         )
         .await;
     s.advance(ms(300)).await;
-    let Acquisition::Held(holding) = s.acquire(&key("a"), &request(1000)).await else {
+    let Acquisition::Held { holding, .. } = s.acquire(&key("a"), &request(1000)).await else {
         panic!("not held")
     };
     assert_eq!(
@@ -123,7 +131,7 @@ async fn lock_is_free_again_on_the_microsecond_of_its_deadline(s: &Subject) {
     s.advance(Duration::from_micros(999_999)).await;
     assert!(matches!(
         s.acquire(&key("a"), &request(1000)).await,
-        Acquisition::Held(_)
+        Acquisition::Held { .. }
     ));
     assert!(s.inspect(&key("a")).await.is_some());
     s.advance(Duration::from_micros(1)).await;
@@ -346,7 +354,7 @@ async fn replay_with_another_request_is_refused(s: &Subject) {
     };
     assert!(matches!(
         s.acquire(&key("a"), &other).await,
-        Acquisition::Held(_)
+        Acquisition::Held { .. }
     ));
     assert!(matches!(
         renew(s, "a", lease.lease_id).await,
@@ -374,7 +382,7 @@ async fn replay_of_a_released_acquisition_is_refused_even_while_another_holds(s:
     assert!(
         matches!(
             s.acquire(&key("a"), &repeated(&asked)).await,
-            Acquisition::Held(_)
+            Acquisition::Held { .. }
         ),
         "forgotten"
     );
@@ -499,42 +507,315 @@ async fn renewal_and_replay_void_an_undo(s: &Subject) {
     renew(s, "b", renewed.lease_id).await;
     let undone = s
         .store
-        .abandon(&key("b"), renewed.lease_id, other.attempt, None)
+        .abandon(
+            &key("b"),
+            other.waiter_id(),
+            renewed.lease_id,
+            other.attempt,
+            None,
+        )
         .await;
     assert_eq!(undone, Ok(false));
 }
 
-async fn free_lock_is_left_to_those_who_wait(s: &Subject) {
-    let behind = Acquire {
-        behind_waiters: true,
+/// A request that waits for so long.
+fn waiting(ttl_ms: u64, within_ms: u64) -> Acquire {
+    Acquire {
+        wait: Some(wait(within_ms)),
+        ..request(ttl_ms)
+    }
+}
+
+async fn queued(s: &Subject, asked: &Acquire) -> Ticket {
+    match s.acquire(&key("a"), asked).await {
+        Acquisition::Queued { ticket, .. } => ticket,
+        other => panic!("not queued: {other:?}"),
+    }
+}
+
+async fn waiter_is_next_when_the_lock_is_released_broken_or_given_up(s: &Subject) {
+    let mut asked = request(60_000);
+    let mut held = s.granted(&key("a"), &asked).await;
+    for ending in ["release", "break", "abandon"] {
+        let next = waiting(60_000, 50_000);
+        queued(s, &next).await;
+        assert_eq!(s.waiters(&key("a")).await, 1, "{ending}");
+        match ending {
+            "release" => assert_eq!(release(s, "a", held.lease_id).await, Ending::Ended),
+            "break" => {
+                let broken = s
+                    .store
+                    .break_lease(&key("a"), held.holding.fencing_token)
+                    .await;
+                assert_eq!(broken, Ok(Ending::Ended));
+            }
+            _ => {
+                assert!(
+                    s.store
+                        .abandon(
+                            &key("a"),
+                            asked.waiter_id(),
+                            held.lease_id,
+                            asked.attempt,
+                            None
+                        )
+                        .await
+                        .expect("an answer")
+                );
+            }
+        }
+        // Reserved at once: nobody else gets it, and it is nobody's who would release it.
+        assert_eq!(s.waiters(&key("a")).await, 0, "{ending}");
+        assert!(matches!(
+            s.acquire(&key("a"), &request(1000)).await,
+            Acquisition::Held {
+                waiters: 0,
+                position: None,
+                ..
+            }
+        ));
+        let reserved = s.inspect(&key("a")).await.expect("a reservation");
+        assert_eq!(reserved.expires_in(), ms(3_000));
+        assert_eq!(
+            release(s, "a", next.lease_id).await,
+            Ending::Lost(Loss::HeldByOther)
+        );
+        s.advance(ms(2_999)).await;
+        held = s.granted(&key("a"), &next).await;
+        assert_eq!(held.lease_id, next.lease_id);
+        assert_eq!(held.holding.expires_in(), ms(60_000));
+        assert_eq!(held.holding.fencing_token, reserved.fencing_token);
+        asked = next;
+    }
+}
+
+async fn waiters_are_served_in_the_order_of_their_tickets(s: &Subject) {
+    let mut held = s.granted(&key("a"), &request(1000)).await;
+    let mut line = Vec::new();
+    for _ in 0..5 {
+        let next = waiting(1000, 50_000);
+        line.push((queued(s, &next).await, next));
+    }
+    assert!(line.is_sorted_by_key(|(ticket, _)| *ticket));
+    for (_, next) in &line {
+        assert_eq!(release(s, "a", held.lease_id).await, Ending::Ended);
+        for (_, other) in line.iter().filter(|(_, other)| other != next) {
+            if other.lease_id != held.lease_id {
+                assert!(matches!(
+                    s.acquire(
+                        &key("a"),
+                        &Acquire {
+                            wait: None,
+                            ..request(1000)
+                        }
+                    )
+                    .await,
+                    Acquisition::Held { .. }
+                ));
+            }
+        }
+        held = s.granted(&key("a"), next).await;
+    }
+}
+
+/// Gives up the place or the reservation of a request.
+async fn gives_up(s: &Subject, asked: &Acquire, keep: Option<Duration>) -> bool {
+    let (waiter, id) = (asked.waiter_id(), asked.lease_id);
+    let gone = s
+        .store
+        .abandon(&key("a"), waiter, id, asked.attempt, keep)
+        .await;
+    gone.expect("an answer")
+}
+
+/// Somebody who does not wait finds the lock held.
+async fn refused(s: &Subject) {
+    match s.acquire(&key("a"), &request(1000)).await {
+        Acquisition::Held { .. } => {}
+        other => panic!("not held: {other:?}"),
+    }
+}
+
+async fn token_of_a(s: &Subject) -> Option<FencingToken> {
+    s.inspect(&key("a")).await.map(|held| held.fencing_token)
+}
+
+async fn lock_whose_lease_is_over_is_for_the_first_who_waits(s: &Subject) {
+    let held = s.granted(&key("a"), &request(1000)).await;
+    let (first, second) = (waiting(60_000, 50_000), waiting(60_000, 50_000));
+    queued(s, &first).await;
+    let ticket = queued(s, &second).await;
+    s.advance(ms(1000)).await;
+    refused(s).await;
+    assert_eq!(s.waiters(&key("a")).await, 1, "the first one's turn");
+    assert_eq!(queued(s, &second).await, ticket);
+    s.advance(Duration::from_micros(2_999_999)).await;
+    let next = s.granted(&key("a"), &first).await;
+    assert_eq!(next.holding.expires_in(), ms(60_000));
+    assert!(next.holding.fencing_token > held.holding.fencing_token);
+}
+
+async fn reservation_that_nobody_claims_lapses_after_three_seconds(s: &Subject) {
+    let held = s.granted(&key("a"), &request(60_000)).await;
+    let line = [(); 3].map(|()| waiting(60_000, 50_000));
+    let mut tickets = Vec::new();
+    for next in &line {
+        tickets.push(queued(s, next).await);
+    }
+    assert_eq!(release(s, "a", held.lease_id).await, Ending::Ended);
+    let reserved = token_of_a(s).await;
+    assert!(reserved > Some(held.holding.fencing_token));
+    s.advance(Duration::from_micros(2_999_999)).await;
+    refused(s).await;
+    assert_eq!(token_of_a(s).await, reserved);
+    s.advance(Duration::from_micros(1)).await;
+    refused(s).await;
+    assert!(token_of_a(s).await > reserved, "the next one's turn");
+    // The first has lost its place. It gets it back, although there is no room for anybody new.
+    let wait = Wait {
+        ticket: Some(tickets[0]),
+        room: 0,
+        ..wait(50_000)
+    };
+    let first = Acquire {
+        wait: Some(wait),
+        ..line[0].clone()
+    };
+    assert_eq!(queued(s, &first).await, tickets[0]);
+    for next in [&line[1], &line[0], &line[2]] {
+        let held = s.granted(&key("a"), next).await;
+        assert_eq!(release(s, "a", held.lease_id).await, Ending::Ended);
+    }
+}
+
+async fn waiter_that_gives_up_leaves_nothing_behind(s: &Subject) {
+    let held = s.granted(&key("a"), &request(60_000)).await;
+    let repeatable = Acquire {
         idempotency: Some(idempotency(1, 1)),
-        ..request(1000)
+        ..waiting(60_000, 50_000)
     };
-    assert_eq!(
-        s.acquire(&key("a"), &behind).await,
-        Acquisition::LeftToWaiters
+    let line = [
+        waiting(60_000, 50_000),
+        waiting(60_000, 50_000),
+        waiting(60_000, 50_000),
+        repeatable.clone(),
+        waiting(60_000, 50_000),
+    ];
+    for next in &line {
+        queued(s, next).await;
+    }
+    // Its time is over.
+    let last = Acquire {
+        wait: None,
+        ..line[1].clone()
+    };
+    match s.acquire(&key("a"), &last).await {
+        Acquisition::Held {
+            waiters, position, ..
+        } => assert_eq!((waiters, position), (4, Some(2))),
+        other => panic!("not held: {other:?}"),
+    }
+    // Its client is gone.
+    assert!(gives_up(s, &line[0], None).await);
+    assert!(!gives_up(s, &line[0], None).await);
+    assert_eq!(s.waiters(&key("a")).await, 3);
+    // Its client is gone, and nobody knew it when its turn came.
+    assert_eq!(release(s, "a", held.lease_id).await, Ending::Ended);
+    let reserved = token_of_a(s).await;
+    assert!(gives_up(s, &line[2], None).await);
+    assert!(!gives_up(s, &line[2], None).await);
+    assert!(token_of_a(s).await > reserved, "the next one's turn");
+    // The same, but it can come back for its place.
+    assert!(gives_up(s, &repeatable, Some(ms(10_000))).await);
+    let held = s.granted(&key("a"), &line[4]).await;
+    queued(s, &waiting(60_000, 50_000)).await;
+    queued(s, &repeated(&repeatable)).await;
+    assert_eq!(s.waiters(&key("a")).await, 2);
+    assert_eq!(release(s, "a", held.lease_id).await, Ending::Ended);
+    s.granted(&key("a"), &repeated(&repeatable)).await;
+}
+
+async fn place_of_a_request_that_can_be_repeated_is_kept_for_ten_seconds_and_passed_over(
+    s: &Subject,
+) {
+    let held = s.granted(&key("a"), &request(60_000)).await;
+    let first = Acquire {
+        idempotency: Some(idempotency(1, 1)),
+        ..waiting(60_000, 5_000)
+    };
+    let (second, third) = (waiting(60_000, 50_000), waiting(60_000, 50_000));
+    let ticket = queued(s, &first).await;
+    queued(s, &second).await;
+    let last = queued(s, &third).await;
+    assert!(gives_up(s, &first, Some(ms(10_000))).await);
+    assert_eq!(release(s, "a", held.lease_id).await, Ending::Ended);
+    assert_eq!(s.waiters(&key("a")).await, 2, "passed over, and kept");
+    let held = s.granted(&key("a"), &second).await;
+    s.advance(Duration::from_micros(9_999_999)).await;
+    assert_eq!(queued(s, &repeated(&first)).await, ticket);
+    // Gone again: its wait is over, and nobody gave it up.
+    s.advance(Duration::from_micros(5_000_000 + 9_999_999))
+        .await;
+    assert_eq!(release(s, "a", held.lease_id).await, Ending::Ended);
+    assert_eq!(s.waiters(&key("a")).await, 1, "passed over, and kept");
+    let held = s.granted(&key("a"), &third).await;
+    let fourth = waiting(60_000, 50_000);
+    queued(s, &fourth).await;
+    s.advance(Duration::from_micros(1)).await;
+    assert_eq!(release(s, "a", held.lease_id).await, Ending::Ended);
+    assert_eq!(s.waiters(&key("a")).await, 0, "nobody's any more");
+    s.granted(&key("a"), &fourth).await;
+    assert!(queued(s, &repeated(&first)).await > last);
+}
+
+async fn repetition_of_a_request_that_waits_has_its_place(s: &Subject) {
+    let held = s.granted(&key("a"), &request(60_000)).await;
+    let first = Acquire {
+        idempotency: Some(idempotency(1, 1)),
+        ..waiting(60_000, 50_000)
+    };
+    let altered = Acquire {
+        idempotency: Some(idempotency(1, 2)),
+        ..waiting(60_000, 50_000)
+    };
+    let ticket = queued(s, &first).await;
+    queued(s, &waiting(60_000, 50_000)).await;
+    assert_eq!(s.acquire(&key("a"), &altered).await, Acquisition::KeyReused);
+    let again = repeated(&first);
+    assert_eq!(queued(s, &again).await, ticket);
+    assert!(
+        !gives_up(s, &first, None).await,
+        "its place is the repetition's"
     );
-    assert_eq!(s.inspect(&key("a")).await, None);
-    s.granted(
-        &key("a"),
-        &Acquire {
-            behind_waiters: false,
-            ..behind.clone()
-        },
-    )
-    .await;
-    assert!(matches!(
-        s.acquire(&key("a"), &repeated(&behind)).await,
-        Acquisition::Replayed(_)
-    ));
-    let other = Acquire {
-        behind_waiters: true,
+    assert_eq!(s.waiters(&key("a")).await, 2);
+    assert_eq!(release(s, "a", held.lease_id).await, Ending::Ended);
+    assert_eq!(s.acquire(&key("a"), &altered).await, Acquisition::KeyReused);
+    let lease = s.granted(&key("a"), &again).await;
+    assert_eq!(lease.lease_id, again.lease_id);
+    let Acquisition::Replayed(replay) = s.acquire(&key("a"), &first).await else {
+        panic!("not replayed")
+    };
+    assert_eq!(replay.lease_id, lease.lease_id);
+}
+
+async fn no_more_wait_for_a_key_than_there_is_room_for(s: &Subject) {
+    s.granted(&key("a"), &request(60_000)).await;
+    let with_room_for_two = || Acquire {
+        wait: Some(Wait {
+            room: 2,
+            ..wait(50_000)
+        }),
         ..request(1000)
     };
-    assert!(matches!(
-        s.acquire(&key("a"), &other).await,
-        Acquisition::Held(_)
-    ));
+    let line = [with_room_for_two(), with_room_for_two()];
+    for next in &line {
+        queued(s, next).await;
+    }
+    let refused = s.acquire(&key("a"), &with_room_for_two()).await;
+    assert_eq!(refused, Acquisition::TooManyWaiters);
+    assert_eq!(s.waiters(&key("a")).await, 2);
+    // Who is in asks again.
+    queued(s, &line[0]).await;
 }
 
 async fn words_of_the_client_come_back_as_they_were(s: &Subject) {
@@ -591,7 +872,7 @@ async fn listing_holds_every_held_key_once_the_pages_are_read(s: &Subject) {
             seen.extend(
                 page.locks
                     .into_iter()
-                    .map(|(key, holding)| (key.as_str().to_owned(), holding)),
+                    .map(|(key, holding, _)| (key.as_str().to_owned(), holding)),
             );
             cursor = page.next_cursor;
             if cursor.is_none() {
@@ -647,13 +928,37 @@ async fn one_of_a_hundred_contenders_wins(s: &Subject) {
             matches!(
                 answer,
                 Ok(Timed {
-                    value: Acquisition::Held(_),
+                    value: Acquisition::Held { .. },
                     ..
                 })
             )
         })
         .count();
     assert_eq!((won, refused), (1, 99));
+}
+
+#[tokio::test]
+async fn those_who_ask_while_grants_pause_are_served_as_they_came() {
+    let server = RedisServer::plain();
+    let s = Subject::direct(&server).await;
+    let now: u64 = server
+        .cli(&["GET", "leasehold:test:clock"])
+        .parse()
+        .expect("microseconds");
+    let pause = (now + 5_000_000).to_string();
+    server.cli(&["HSET", "leasehold:meta", "recover", &pause]);
+    let line = [waiting(60_000, 50_000), waiting(60_000, 50_000)];
+    for next in &line {
+        let refused = s.store.acquire(&key("a"), next.clone()).await;
+        let retry_after = ms(5_000);
+        assert_eq!(refused, Err(StoreError::Recovering { retry_after }));
+    }
+    s.advance(ms(5_000)).await;
+    // Whoever comes first then is not who came first.
+    refused(&s).await;
+    queued(&s, &line[1]).await;
+    s.granted(&key("a"), &line[0]).await;
+    s.store.close().await;
 }
 
 #[test]
@@ -705,7 +1010,13 @@ async fn release(s: &Subject, on: &str, lease_id: LeaseId) -> Ending {
 
 async fn abandon(s: &Subject, lease_id: LeaseId, attempt: Attempt, keep: Option<Duration>) -> bool {
     s.store
-        .abandon(&key("a"), lease_id, attempt, keep)
+        .abandon(
+            &key("a"),
+            WaiterId::of(lease_id, None),
+            lease_id,
+            attempt,
+            keep,
+        )
         .await
         .expect("an answer")
 }

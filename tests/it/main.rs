@@ -10,6 +10,7 @@ mod hostile;
 mod http_api;
 mod model;
 mod openapi;
+mod queue;
 mod readme;
 mod replication;
 mod sentinel;

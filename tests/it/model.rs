@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use leasehold::lock::key::LockKey;
 use leasehold::lock::lease::{Attempt, FencingToken, Holder, LeaseId, Metadata, Timestamp};
-use leasehold::lock::rules::{Acquire, Acquisition, Ending, Holding, Lock, Renewal};
+use leasehold::lock::request::{Acquire, Ticket, Wait};
+use leasehold::lock::rules::{Acquisition, Ending, Holding, Lock, Renewal};
 use leasehold::store::contract::ListQuery;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -31,8 +32,19 @@ enum Op {
     Acquire {
         ttl_ms: u64,
         idempotency: Option<(u8, u8)>,
-        behind: bool,
+        wait_ms: Option<u64>,
         words: bool,
+    },
+    /// A waiter asks how it stands, and claims what is reserved for it.
+    AskAgain {
+        which: Index,
+        wait_ms: Option<u64>,
+        ticket: bool,
+    },
+    /// A waiter gives up its place.
+    Leave {
+        which: Index,
+        keep: bool,
     },
     Renew {
         which: Index,
@@ -64,8 +76,11 @@ fn op() -> impl Strategy<Value = Op> {
     let ttl = prop_oneof![Just(100_u64), Just(1000), Just(5000), 100..20_000_u64];
     let idempotency = proptest::option::weighted(0.5, (1..3_u8, 1..3_u8));
     prop_oneof![
-        6 => (ttl.clone(), idempotency, proptest::bool::weighted(0.1), any::<bool>())
-            .prop_map(|(ttl_ms, idempotency, behind, words)| Op::Acquire { ttl_ms, idempotency, behind, words }),
+        6 => (ttl.clone(), idempotency, proptest::option::weighted(0.6, 0..8_000_u64), any::<bool>())
+            .prop_map(|(ttl_ms, idempotency, wait_ms, words)| Op::Acquire { ttl_ms, idempotency, wait_ms, words }),
+        4 => (any::<Index>(), proptest::option::weighted(0.7, 0..8_000_u64), any::<bool>())
+            .prop_map(|(which, wait_ms, ticket)| Op::AskAgain { which, wait_ms, ticket }),
+        1 => (any::<Index>(), any::<bool>()).prop_map(|(which, keep)| Op::Leave { which, keep }),
         3 => (any::<Index>(), proptest::option::of(ttl)).prop_map(|(which, ttl_ms)| Op::Renew { which, ttl_ms }),
         3 => any::<Index>().prop_map(|which| Op::Release { which }),
         1 => any::<Index>().prop_map(|which| Op::Break { which }),
@@ -81,6 +96,7 @@ fn op() -> impl Strategy<Value = Op> {
 /// What a client remembers of an acquisition that it was answered.
 #[derive(Clone, Debug)]
 struct Known {
+    request: Acquire,
     lease_id: LeaseId,
     attempt: Attempt,
     token: FencingToken,
@@ -91,11 +107,15 @@ struct Model {
     locks: HashMap<LockKey, Lock>,
     now: Timestamp,
     last_token: u64,
+    /// The highest token that was answered for a key.
+    newest: HashMap<LockKey, u64>,
     known: Vec<Known>,
     /// Whose lease is valid until when, by what was answered.
     valid: HashMap<LockKey, (LeaseId, Timestamp)>,
     lost: Vec<(LockKey, LeaseId)>,
     minted: u64,
+    /// Requests that wait, or did, and their tickets.
+    waiting: Vec<(LockKey, Acquire, Ticket)>,
 }
 
 struct Run<'a> {
@@ -109,7 +129,7 @@ impl Run<'_> {
         let key = key(&format!("{}{}", self.prefix, KEYS[on]));
         let now = self.model.now;
         match op {
-            Op::Acquire { .. } => self.acquire(&key, op).await,
+            Op::Acquire { .. } | Op::AskAgain { .. } | Op::Leave { .. } => self.ask(&key, op).await,
             Op::Renew { which, ttl_ms } => {
                 let Some(known) = self.model.pick(*which) else {
                     return Ok(());
@@ -131,7 +151,9 @@ impl Run<'_> {
                 let Some(known) = self.model.pick(*which) else {
                     return Ok(());
                 };
-                let expected = self.model.lock(&key).release(known.lease_id, now);
+                let expected = self
+                    .model
+                    .change(&key, |lock, next| lock.release(known.lease_id, now, next));
                 let got = self.subject.store.release(&key, known.lease_id).await;
                 prop_assert_eq!(got, Ok(expected));
                 self.model.ends(&key, known.lease_id, expected)
@@ -140,7 +162,9 @@ impl Run<'_> {
                 let Some(known) = self.model.pick(*which) else {
                     return Ok(());
                 };
-                let expected = self.model.lock(&key).break_lease(known.token, now);
+                let expected = self
+                    .model
+                    .change(&key, |lock, next| lock.break_lease(known.token, now, next));
                 let got = self.subject.store.break_lease(&key, known.token).await;
                 prop_assert_eq!(got, Ok(expected));
                 if expected == Ending::Ended {
@@ -162,24 +186,13 @@ impl Run<'_> {
                     Attempt(known.attempt.0 + 1_000_000)
                 };
                 let keep = keep_ms.map(Duration::from_millis);
-                let expected = self
-                    .model
-                    .lock(&key)
-                    .abandon(known.lease_id, attempt, keep, now);
-                let got = self
-                    .subject
-                    .store
-                    .abandon(&key, known.lease_id, attempt, keep)
-                    .await;
-                prop_assert_eq!(got, Ok(expected));
-                if expected {
-                    self.model.gives_up(&key, keep);
-                }
-                Ok(())
+                self.abandon(&key, &known.request, known.lease_id, attempt, keep)
+                    .await
             }
             Op::Inspect => {
                 let got = self.subject.store.inspect(&key).await;
-                prop_assert_eq!(got, Ok(self.model.lock(&key).holding(now)));
+                let lock = self.model.lock(&key);
+                prop_assert_eq!(got, Ok((lock.holding(now), lock.waiters())));
                 Ok(())
             }
             Op::List => self.list().await,
@@ -196,42 +209,107 @@ impl Run<'_> {
         }
     }
 
-    async fn acquire(&mut self, key: &LockKey, op: &Op) -> TestCaseResult {
-        let Op::Acquire {
-            ttl_ms,
-            idempotency: keys,
-            behind,
-            words,
-        } = op
-        else {
-            return Ok(());
-        };
-        let request = self.model.request(*ttl_ms, *keys, *behind, *words);
-        let (now, last) = (self.model.now, self.model.last_token);
-        let mut minted = None;
-        let expected = self.model.lock(key).acquire(request.clone(), now, || {
-            let token = FencingToken::new(last + 1).expect("small");
-            minted = Some(token.get());
-            token
+    /// What a request for a lock does, and one that waits.
+    async fn ask(&mut self, key: &LockKey, op: &Op) -> TestCaseResult {
+        match op {
+            Op::Acquire {
+                ttl_ms,
+                idempotency,
+                wait_ms,
+                words,
+            } => {
+                let wait = wait_ms.map(|wait_ms| wait(wait_ms, None));
+                let request = self.model.request(*ttl_ms, *idempotency, wait, *words);
+                self.acquire(key, request).await
+            }
+            Op::AskAgain {
+                which,
+                wait_ms,
+                ticket,
+            } => {
+                let Some((key, request, given)) = self.model.pick_waiting(*which) else {
+                    return Ok(());
+                };
+                let ticket = ticket.then_some(given);
+                let wait = wait_ms.map(|wait_ms| wait(wait_ms, ticket));
+                self.acquire(&key, Acquire { wait, ..request }).await
+            }
+            Op::Leave { which, keep } => {
+                let Some((key, request, _)) = self.model.pick_waiting(*which) else {
+                    return Ok(());
+                };
+                let keep = keep.then_some(Duration::from_secs(10));
+                self.abandon(&key, &request, request.lease_id, request.attempt, keep)
+                    .await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn abandon(
+        &mut self,
+        key: &LockKey,
+        request: &Acquire,
+        lease_id: LeaseId,
+        attempt: Attempt,
+        keep: Option<Duration>,
+    ) -> TestCaseResult {
+        let (now, waiter) = (self.model.now, request.waiter_id());
+        let expected = self.model.change(key, |lock, next| {
+            lock.abandon(waiter, lease_id, attempt, keep, now, next)
         });
-        self.model.last_token = minted.unwrap_or(last);
+        let got = self
+            .subject
+            .store
+            .abandon(key, waiter, lease_id, attempt, keep)
+            .await;
+        prop_assert_eq!(got, Ok(expected));
+        if expected
+            && self
+                .model
+                .valid
+                .get(key)
+                .is_some_and(|(id, _)| *id == lease_id)
+        {
+            self.model.gives_up(key, keep);
+        }
+        Ok(())
+    }
+
+    async fn acquire(&mut self, key: &LockKey, request: Acquire) -> TestCaseResult {
+        let now = self.model.now;
+        let expected = self
+            .model
+            .change(key, |lock, next| lock.acquire(request.clone(), now, next));
         let got = self.subject.store.acquire(key, request.clone()).await;
         let got = got.map(|timed| timed.value);
         prop_assert_eq!(got.as_ref(), Ok(&expected));
+        if !matches!(expected, Acquisition::Queued { .. }) {
+            // Whoever was answered asks no more.
+            let answered = request.lease_id;
+            self.model
+                .waiting
+                .retain(|(_, request, _)| request.lease_id != answered);
+        }
         match expected {
             Acquisition::Granted(lease) => {
                 let before = self.model.valid.get(key);
                 prop_assert!(
-                    before.is_none_or(|(_, until)| *until <= now),
+                    before.is_none_or(|(id, until)| *until <= now || *id == lease.lease_id),
                     "two leases are valid at once: {:?}",
                     before
                 );
-                prop_assert!(
-                    lease.holding.fencing_token.get() > last,
-                    "a token did not rise"
-                );
                 let token = lease.holding.fencing_token;
+                let newest = self.model.newest.entry(key.clone()).or_default();
+                let again = self
+                    .model
+                    .known
+                    .iter()
+                    .any(|k| k.lease_id == lease.lease_id);
+                prop_assert!(again || token.get() > *newest, "a token did not rise");
+                *newest = token.get().max(*newest);
                 self.model.known.push(Known {
+                    request: request.clone(),
                     lease_id: lease.lease_id,
                     attempt: request.attempt,
                     token,
@@ -242,12 +320,17 @@ impl Run<'_> {
             Acquisition::Replayed(lease) => {
                 let token = lease.holding.fencing_token;
                 self.model.known.push(Known {
+                    request: request.clone(),
                     lease_id: lease.lease_id,
                     attempt: request.attempt,
                     token,
                 });
                 self.model
                     .holds(key, lease.lease_id, lease.holding.deadline)
+            }
+            Acquisition::Queued { ticket, .. } => {
+                self.model.waiting.push((key.clone(), request, ticket));
+                Ok(())
             }
             _ => Ok(()),
         }
@@ -274,9 +357,9 @@ impl Run<'_> {
             .model
             .locks
             .iter()
-            .filter_map(|(key, lock)| Some((key.clone(), lock.holding(now)?)));
-        let mut expected: Vec<(LockKey, Holding)> = held.collect();
-        let by_key = |a: &(LockKey, Holding), b: &(LockKey, Holding)| a.0.cmp(&b.0);
+            .filter_map(|(key, lock)| Some((key.clone(), lock.holding(now)?, lock.waiters())));
+        let mut expected: Vec<(LockKey, Holding, usize)> = held.collect();
+        let by_key = |a: &(LockKey, Holding, usize), b: &(LockKey, Holding, usize)| a.0.cmp(&b.0);
         expected.sort_by(by_key);
         got.sort_by(by_key);
         got.dedup();
@@ -296,6 +379,25 @@ impl Model {
         self.locks.entry(key.clone()).or_default()
     }
 
+    /// Applies an operation to a lock, with numbers that rise.
+    fn change<T>(
+        &mut self,
+        key: &LockKey,
+        operation: impl FnOnce(&mut Lock, &mut dyn FnMut() -> FencingToken) -> T,
+    ) -> T {
+        let mut last = self.last_token;
+        let result = operation(self.lock(key), &mut || {
+            last += 1;
+            FencingToken::new(last).expect("small")
+        });
+        self.last_token = last;
+        result
+    }
+
+    fn pick_waiting(&self, which: Index) -> Option<(LockKey, Acquire, Ticket)> {
+        (!self.waiting.is_empty()).then(|| which.get(&self.waiting).clone())
+    }
+
     fn pick(&self, which: Index) -> Option<Known> {
         (!self.known.is_empty()).then(|| which.get(&self.known).clone())
     }
@@ -304,7 +406,7 @@ impl Model {
         &mut self,
         ttl_ms: u64,
         keys: Option<(u8, u8)>,
-        behind_waiters: bool,
+        wait: Option<Wait>,
         words: bool,
     ) -> Acquire {
         self.minted += 1;
@@ -322,7 +424,7 @@ impl Model {
             holder,
             metadata: Metadata::new(metadata).expect("printable"),
             idempotency: keys.map(|(key, request)| idempotency(key, request)),
-            behind_waiters,
+            wait,
         }
     }
 
@@ -385,6 +487,14 @@ impl Model {
     }
 }
 
+fn wait(within_ms: u64, ticket: Option<Ticket>) -> Wait {
+    Wait {
+        within: Duration::from_millis(within_ms),
+        ticket,
+        room: 4,
+    }
+}
+
 #[test]
 fn redis_answers_as_the_rules_do() {
     let server = RedisServer::plain();
@@ -437,10 +547,12 @@ async fn compare(
         locks: HashMap::new(),
         now: Timestamp::from_micros(now),
         last_token,
+        newest: HashMap::new(),
         known: Vec::new(),
         valid: HashMap::new(),
         lost: Vec::new(),
         minted: 0,
+        waiting: Vec::new(),
     };
     let mut run = Run {
         subject,
@@ -451,7 +563,9 @@ async fn compare(
         run.step(*on, op).await?;
     }
     // Else each listing would walk over the locks of all sequences before.
-    let keys = KEYS.map(|key| format!("leasehold:lock:{number}/{key}"));
-    server.cli(&["DEL", &keys[0], &keys[1], &keys[2]]);
+    for key in KEYS {
+        let of = |kind: &str| format!("leasehold:{kind}:{number}/{key}");
+        server.cli(&["DEL", &of("lock"), &of("queue"), &of("places")]);
+    }
     Ok(())
 }

@@ -268,19 +268,17 @@ fn one_acquisition_that_waits_twice_is_granted_once() {
         };
         let one = ask(1);
         let other = wait_for(&api, "a", json!({"wait_ms": 20_000}), 2);
-        let again = ask(3);
+        // One acquisition has one place.
+        let again = ask(2);
+        thread::sleep(Duration::from_millis(300));
         api.release("a", &text(&first, "lease_id"));
         let (one, again) = (
             one.join().expect("an answer"),
             again.join().expect("an answer"),
         );
-        assert_eq!(
-            (one.status, again.status),
-            (201, 200),
-            "{} {}",
-            one.body,
-            again.body
-        );
+        let mut statuses = [one.status, again.status];
+        statuses.sort_unstable();
+        assert_eq!(statuses, [200, 201], "{} {}", one.body, again.body);
         assert_eq!(text(&one, "lease_id"), text(&again, "lease_id"));
         api.release("a", &text(&one, "lease_id"));
         assert_eq!(other.join().expect("an answer").status, 201);
@@ -319,8 +317,8 @@ fn no_more_may_wait_than_the_limits_say() {
     );
     assert_eq!(
         api.acquire("c", json!({"wait_ms": 1000})).status,
-        429,
-        "a free lock too: room is taken before asking"
+        201,
+        "nor who need not"
     );
     for (key, lease) in ["a", "b"].into_iter().zip(&leases) {
         api.release(key, &text(lease, "lease_id"));

@@ -14,7 +14,8 @@ use super::diagnosis::Diagnosis;
 use super::node::{Node, Question};
 use super::options::{Address, RedisOptions};
 use super::reply::{text, texts};
-use super::script::{ACTIVATION, REPORT};
+use super::script::{self, ACTIVATION, Source};
+use super::wake::Wake;
 use super::witness::{Step, Witness};
 use crate::lock::lease::{Timestamp, micros, millis};
 use crate::random;
@@ -46,7 +47,9 @@ pub(super) struct Activator {
     options: Arc<RedisOptions>,
     witness: Arc<Witness>,
     /// Tells this server from the others.
-    server_id: String,
+    server_id: Arc<str>,
+    wake: Wake,
+    report: Source,
 }
 
 /// A report was heard.
@@ -72,12 +75,18 @@ enum Reported {
 }
 
 impl Activator {
-    pub(super) fn new(options: Arc<RedisOptions>, witness: Arc<Witness>) -> Self {
-        let server_id = format!("{:032x}", u128::from_be_bytes(random::bytes()));
+    pub(super) fn new(
+        options: Arc<RedisOptions>,
+        witness: Arc<Witness>,
+        server_id: Arc<str>,
+        wake: Wake,
+    ) -> Self {
         Self {
+            report: script::report(options.clock, &options.key_prefix),
             options,
             witness,
             server_id,
+            wake,
         }
     }
 
@@ -178,7 +187,7 @@ impl Activator {
     ) -> Result<Reported, Diagnosis> {
         let memory = self.witness.memory();
         let arguments = [
-            self.server_id.clone(),
+            self.server_id.to_string(),
             activation.to_owned(),
             memory.activation,
             memory.writes.to_string(),
@@ -195,12 +204,43 @@ impl Activator {
             DATA_FORMAT.to_owned(),
             millis(self.options.max_ttl + SERVERS_MEMORY).to_string(),
         ];
-        let keys = [self.options.meta_key(), self.options.servers_key()];
+        let keys = [
+            self.options.meta_key(),
+            self.options.servers_key(),
+            self.options.turns_key(),
+        ];
         let sent = Instant::now();
-        let reply = node.ask(&Question::Run(&REPORT, &keys, &arguments)).await?;
+        let reply = node
+            .ask(&Question::Run(&self.report, &keys, &arguments))
+            .await?;
         let received = Instant::now();
         match texts(&reply).as_deref() {
-            Some(["ok", now, pause, missing, writes, token, counts_on]) => {
+            Some(
+                [
+                    "ok",
+                    now,
+                    pause,
+                    missing,
+                    writes,
+                    token,
+                    counts_on,
+                    places_lost,
+                    turns @ ..,
+                ],
+            ) => {
+                if !places_lost.is_empty() {
+                    self.wake.places_lost();
+                }
+                for turn in turns.chunks_exact(3) {
+                    match *turn {
+                        [lock, "", left] => {
+                            let until = received + Duration::from_micros(number(left));
+                            self.wake.reserved(lock, until);
+                        }
+                        [lock, waiter, _] => self.wake.turn(lock, waiter),
+                        _ => {}
+                    }
+                }
                 self.witness.reported_to(activation);
                 self.witness.saw_token(number(token));
                 // From when it was asked: a lease is then not counted on for longer by each server that hears of it.

@@ -1,12 +1,13 @@
 -- Runs operations one after the other behind one guard.
--- KEYS: the meta hash, the hash of servers, then one key for each operation.
+-- KEYS: the meta hash, the hash of servers, the hash of turns, then one key for each operation.
 -- ARGV: data format of the caller, its activation id, garbage margin, the caller's estimate of the
--- time, how far it may be off, how far the time may be ahead of it without a step, replicas that must be online for grants and renewals, the skew of
--- clocks, how long leases taken over outlast their deadline by it, then for each operation its verb,
--- the number of its arguments, and these.
--- Reply: {'ok', now, replicas online, writes, {reply, reply, ...}}, where an operation that failed has
--- {'error', message} and one that may not run now {'refused', reason, detail}; or
--- {'guard', reason, detail} and nothing was done.
+-- time, how far it may be off, how far the time may be ahead of it without a step, replicas that must be
+-- online for grants and renewals, the skew of clocks, how long leases taken over outlast their deadline by it, the caller's id among the servers, the
+-- prefix of all keys, the longest wait, then for each operation its verb, the number of its arguments, and
+-- these.
+-- Reply: {'ok', now, replicas online, writes, {reply, reply, ...}, {{lock, waiter}, ...}}, where an operation that
+-- failed has {'error', message} and one that may not run now {'refused', reason, detail}, and the last list has
+-- the caller's waiters whose turn it is; or {'guard', reason, detail} and nothing was done.
 -- Reasons of the guard: 'role', 'format', 'activation' (another server activated: adopt its record).
 -- Reasons to refuse: 'inactive' (another life of this node, or no record: activate first), 'clock' (the
 -- command was late, or the clock stepped), 'replicas' (too few).
@@ -27,7 +28,11 @@ local format, replid, activation, activated, base, margin_from, recover, unliste
 if format and tonumber(format) > tonumber(ARGV[1]) then return { 'guard', 'format', format } end
 if activation ~= ARGV[2] then return { 'guard', 'activation', activation or '' } end
 
-local call = { now = time_us(), meta_key = KEYS[1], margin_us = tonumber(ARGV[3]), writes = 0 }
+local call = {
+  now = time_us(), meta_key = KEYS[1], servers_key = KEYS[2], turns_key = KEYS[3], margin_us = tonumber(ARGV[3]),
+  activation = activation, activated = tonumber(activated), server = ARGV[10], prefix = ARGV[11],
+  max_wait_us = tonumber(ARGV[12]), writes = 0, heartbeats = {}, turns = {},
+}
 local _, online = string.gsub(info, 'state=online', '')
 
 local refusal = nil
@@ -60,10 +65,11 @@ local function pause()
   return 0
 end
 call.paused_us = pause()
+call.grants = not refusal and not lonely and call.paused_us == 0
 
 local replies = {}
-local at = 10
-for operation = 3, #KEYS do
+local at = 13
+for operation = 4, #KEYS do
   local verb, arguments = ARGV[at], tonumber(ARGV[at + 1])
   local result = (timed[verb] and refusal) or (replicated[verb] and lonely)
   if not result then
@@ -83,4 +89,4 @@ if call.writes > 0 then
 else
   writes = tonumber(redis.call('HGET', KEYS[1], 'writes')) or 0
 end
-return { 'ok', int(call.now), int(online), int(writes), replies }
+return { 'ok', int(call.now), int(online), int(writes), replies, call.turns }

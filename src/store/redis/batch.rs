@@ -48,6 +48,7 @@ pub(super) struct Batches {
     script: Arc<Source>,
     options: Arc<RedisOptions>,
     witness: Arc<Witness>,
+    server_id: Arc<str>,
     /// Replicas without which nothing is granted or renewed.
     floor: usize,
 }
@@ -57,12 +58,14 @@ impl Batches {
         script: Arc<Source>,
         options: Arc<RedisOptions>,
         witness: Arc<Witness>,
+        server_id: Arc<str>,
     ) -> Self {
         let floor = options.least_replicas();
         Self {
             script,
             options,
             witness,
+            server_id,
             floor,
         }
     }
@@ -74,7 +77,11 @@ impl Batches {
         generation: &Generation,
         operations: &[&Operation],
     ) -> Result<Value, RedisError> {
-        let (meta, servers) = (self.options.meta_key(), self.options.servers_key());
+        let shared = [
+            self.options.meta_key(),
+            self.options.servers_key(),
+            self.options.turns_key(),
+        ];
         let estimate = self.witness.estimate(Instant::now()).unwrap_or(ANY_TIME);
         let guard = [
             micros(GARBAGE_MARGIN + self.options.max_clock_skew).to_string(),
@@ -84,12 +91,15 @@ impl Batches {
             self.floor.to_string(),
             micros(self.options.max_clock_skew).to_string(),
             micros(self.options.max_ttl).to_string(),
+            self.server_id.to_string(),
+            self.options.key_prefix.clone(),
+            micros(self.options.max_wait).to_string(),
         ];
         let counts: Vec<_> = operations
             .iter()
             .map(|operation| operation.arguments.len().to_string())
             .collect();
-        let mut keys = vec![meta.as_bytes(), servers.as_bytes()];
+        let mut keys: Vec<_> = shared.iter().map(String::as_bytes).collect();
         let mut arguments = vec![DATA_FORMAT.as_bytes(), generation.activation.as_bytes()];
         arguments.extend(guard.iter().map(String::as_bytes));
         for (operation, count) in operations.iter().zip(&counts) {

@@ -6,7 +6,6 @@ verbs['break'] = function(call, lock_key, token)
   if not lock.live then return { 'ended' } end
   if lock.live.token ~= token then return lost_reply(lock) end
   lock.live = nil
-  redis.call('DEL', lock_key)
-  save(lock_key, lock, call)
+  pass_on(lock_key, lock, call)
   return { 'ended' }
 end

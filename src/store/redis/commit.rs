@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use deadpool_redis::{Connection, PoolError};
 use redis::{ErrorKind, RedisError, Value};
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,19 +19,15 @@ use super::activation::explain_guard;
 use super::batch::{Answer, Batches, Operation, Reply};
 use super::confirm::{Confirmer, Unconfirmed};
 use super::diagnosis::lacks_permission;
+use super::intake::{self, Intake, MAX_BATCH, Outlet, Urgency};
 use super::node::Node;
 use super::options::RedisOptions;
 use super::reply::{list, text, texts};
 use super::topology::{Generation, Topology};
+use super::wake::Wake;
 use super::witness::{Step, Witness};
 use crate::lock::lease::Timestamp;
 use crate::store::contract::{Outcome, StoreError};
-
-/// The most operations of one batch: Redis serves nobody else meanwhile (about 1 ms).
-const MAX_BATCH: usize = 64;
-
-/// The most operations that wait for a lane; more are refused.
-const MAX_QUEUED: usize = 16_384;
 
 /// How long a connection may be idle before it is asked whether it lives: less than any time after which
 /// Redis or a firewall cuts it.
@@ -45,18 +41,19 @@ struct Queued {
 
 /// Takes operations and answers them.
 pub(super) struct Commit {
-    queue: mpsc::Sender<Queued>,
+    intake: Intake<Queued>,
     options: Arc<RedisOptions>,
     stop: CancellationToken,
     lanes: TaskTracker,
 }
 
 struct Lane {
-    queue: Arc<Mutex<mpsc::Receiver<Queued>>>,
+    outlet: Arc<Mutex<Outlet<Queued>>>,
     topology: Topology,
     batches: Arc<Batches>,
     witness: Arc<Witness>,
     confirmer: Arc<Confirmer>,
+    wake: Wake,
     kept: Option<Kept>,
 }
 
@@ -101,24 +98,26 @@ impl Commit {
         batches: &Arc<Batches>,
         witness: &Arc<Witness>,
         confirmer: &Arc<Confirmer>,
+        wake: &Wake,
     ) -> Self {
-        let (queue, receiver) = mpsc::channel(MAX_QUEUED);
-        let receiver = Arc::new(Mutex::new(receiver));
+        let (intake, outlet) = intake::queues();
+        let outlet = Arc::new(Mutex::new(outlet));
         let (stop, lanes) = (CancellationToken::new(), TaskTracker::new());
         for _ in 0..options.pool_size {
             let lane = Lane {
-                queue: Arc::clone(&receiver),
+                outlet: Arc::clone(&outlet),
                 topology: topology.clone(),
                 batches: Arc::clone(batches),
                 witness: Arc::clone(witness),
                 confirmer: Arc::clone(confirmer),
+                wake: wake.clone(),
                 kept: None,
             };
             lanes.spawn(lane.run(stop.clone()));
         }
         lanes.close();
         Self {
-            queue,
+            intake,
             options: Arc::clone(options),
             stop,
             lanes,
@@ -126,7 +125,7 @@ impl Commit {
     }
 
     /// Runs one operation. If the future is dropped the operation may still run.
-    pub(super) async fn run(&self, operation: Operation) -> Answer {
+    pub(super) async fn run(&self, operation: Operation, urgency: Urgency) -> Answer {
         let (answer, answered) = oneshot::channel();
         let deadline = Instant::now() + self.options.patience();
         let queued = Queued {
@@ -134,7 +133,7 @@ impl Commit {
             deadline,
             answer,
         };
-        if self.queue.try_send(queued).is_err() {
+        if !self.intake.put(queued, urgency) {
             return Err(not_done(
                 "too many operations wait for Redis, or the store is closed",
             ));
@@ -155,12 +154,12 @@ impl Lane {
     async fn run(mut self, stop: CancellationToken) {
         let mut batch = Vec::with_capacity(MAX_BATCH);
         loop {
-            let queue = Arc::clone(&self.queue);
-            let receive = async { queue.lock().await.recv_many(&mut batch, MAX_BATCH).await };
-            match stop.run_until_cancelled(receive).await {
-                // Stopped, or nobody is left who could ask.
-                None | Some(0) => return,
-                Some(_) => {}
+            let outlet = Arc::clone(&self.outlet);
+            let receive = async { outlet.lock().await.fill(&mut batch).await };
+            let stopped = stop.run_until_cancelled(receive).await.is_none();
+            // Nothing comes if nobody is left who could ask.
+            if stopped || batch.is_empty() {
+                return;
             }
             self.run_batch(std::mem::take(&mut batch)).await;
         }
@@ -270,9 +269,10 @@ impl Lane {
             other => return misread(&other),
         };
         match &fields[..] {
-            [ok, now, online, writes, Value::Array(replies)]
+            [ok, now, online, writes, Value::Array(replies), turns]
                 if text(ok) == Some("ok") && replies.len() == operations =>
             {
+                self.wake.turns(turns);
                 match (number(now), number(online), number(writes)) {
                     (Some(now), Some(online), Some(writes)) => Run::Done(Done {
                         at: Timestamp::from_micros(now),
@@ -392,7 +392,9 @@ fn must_be_confirmed(reply: &Reply) -> bool {
     let outcome = list(&reply.value).and_then(<[Value]>::first).and_then(text);
     !matches!(
         outcome,
-        Some("ended" | "abandoned" | "void" | "page" | "left_to_waiters" | "recovering")
+        Some(
+            "ended" | "abandoned" | "void" | "page" | "queued" | "too_many_waiters" | "recovering"
+        )
     )
 }
 

@@ -186,19 +186,24 @@ impl Unconfirmed {
     }
 
     fn undo(&self) -> Operation {
-        let arguments = [
-            self.operation.arguments.first(),
-            self.operation.arguments.get(1),
-        ];
+        // What `acquire` was asked with: lease id, attempt, TTL, idempotency key.
+        let argument = |at: usize| {
+            self.operation
+                .arguments
+                .get(at)
+                .cloned()
+                .unwrap_or_default()
+        };
+        let (lease_id, attempt, idempotency_key) = (argument(0), argument(1), argument(3));
+        let waiter = if idempotency_key.is_empty() {
+            lease_id.clone()
+        } else {
+            idempotency_key
+        };
         Operation {
             verb: "abandon",
             key: self.operation.key.clone(),
-            arguments: arguments
-                .into_iter()
-                .flatten()
-                .cloned()
-                .chain([Vec::new()])
-                .collect(),
+            arguments: vec![waiter, lease_id, attempt, Vec::new()],
         }
     }
 }

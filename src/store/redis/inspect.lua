@@ -1,8 +1,8 @@
--- Says what anyone may know of a lock. Mirrors `Lock::holding`.
+-- Says what anyone may know of a lock. Mirrors `Lock::holding` and `Lock::waiters`.
 -- Key: the lock.
--- Reply: {'held', holding} | {'free'}
+-- Reply: {'held', waiters, '', holding} | {'free', waiters}
 function verbs.inspect(call, lock_key)
-  local l = load(lock_key, call).live
-  if l then return holding_reply('held', l) end
-  return { 'free' }
+  local l, queue = load(lock_key, call).live, queue_of(lock_key, call)
+  if l then return standing_reply('held', queue, '', l) end
+  return { 'free', int(redis.call('ZCARD', queue.tickets)) }
 end

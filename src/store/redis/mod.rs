@@ -4,9 +4,11 @@
 //! - `meta`, a hash: data format, the replication id and activation under which grants are made, the
 //!   last fencing token, a count of grants and renewals, until when new grants pause;
 //! - `servers`, a hash: the activation that each server reported to last, and when;
+//! - `queue:<key>`, a sorted set, and `places:<key>`, a hash: who waits for a lock; see `queue.lua`;
+//! - `turns`, a hash: for which waiters locks are reserved that were not claimed yet;
 //! - `lock:<key>`, a text of one line for each record; see `record.lua`. The deadline stands in it.
 //!
-//! Never uses `CONFIG`, `FUNCTION` or keyspace notifications, which managed Redis forbids.
+//! A server hears on the channel `wake:<server>` that it is a waiter's turn. Never uses `CONFIG`, `FUNCTION` or keyspace notifications, which managed Redis forbids.
 
 mod acks;
 mod activation;
@@ -15,6 +17,7 @@ mod change;
 mod commit;
 mod confirm;
 mod diagnosis;
+mod intake;
 mod node;
 pub mod options;
 mod reply;
@@ -22,6 +25,7 @@ mod resolver;
 mod script;
 mod sentinel;
 mod topology;
+mod wake;
 mod walk;
 mod witness;
 
@@ -32,21 +36,26 @@ use async_trait::async_trait;
 use redis::Value;
 
 use self::acks::Acks;
+use self::activation::Activator;
 use self::batch::{Batches, Operation, Reply};
 use self::commit::Commit;
 use self::confirm::Confirmer;
+use self::intake::Urgency;
 use self::options::RedisOptions;
 use self::reply::{holding, lease, list, text, texts};
 use self::resolver::Resolver;
 use self::topology::Topology;
+use self::wake::{Listener, Wake};
 use self::walk::{Cursor, Step};
 use self::witness::Witness;
 use crate::lock::key::LockKey;
 use crate::lock::lease::{Attempt, FencingToken, LeaseId, Timestamp, Ttl, micros};
+use crate::lock::request::{Acquire, Ticket, WaiterId};
 use crate::lock::rules::{
-    Acquire, Acquisition, Ending, Holding, Loss, MAX_REMEMBERED_RELEASES, RELEASE_MEMORY, Renewal,
+    Acquisition, Ending, Holding, Loss, MAX_REMEMBERED_RELEASES, RELEASE_MEMORY, Renewal,
 };
-use crate::store::contract::{Health, ListQuery, Page, Store, StoreError, Timed};
+use crate::random;
+use crate::store::contract::{Health, ListQuery, News, Page, Store, StoreError, Timed};
 
 pub use self::node::MIN_REDIS_VERSION;
 
@@ -64,6 +73,7 @@ pub struct RedisStore {
     resolver: Resolver,
     confirmer: Arc<Confirmer>,
     commit: Commit,
+    listener: Listener,
 }
 
 impl RedisStore {
@@ -76,17 +86,27 @@ impl RedisStore {
             options.max_clock_skew,
             options.unnoticed_step(),
         ));
-        let (topology, resolver) = resolver::start(&options, Arc::clone(&script), &witness);
+        let server_id: Arc<str> = format!("{:032x}", u128::from_be_bytes(random::bytes())).into();
+        let (wake, news) = Wake::new();
+        let activator = Activator::new(
+            Arc::clone(&options),
+            Arc::clone(&witness),
+            Arc::clone(&server_id),
+            wake.clone(),
+        );
+        let (topology, resolver) = resolver::start(&options, Arc::clone(&script), activator);
+        let listener = Listener::start(&wake, news, &topology, &options, &server_id);
         let batches = Arc::new(Batches::new(
             script,
             Arc::clone(&options),
             Arc::clone(&witness),
+            server_id,
         ));
         let acks = Arc::new(Acks::new(&options, topology.endorsement()));
         let confirmer = Arc::new(Confirmer::start(
             &options, &topology, &batches, &witness, &acks,
         ));
-        let commit = Commit::start(&options, &topology, &batches, &witness, &confirmer);
+        let commit = Commit::start(&options, &topology, &batches, &witness, &confirmer, &wake);
         Self {
             options,
             witness,
@@ -94,6 +114,7 @@ impl RedisStore {
             resolver,
             confirmer,
             commit,
+            listener,
         }
     }
 
@@ -102,15 +123,15 @@ impl RedisStore {
         verb: &'static str,
         key: &LockKey,
         arguments: Vec<Vec<u8>>,
+        urgency: Urgency,
     ) -> Result<Reply, StoreError> {
         let key = format!("{}{key}", self.options.lock_prefix()).into_bytes();
-        self.commit
-            .run(Operation {
-                verb,
-                key,
-                arguments,
-            })
-            .await
+        let operation = Operation {
+            verb,
+            key,
+            arguments,
+        };
+        self.commit.run(operation, urgency).await
     }
 
     /// A lease may end sooner by what the clock may have stepped unnoticed.
@@ -132,7 +153,7 @@ impl RedisStore {
             key: prefix.clone().into_bytes(),
             arguments: arguments([cursor.to_owned(), pattern, count]),
         };
-        let reply = self.commit.run(operation).await?;
+        let reply = self.commit.run(operation, Urgency::Work).await?;
         read_step(&reply, &prefix).ok_or_else(|| misunderstood(&reply))
     }
 }
@@ -144,6 +165,10 @@ impl Store for RedisStore {
         key: &LockKey,
         request: Acquire,
     ) -> Result<Timed<Acquisition>, StoreError> {
+        let urgency = match request.wait {
+            Some(_) => Urgency::Waiting,
+            None => Urgency::Work,
+        };
         let (idempotency_key, fingerprint) = match request.idempotency {
             Some(idempotency) => (idempotency.key.to_hex(), idempotency.request.to_hex()),
             None => Default::default(),
@@ -163,13 +188,16 @@ impl Store for RedisStore {
                 .as_ref()
                 .map_or_else(String::new, |holder| holder.as_str().to_owned()),
             metadata,
-            if request.behind_waiters {
-                "1".to_owned()
-            } else {
-                String::new()
-            },
+            request
+                .wait
+                .map_or_else(String::new, |wait| in_micros(wait.within)),
+            request
+                .wait
+                .and_then(|wait| wait.ticket)
+                .map_or_else(String::new, |ticket| ticket.0.to_string()),
+            request.wait.map_or(0, |wait| wait.room).to_string(),
         ]);
-        let reply = self.run("acquire", key, arguments).await?;
+        let reply = self.run("acquire", key, arguments, urgency).await?;
         if let Some(["recovering", pause]) = texts(&reply.value).as_deref() {
             let retry_after = Duration::from_micros(pause.parse().unwrap_or(0));
             return Err(StoreError::Recovering { retry_after });
@@ -177,8 +205,17 @@ impl Store for RedisStore {
         let answer = understand(&reply, |fields, at| match fields {
             ["granted", rest @ ..] => Some(Acquisition::Granted(lease(rest, at)?)),
             ["replayed", rest @ ..] => Some(Acquisition::Replayed(lease(rest, at)?)),
-            ["held", rest @ ..] => Some(Acquisition::Held(holding(rest, at)?)),
-            ["left_to_waiters"] => Some(Acquisition::LeftToWaiters),
+            ["held", waiters, rest @ ..] => Some(Acquisition::Held {
+                holding: holding(rest, at)?,
+                waiters: waiters.parse().ok()?,
+                position: rest.first()?.parse().ok(),
+            }),
+            ["queued", waiters, rest @ ..] => Some(Acquisition::Queued {
+                holding: holding(rest, at)?,
+                waiters: waiters.parse().ok()?,
+                ticket: Ticket(rest.first()?.parse().ok()?),
+            }),
+            ["too_many_waiters"] => Some(Acquisition::TooManyWaiters),
             ["key_reused"] => Some(Acquisition::KeyReused),
             ["already_released"] => Some(Acquisition::AlreadyReleased),
             _ => None,
@@ -197,7 +234,12 @@ impl Store for RedisStore {
     ) -> Result<Timed<Renewal>, StoreError> {
         let ttl = ttl.map_or_else(String::new, |ttl| in_micros(ttl.get()));
         let reply = self
-            .run("renew", key, arguments([lease_id.expose(), ttl]))
+            .run(
+                "renew",
+                key,
+                arguments([lease_id.expose(), ttl]),
+                Urgency::Work,
+            )
             .await?;
         let value = understand(&reply, |fields, at| match fields {
             ["renewed", rest @ ..] => Some(Renewal::Renewed(lease(rest, at)?)),
@@ -213,13 +255,21 @@ impl Store for RedisStore {
             in_micros(RELEASE_MEMORY),
             MAX_REMEMBERED_RELEASES.to_string(),
         ]);
-        understand(&self.run("release", key, arguments).await?, ending)
+        understand(
+            &self.run("release", key, arguments, Urgency::Work).await?,
+            ending,
+        )
     }
 
     async fn break_lease(&self, key: &LockKey, token: FencingToken) -> Result<Ending, StoreError> {
         understand(
             &self
-                .run("break", key, arguments([token.get().to_string()]))
+                .run(
+                    "break",
+                    key,
+                    arguments([token.get().to_string()]),
+                    Urgency::Work,
+                )
                 .await?,
             ending,
         )
@@ -228,14 +278,22 @@ impl Store for RedisStore {
     async fn abandon(
         &self,
         key: &LockKey,
+        waiter: WaiterId,
         lease_id: LeaseId,
         attempt: Attempt,
         keep: Option<Duration>,
     ) -> Result<bool, StoreError> {
         let keep = keep.map_or_else(String::new, in_micros);
-        let arguments = arguments([lease_id.expose(), attempt.0.to_string(), keep]);
+        let arguments = arguments([
+            waiter.expose(),
+            lease_id.expose(),
+            attempt.0.to_string(),
+            keep,
+        ]);
         understand(
-            &self.run("abandon", key, arguments).await?,
+            &self
+                .run("abandon", key, arguments, Urgency::Waiting)
+                .await?,
             |fields, _| match fields {
                 ["abandoned"] => Some(true),
                 ["void"] => Some(false),
@@ -244,14 +302,14 @@ impl Store for RedisStore {
         )
     }
 
-    async fn inspect(&self, key: &LockKey) -> Result<Option<Holding>, StoreError> {
+    async fn inspect(&self, key: &LockKey) -> Result<(Option<Holding>, usize), StoreError> {
         let reply = self
-            .run("inspect", key, Vec::new())
+            .run("inspect", key, Vec::new(), Urgency::Work)
             .await
             .map_err(StoreError::of_a_read)?;
         understand(&reply, |fields, at| match fields {
-            ["held", rest @ ..] => Some(Some(holding(rest, at)?)),
-            ["free"] => Some(None),
+            ["held", waiters, rest @ ..] => Some((Some(holding(rest, at)?), waiters.parse().ok()?)),
+            ["free", waiters] => Some((None, waiters.parse().ok()?)),
             _ => None,
         })
     }
@@ -282,6 +340,10 @@ impl Store for RedisStore {
         Ok(page)
     }
 
+    async fn news(&self) -> News {
+        self.listener.next().await
+    }
+
     fn health(&self) -> Health {
         self.topology.health()
     }
@@ -289,6 +351,7 @@ impl Store for RedisStore {
     async fn close(&self) {
         self.commit.close().await;
         self.confirmer.close().await;
+        self.listener.close().await;
         self.resolver.close().await;
     }
 }
@@ -307,7 +370,8 @@ fn read_step(reply: &Reply, prefix: &str) -> Option<Step> {
         let Ok(key) = LockKey::parse(key.strip_prefix(prefix)?) else {
             continue;
         };
-        locks.push((key, holding(held.get(1..)?, reply.at)?));
+        let waiters = held.get(1)?.parse().ok()?;
+        locks.push((key, holding(held.get(2..)?, reply.at)?, waiters));
     }
     Some(Step {
         end: text(end)?.to_owned(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use deadpool_redis::{Hook, HookError, Manager, Pool, Runtime};
-use redis::aio::MultiplexedConnection;
+use redis::aio::{MultiplexedConnection, PubSub};
 use redis::{Client, RedisError, Value, cmd};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +21,7 @@ use super::script::Source;
 pub const MIN_REDIS_VERSION: (u32, u32) = (6, 2);
 
 /// How often a question is asked again when the connection breaks off without a reason.
-const MAX_DROPPED: usize = 8;
+const MAX_DROPPED: usize = 4;
 
 /// A node that the store talks to. Ends for everybody at once when it is retired.
 pub(super) struct Node {
@@ -113,6 +113,11 @@ impl Node {
         self.breaks.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A connection that only listens.
+    pub(super) async fn subscriber(&self) -> Result<PubSub, RedisError> {
+        self.client.get_async_pubsub().await
+    }
+
     /// A connection that nobody else uses.
     pub(super) async fn own_connection(&self) -> Result<MultiplexedConnection, RedisError> {
         self.client
@@ -130,17 +135,19 @@ impl Node {
             // It may have died long ago, unseen; what is wrong is what a new one meets.
             answer = self.ask_over(None, question).await;
         }
+        // A peer that refuses in the middle of the handshake may be gone before its reason is read.
+        let dropped =
+            |error: &RedisError| error.is_connection_dropped() && !error.is_connection_refusal();
         for _ in 0..MAX_DROPPED {
-            // A peer that refuses in the middle of the handshake may be gone before its reason is read.
-            let dropped = |error: &RedisError| {
-                error.is_connection_dropped() && !error.is_connection_refusal()
-            };
             if !answer.as_ref().is_err_and(dropped) {
                 break;
             }
             answer = self.ask_over(None, question).await;
         }
-        let (answer, connection) = answer.map_err(|error| self.explain(&error))?;
+        let (answer, connection) = answer.map_err(|error| Diagnosis {
+            hung_up: dropped(&error),
+            ..self.explain(&error)
+        })?;
         *control = Some(connection);
         Ok(answer)
     }

@@ -39,6 +39,8 @@ pub struct RedisOptions {
     pub key_prefix: String,
     /// The longest TTL that is granted.
     pub max_ttl: Duration,
+    /// The longest wait for a lock.
+    pub max_wait: Duration,
     /// How far the clocks of data nodes may be apart.
     pub max_clock_skew: Duration,
     /// The longest that new grants pause after a loss.
@@ -254,6 +256,15 @@ impl RedisOptions {
 
     pub(super) fn servers_key(&self) -> String {
         format!("{}servers", self.key_prefix)
+    }
+
+    pub(super) fn turns_key(&self) -> String {
+        format!("{}turns", self.key_prefix)
+    }
+
+    /// Where a server hears whose turn it is.
+    pub(super) fn wake_channel(&self, server_id: &str) -> String {
+        format!("{}wake:{server_id}", self.key_prefix)
     }
 
     /// How far the master's clock may step unnoticed: as it likes, where a test moves it.

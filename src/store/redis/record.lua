@@ -3,11 +3,12 @@
 -- The value of a lock key is text, a record a line, its fields set apart by tabs (no field can hold
 -- a tab or a line feed: they are not printable characters):
 --   L  lease id, fencing token, acquired at, deadline, TTL, renewals, attempt, idempotency key,
---      idempotency request, holder, metadata as JSON            one line for each holder
+--      idempotency request, ticket and server of the waiter that it is reserved for, holder, metadata as JSON
+--                                                               one line for each holder
 --   R  lease id, forget at, idempotency key                     one line for each remembered release
 -- Moments and durations are in microseconds. Absent values are empty.
 
-local LEASE = '^L\t(%x+)\t(%d+)\t(%d+)\t(%d+)\t(%d+)\t(%d+)\t(%d*)\t(%x*)\t(%x*)\t([^\t]*)\t([^\t]*)$'
+local LEASE = '^L\t(%x+)\t(%d+)\t(%d+)\t(%d+)\t(%d+)\t(%d+)\t(%d*)\t(%x*)\t(%x*)\t(%d*)\t(%x*)\t([^\t]*)\t([^\t]*)$'
 local RELEASE = '^R\t(%x+)\t(%d+)\t(%x*)$'
 
 -- Lua's own conversion would write a token as 1.79e+15.
@@ -24,7 +25,7 @@ local function load(key, call)
   local text = redis.call('GET', key)
   if not text then return lock end
   for line in string.gmatch(text, '[^\n]+') do
-    local id, token, acquired, deadline, ttl, renewals, attempt, idem, request, holder, metadata =
+    local id, token, acquired, deadline, ttl, renewals, attempt, idem, request, reserved, server, holder, metadata =
       string.match(line, LEASE)
     if id then
       local outlasts = tonumber(token) <= (call.taken_over_below or -1) and call.skew_us or 0
@@ -32,7 +33,8 @@ local function load(key, call)
         lock.live = {
           id = id, token = token, acquired = tonumber(acquired), deadline = tonumber(deadline),
           ttl = tonumber(ttl), renewals = tonumber(renewals), attempt = attempt, idem = idem,
-          request = request, holder = holder, metadata = metadata,
+          request = request, reserved = reserved ~= '' and reserved or nil, server = server, holder = holder,
+          metadata = metadata,
           over_at = deadline + outlasts + call.now - call.expired_at,
         }
       end
@@ -55,7 +57,7 @@ local function save(key, lock, call)
     last = l.deadline
     lines[1] = table.concat({
       'L', l.id, l.token, int(l.acquired), int(l.deadline), int(l.ttl), int(l.renewals), l.attempt,
-      l.idem, l.request, l.holder, l.metadata,
+      l.idem, l.request, l.reserved or '', l.reserved and l.server or '', l.holder, l.metadata,
     }, '\t')
   end
   for _, r in ipairs(lock.released) do
@@ -78,7 +80,7 @@ end
 -- Somebody else's lease, without its secret, and with the moment until which nobody else gets the lock.
 local function holding_reply(outcome, l)
   local reply = lease_reply(outcome, l)
-  reply[2], reply[5] = '', int(l.over_at)
+  reply[2], reply[5] = '', int(l.over_at or l.deadline)
   return reply
 end
 

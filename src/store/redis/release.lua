@@ -1,4 +1,4 @@
--- Ends a live lease and remembers that; a repetition succeeds too. Mirrors `Lock::release`.
+-- Ends a live lease and remembers that; a repetition succeeds too. Whoever waits first is next. Mirrors `Lock::release`.
 -- Key: the lock. Arguments: lease id, how long to remember, how many to remember.
 -- Reply: {'ended'} | {'lost', reason}
 function verbs.release(call, lock_key, id, memory_us, most)
@@ -7,13 +7,10 @@ function verbs.release(call, lock_key, id, memory_us, most)
     if r.id == id then return { 'ended' } end
   end
   local l = lock.live
-  if not l or l.id ~= id then return lost_reply(lock) end
+  if not l or l.reserved or l.id ~= id then return lost_reply(lock) end
   table.insert(lock.released, { id = id, forget = call.now + memory_us, idem = l.idem })
   while #lock.released > tonumber(most) do table.remove(lock.released, 1) end
   lock.live = nil
-  -- DEL needs no memory, and after it a script may write although Redis is out of memory: letting
-  -- go must always work.
-  redis.call('DEL', lock_key)
-  save(lock_key, lock, call)
+  pass_on(lock_key, lock, call)
   return { 'ended' }
 end

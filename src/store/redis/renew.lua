@@ -4,7 +4,7 @@
 function verbs.renew(call, lock_key, id, ttl)
   local lock = load(lock_key, call)
   local l = lock.live
-  if not l or l.id ~= id then return lost_reply(lock) end
+  if not l or l.reserved or l.id ~= id then return lost_reply(lock) end
   if ttl ~= '' then l.ttl = tonumber(ttl) end
   l.deadline = math.max(l.deadline, call.now + l.ttl)
   l.renewals = l.renewals + 1

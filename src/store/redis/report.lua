@@ -1,5 +1,5 @@
 -- A server says that it lives and what it remembers; a loss found by that pauses new grants.
--- KEYS: the meta hash, the hash of servers.
+-- KEYS: the meta hash, the hash of servers, the hash of turns.
 -- ARGV: the server's id, its activation id, the activation it reported to last ('' if none), the count of
 -- writes that it saw confirmed then, the highest token it knows of, how long the latest lease that it
 -- confirmed may still be counted on, '1' if it saw the
@@ -7,10 +7,17 @@
 -- the data format of the caller, how long the list of servers is kept (in milliseconds).
 -- Reply: {'ok', now, how long new grants pause, how many writes that it saw confirmed are missing, and of
 -- all servers together: the count of confirmed writes, the highest token, how long the latest lease may be
--- counted on} | {'guard', 'role' | 'format' | 'inactive' | 'activation', detail}
+-- counted on; then '1' if places of the caller's waiters may be lost, and of each lock that is reserved its name,
+-- the waiter if it is one of the caller's, and for how long} | {'guard', 'role' | 'format' | 'inactive' | 'activation', detail}
 --
 -- What a server saw confirmed is kept beside its name for as long as it reports, so that the others know
 -- it when it has ended.
+-- As in `queue.lua`.
+local HEARTBEAT_US = 3000000
+
+-- How long a reservation that lapsed is told of: more than a heartbeat, so that every server hears of it.
+local TURN_KEPT_US = 2000000
+
 local info = redis.call('INFO', 'replication')
 local role = string.match(info, 'role:(%a+)')
 if role ~= 'master' then return { 'guard', 'role', role } end
@@ -39,6 +46,8 @@ end
 
 -- What it saw confirmed under another activation is another count.
 local confirmed = ARGV[3] == activation and tonumber(ARGV[4]) or 0
+local last_heard = string.match(redis.call('HGET', KEYS[2], ARGV[1]) or '', '^%x+ (%d+)')
+local lapsed = ARGV[3] ~= activation or not last_heard or now - tonumber(last_heard) > HEARTBEAT_US
 redis.call('HSET', KEYS[2], ARGV[1], string.format('%s %.0f %.0f %.0f', activation, now, confirmed, now + counts_on))
 -- Whoever reported to this activation and fell silent is gone; whoever has not reported to it when the
 -- time for that is over is gone too. Nobody can report to a master that is down, so until then nobody is.
@@ -57,4 +66,18 @@ redis.call('PEXPIRE', KEYS[2], ARGV[11])
 local pause = recover - now
 if unlisted == '1' then pause = math.max(pause, tonumber(activated) + 1000000 - now) end
 local function int(number) return string.format('%.0f', number) end
-return { 'ok', int(now), int(math.max(0, pause)), int(missing), int(confirmed), token, int(until_all - now) }
+local reply = {
+  'ok', int(now), int(math.max(0, pause)), int(missing), int(confirmed), token, int(until_all - now), lapsed and '1' or '',
+}
+local turns = redis.call('HGETALL', KEYS[3])
+for i = 1, #turns, 2 do
+  local server, waiter, deadline = string.match(turns[i + 1], '^(%x+) (%x+) (%d+)$')
+  if tonumber(deadline) + TURN_KEPT_US <= now then
+    redis.call('HDEL', KEYS[3], turns[i])
+  else
+    table.insert(reply, turns[i])
+    table.insert(reply, server == ARGV[1] and waiter or '')
+    table.insert(reply, int(math.max(0, deadline - now)))
+  end
+end
+return reply

@@ -21,7 +21,6 @@ use super::options::{Address, Discovery, RedisOptions};
 use super::script::Source;
 use super::sentinel::Sentinels;
 use super::topology::{Generation, Topology, View};
-use super::witness::Witness;
 use crate::lock::lease::millis;
 use crate::store::clock::wall_clock;
 use crate::store::contract::{Condition, Event, Health};
@@ -45,7 +44,7 @@ pub(super) struct Resolver {
 pub(super) fn start(
     options: &Arc<RedisOptions>,
     script: Arc<Source>,
-    witness: &Arc<Witness>,
+    activator: Activator,
 ) -> (Topology, Resolver) {
     let starting = Health {
         condition: Condition::Starting("the store was not reached yet".into()),
@@ -78,7 +77,7 @@ pub(super) fn start(
         last_complaint: None,
         last_in_order: Instant::now(),
         last_master: None,
-        activator: Activator::new(Arc::clone(options), Arc::clone(witness)),
+        activator,
         next_number: 1,
     };
     let task = tokio::spawn(work.run(stop.clone()));
@@ -301,7 +300,10 @@ impl Work {
         }
     }
 
-    fn complain(&mut self, diagnosis: Diagnosis) {
+    fn complain(&mut self, mut diagnosis: Diagnosis) {
+        if let Some(last) = self.last_complaint.as_ref().filter(|_| diagnosis.hung_up) {
+            diagnosis = last.clone();
+        }
         if self.last_complaint.as_ref() != Some(&diagnosis) {
             error!("the store is not usable: {diagnosis}");
         }

@@ -11,8 +11,9 @@ const TIME: &str = include_str!("time.lua");
 const ACTIVATE: &str = include_str!("activate.lua");
 
 /// Parts of the batch script in their order: what verbs share, the verbs, the dispatcher.
-const BATCH: [&str; 9] = [
+const BATCH: [&str; 10] = [
     include_str!("record.lua"),
+    include_str!("queue.lua"),
     include_str!("acquire.lua"),
     include_str!("renew.lua"),
     include_str!("release.lua"),
@@ -43,8 +44,10 @@ pub(super) static CONFIRMATION: LazyLock<Source> =
     LazyLock::new(|| Source::new(include_str!("confirm.lua").to_owned()));
 
 /// Takes a server's report.
-pub(super) static REPORT: LazyLock<Source> =
-    LazyLock::new(|| Source::new(format!("{TIME}{}", include_str!("report.lua"))));
+pub(super) fn report(clock: Clock, key_prefix: &str) -> Source {
+    let time = time(clock, key_prefix);
+    Source::new(format!("{time}{}", include_str!("report.lua")))
+}
 
 /// The scripts' clock; only a test asks for another than the server's.
 fn time(clock: Clock, key_prefix: &str) -> String {

@@ -103,6 +103,20 @@ impl Topology {
         found.ok()?.ok()?.generation.clone()
     }
 
+    /// The generation to use, once there is one.
+    pub(super) async fn any(&self) -> Arc<Generation> {
+        let mut view = self.view.clone();
+        loop {
+            let found = view.wait_for(|view| view.generation.is_some()).await;
+            match found.map(|view| view.generation.clone()) {
+                Ok(Some(generation)) => return generation,
+                Ok(None) => {}
+                // The resolver has ended: there will be none.
+                Err(_) => std::future::pending().await,
+            }
+        }
+    }
+
     /// Reports that a node took itself for no master.
     pub(super) fn role_was_refused(&self) {
         self.role_refused.store(true, Ordering::Relaxed);

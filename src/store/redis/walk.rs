@@ -23,7 +23,7 @@ pub(super) struct Cursor {
 /// What one step found.
 pub(super) struct Step {
     pub(super) end: String,
-    pub(super) locks: Vec<(LockKey, Holding)>,
+    pub(super) locks: Vec<(LockKey, Holding, usize)>,
 }
 
 const START: &str = "0";
@@ -78,17 +78,17 @@ impl Cursor {
     /// Adds to `page` what it has room for and moves on; `None` at the end of the walk.
     pub(super) fn advance(self, step: Step, page: &mut Page, limit: usize) -> Option<Self> {
         let Step { end, mut locks } = step;
-        locks.sort_by(|(a, _), (b, _)| a.cmp(b));
-        locks.dedup_by(|(a, _), (b, _)| a == b);
+        locks.sort_by(|(a, ..), (b, ..)| a.cmp(b));
+        locks.dedup_by(|(a, ..), (b, ..)| a == b);
         if let Some((_, given)) = self.partial.filter(|(same_end, _)| *same_end == end) {
-            locks.retain(|(key, _)| *key > given);
+            locks.retain(|(key, ..)| *key > given);
         }
         let room = limit - page.locks.len();
         let rest = locks.len() > room;
         locks.truncate(room);
         page.locks.append(&mut locks);
         match page.locks.last() {
-            Some((last, _)) if rest && room > 0 => Some(Self {
+            Some((last, ..)) if rest && room > 0 => Some(Self {
                 partial: Some((end, last.clone())),
                 mark: self.mark,
                 scan: self.scan,
@@ -136,7 +136,7 @@ mod tests {
         };
         let locks = keys
             .iter()
-            .map(|k| (LockKey::parse(k).expect(k), holding.clone()))
+            .map(|k| (LockKey::parse(k).expect(k), holding.clone(), 0))
             .collect();
         Step {
             end: end.into(),
@@ -145,7 +145,7 @@ mod tests {
     }
 
     fn names(page: &Page) -> Vec<&str> {
-        page.locks.iter().map(|(key, _)| key.as_str()).collect()
+        page.locks.iter().map(|(key, ..)| key.as_str()).collect()
     }
 
     #[test]

@@ -87,10 +87,22 @@ fn service_over_any_node_that_led_to_the_master_at_first() {
     becomes_ready(&server);
     service.round_robin(&[&replica.addr(), &master.addr()]);
     service.cut();
+    // Whichever connection is made first, one of these leads to the replica.
+    connect_often(&server);
     says_later(&server, &["another node", "LEASEHOLD_SENTINELS"]);
     service.set_target(&master.addr());
     service.cut();
     becomes_ready(&server);
+}
+
+/// Requests at once, each of which may take a connection of its own.
+fn connect_often(server: &Leasehold) {
+    thread::scope(|scope| {
+        for client in 0..8 {
+            let api = server.api();
+            scope.spawn(move || api.acquire(&format!("client-{client}"), None));
+        }
+    });
 }
 
 #[test]
@@ -101,12 +113,7 @@ fn service_over_any_node_that_shows_only_in_the_connections_of_requests() {
     server.wait_ready();
     // The resolver keeps its connection to the master; those for requests are still to be made.
     service.round_robin(&[&replica.addr(), &master.addr()]);
-    thread::scope(|scope| {
-        for client in 0..8 {
-            let api = server.api();
-            scope.spawn(move || api.acquire(&format!("client-{client}"), None));
-        }
-    });
+    connect_often(&server);
     says_later(&server, &["another node", "LEASEHOLD_SENTINELS"]);
     service.set_target(&master.addr());
     service.cut();

@@ -70,6 +70,34 @@ pub(crate) fn try_http(
     headers: &[(&str, &str)],
     body: Option<&str>,
 ) -> io::Result<Reply> {
+    let request = request(addr, method, path, headers, body);
+    let (bytes, end) = exchange(addr, request.as_bytes(), REPLY_LIMIT)?;
+    let replies = parse_all(&bytes, method == "HEAD");
+    let reply = replies.into_iter().find(|reply| reply.status >= 200);
+    reply.ok_or_else(|| end.err().unwrap_or_else(|| ErrorKind::UnexpectedEof.into()))
+}
+
+/// Sends one request and leaves the answer to the caller, who may hang up before it comes.
+pub(crate) fn http_on(
+    addr: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Option<&str>,
+) -> TcpStream {
+    let mut stream = TcpStream::connect(addr).expect("a connection");
+    let request = request(addr, method, path, headers, body);
+    stream.write_all(request.as_bytes()).expect("it is sent");
+    stream
+}
+
+fn request(
+    addr: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Option<&str>,
+) -> String {
     let mut lines = vec![format!("{method} {path} HTTP/1.1"), format!("Host: {addr}")];
     lines.push("Connection: close".to_owned());
     lines.extend(
@@ -78,11 +106,7 @@ pub(crate) fn try_http(
             .map(|(name, value)| format!("{name}: {value}")),
     );
     lines.extend(body.map(|body| format!("Content-Length: {}", body.len())));
-    let request = lines.join("\r\n") + "\r\n\r\n" + body.unwrap_or_default();
-    let (bytes, end) = exchange(addr, request.as_bytes(), REPLY_LIMIT)?;
-    let replies = parse_all(&bytes, method == "HEAD");
-    let reply = replies.into_iter().find(|reply| reply.status >= 200);
-    reply.ok_or_else(|| end.err().unwrap_or_else(|| ErrorKind::UnexpectedEof.into()))
+    lines.join("\r\n") + "\r\n\r\n" + body.unwrap_or_default()
 }
 
 /// Writes `bytes` to `addr` and returns the replies that come until the server closes or says nothing for 5 s. The

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use leasehold::lock::key::LockKey;
 use leasehold::lock::lease::{Attempt, Digest, Idempotency, LeaseId, Metadata, Ttl};
-use leasehold::lock::rules::{Acquire, Acquisition, Holding, Lease};
+use leasehold::lock::request::{Acquire, Wait};
+use leasehold::lock::rules::{Acquisition, Holding, Lease};
 use leasehold::random;
 use leasehold::store::contract::{Condition, Store};
 use leasehold::store::memory::MemoryStore;
@@ -20,6 +21,13 @@ use super::sentinel::SentinelSet;
 
 /// The longest TTL of these tests.
 pub(crate) const MAX_TTL: Duration = Duration::from_secs(3600);
+
+/// Every server was heard of just now.
+const HEARTBEATS: &str = "
+    local entries, now = redis.call('HGETALL', KEYS[2]), redis.call('GET', KEYS[1])
+    for i = 1, #entries, 2 do
+        redis.call('HSET', KEYS[2], entries[i], (string.gsub(entries[i + 1], ' %d+', ' ' .. now, 1)))
+    end";
 
 /// A store and its clock.
 pub(crate) struct Subject {
@@ -113,6 +121,12 @@ impl Subject {
                     .arg(micros)
                     .query(&mut connection);
                 moved.expect("the clock is moved");
+                // The heartbeats of the server go on meanwhile.
+                let beat: redis::RedisResult<()> = redis::Script::new(HEARTBEATS)
+                    .key(key)
+                    .key(key.replace("test:clock", "servers"))
+                    .invoke(&mut connection);
+                beat.expect("a heartbeat");
             }
         }
     }
@@ -131,7 +145,11 @@ impl Subject {
     }
 
     pub(crate) async fn inspect(&self, on: &LockKey) -> Option<Holding> {
-        self.store.inspect(on).await.expect("an answer")
+        self.store.inspect(on).await.expect("an answer").0
+    }
+
+    pub(crate) async fn waiters(&self, on: &LockKey) -> usize {
+        self.store.inspect(on).await.expect("an answer").1
     }
 }
 
@@ -147,6 +165,7 @@ pub(crate) fn options(discovery: Discovery, data: Endpoint, prefix: &str) -> Red
         replica_acks: ReplicaAcks::Auto,
         key_prefix: prefix.to_owned(),
         max_ttl: MAX_TTL,
+        max_wait: Duration::from_secs(60),
         // The tests' clock moves as they like.
         max_clock_skew: Duration::from_secs(1 << 40),
         max_recovery: MAX_TTL,
@@ -179,7 +198,16 @@ pub(crate) fn request(ttl_ms: u64) -> Acquire {
         holder: None,
         metadata: Metadata::default(),
         idempotency: None,
-        behind_waiters: false,
+        wait: None,
+    }
+}
+
+/// That a request waits for so long.
+pub(crate) fn wait(within_ms: u64) -> Wait {
+    Wait {
+        within: ms(within_ms),
+        ticket: None,
+        room: 10,
     }
 }
 

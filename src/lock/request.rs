@@ -1,0 +1,82 @@
+//! What a request for a lock is, and what tells it from the others.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::lock::lease::{
+    Attempt, Holder, Idempotency, LeaseId, Metadata, Ttl, bytes_to_hex, hex_to_bytes,
+};
+
+/// What an acquisition asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Acquire {
+    /// The lease id that a grant will have.
+    pub lease_id: LeaseId,
+    /// This request's own attempt.
+    pub attempt: Attempt,
+    /// How long the lease lasts.
+    pub ttl: Ttl,
+    /// Who asks, in the client's words.
+    pub holder: Option<Holder>,
+    /// What the client attaches.
+    pub metadata: Metadata,
+    /// Present if the request may be repeated.
+    pub idempotency: Option<Idempotency>,
+    /// Present if the request waits for a lock that is not free.
+    pub wait: Option<Wait>,
+}
+
+impl Acquire {
+    /// Tells this request, and every repetition of it, from the others that wait.
+    #[must_use]
+    pub fn waiter_id(&self) -> WaiterId {
+        WaiterId::of(self.lease_id, self.idempotency)
+    }
+}
+
+/// Tells a place from the others of its queue: the same for every repetition of a request.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct WaiterId([u8; 16]);
+
+impl WaiterId {
+    /// The id of the request that is to get this lease.
+    #[must_use]
+    pub fn of(lease_id: LeaseId, idempotency: Option<Idempotency>) -> Self {
+        Self(idempotency.map_or_else(|| lease_id.to_bytes(), |asked| asked.key.to_bytes()))
+    }
+
+    /// Parses 32 lower-case hex digits.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        hex_to_bytes(text).map(Self)
+    }
+
+    /// The id itself, for the store: it may be a lease id, and so is a secret.
+    #[must_use]
+    pub fn expose(&self) -> String {
+        bytes_to_hex(&self.0)
+    }
+}
+
+/// Redacted, as lease ids are.
+impl fmt::Debug for WaiterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WaiterId(redacted)")
+    }
+}
+
+/// The order of places: a number of the same counter as fencing tokens, so that it is one order for all
+/// servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// That a request waits for the lock if it is not free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// How long from now.
+    pub within: Duration,
+    /// The place that it had before, should it have lost that.
+    pub ticket: Option<Ticket>,
+    /// The most that may wait for the key.
+    pub room: usize,
+}

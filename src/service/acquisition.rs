@@ -1,0 +1,287 @@
+//! One request for a lock, from its arrival until its client has the answer or what it got is taken back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::request::{AcquireRequest, Acquired, ServiceError, Standing};
+use super::waiting::{Seat, Waiting};
+use crate::lock::key::LockKey;
+use crate::lock::lease::{Attempt, LeaseId};
+use crate::lock::request::{Acquire, Ticket, Wait, WaiterId};
+use crate::lock::rules::Acquisition;
+use crate::random;
+use crate::store::contract::{Outcome, Store, StoreError, Timed};
+
+/// How much of a lease is left to a client that disconnected before it had its answer and can ask
+/// again with its `Idempotency-Key`.
+const KEPT_FOR_A_RETURN: Duration = Duration::from_secs(10);
+
+/// How soon a waiter asks again after the store had no answer.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+
+/// The least time until the end of a lease is looked at again: a lease may outlast its deadline by the skew
+/// of clocks.
+const MIN_ASK_AGAIN: Duration = Duration::from_millis(5);
+
+/// For how long what a client got that is gone is tried to be taken back, while the store does not answer.
+const UNDO_FOR: Duration = Duration::from_secs(10);
+
+/// Between two tries that the store did not answer.
+const UNDO_PAUSE: Duration = Duration::from_millis(200);
+
+/// Before an undo that found nothing is repeated: longer than a command can be late and still run.
+const LATE_GRANT: Duration = Duration::from_secs(1);
+
+/// What requests have in common.
+pub(super) struct Surroundings {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) waiting: Arc<Waiting>,
+    pub(super) max_waiters_per_key: usize,
+    /// Cancelled when the server is about to end.
+    pub(super) draining: CancellationToken,
+}
+
+/// See the module.
+pub(super) struct Attempted {
+    service: Arc<Surroundings>,
+    key: LockKey,
+    request: AcquireRequest,
+    lease_id: LeaseId,
+    attempt: Attempt,
+    /// Cancelled when the client is not there any more.
+    gone: CancellationToken,
+    /// It may have a place in the store's queue.
+    queued: AtomicBool,
+    /// What it asked last may yet be done.
+    in_doubt: AtomicBool,
+}
+
+impl Attempted {
+    pub(super) fn new(
+        service: Arc<Surroundings>,
+        key: LockKey,
+        request: AcquireRequest,
+        gone: CancellationToken,
+    ) -> Self {
+        let lease_id = LeaseId::from_bytes(random::bytes());
+        let attempt = Attempt(random::number());
+        Self {
+            service,
+            key,
+            request,
+            lease_id,
+            attempt,
+            gone,
+            queued: AtomicBool::new(false),
+            in_doubt: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) async fn run(
+        self,
+        answer: oneshot::Sender<Result<Acquired, ServiceError>>,
+        was_received: oneshot::Receiver<()>,
+    ) {
+        let result = self.acquire().await;
+        let granted = matches!(result, Ok(Acquired::Granted(_)));
+        let failed = result.is_err();
+        let unknown = failed && self.in_doubt.load(Ordering::Relaxed);
+        let handed_over = answer.send(result).is_ok() && was_received.await.is_ok();
+        let left_a_place = failed && self.queued.load(Ordering::Relaxed);
+        // A client that has no Idempotency-Key cannot come back for what may have been granted to it. A
+        // replay is not taken back: the answer before it may have arrived.
+        if granted && !handed_over
+            || unknown && (!handed_over || self.request.idempotency.is_none())
+            || left_a_place
+        {
+            self.take_back(unknown).await;
+        }
+    }
+
+    async fn acquire(&self) -> Result<Acquired, ServiceError> {
+        let Some(wait_until) = self.request.wait_until else {
+            return Ok(self.without_waiting().await?);
+        };
+        let waiter = self.waiter_id();
+        let Some(mut seat) = self.service.waiting.join(&self.key, waiter) else {
+            // What needs no waiting needs no room.
+            return Ok(match self.without_waiting().await? {
+                Acquired::Held(_) => Acquired::TooManyWaiters,
+                settled => settled,
+            });
+        };
+        self.in_line(&mut seat, wait_until).await
+    }
+
+    /// Takes the lock if it is free and nobody waits for it.
+    async fn without_waiting(&self) -> Result<Acquired, StoreError> {
+        let Timed { value, asked_at } = self.ask(None).await?;
+        Ok(match value {
+            Acquisition::Held {
+                holding, waiters, ..
+            } => Acquired::Held(Standing { holding, waiters }),
+            value => settled(value, asked_at)?,
+        })
+    }
+
+    /// Waits until the lock is this request's, or its time is over.
+    async fn in_line(
+        &self,
+        seat: &mut Seat,
+        wait_until: Instant,
+    ) -> Result<Acquired, ServiceError> {
+        let mut ticket = None;
+        let mut ask_at = Some(Instant::now());
+        loop {
+            let rung = seat.bell().take_must_ask();
+            let due = |at: Option<Instant>| at.is_some_and(|at| at <= Instant::now());
+            if rung || due(ask_at) || due(seat.ask_at()) {
+                ask_at = None;
+                match self.ask_in_line(ticket, wait_until).await {
+                    Ok(Timed {
+                        value:
+                            Acquisition::Queued {
+                                holding,
+                                ticket: given,
+                                ..
+                            },
+                        asked_at,
+                    }) => {
+                        ticket = Some(given);
+                        let soonest = Instant::now() + MIN_ASK_AGAIN;
+                        seat.queued(given, soonest.max(asked_at + holding.expires_in()));
+                    }
+                    Ok(Timed { value, asked_at }) => {
+                        let settled = settled(value, asked_at)?;
+                        if let Acquired::Granted(lease) = &settled {
+                            seat.granted(lease.asked_at + lease.value.holding.expires_in());
+                        }
+                        return Ok(settled);
+                    }
+                    Err(error @ StoreError::Internal { .. }) => return Err(error.into()),
+                    // Asking again does no harm, and there is time: a failover is no reason to send a waiter away.
+                    Err(_) => ask_at = Some(Instant::now() + ASK_AGAIN),
+                }
+            }
+            let next = [ask_at, seat.ask_at()].into_iter().flatten().min();
+            tokio::select! {
+                () = self.gone.cancelled() => return Err(ServiceError::ShuttingDown),
+                () = self.service.draining.cancelled() => return Err(ServiceError::ShuttingDown),
+                () = seat.bell().rung() => {}
+                () = sleep_until(wait_until) => return self.out_of_time().await,
+                () = sleep_until(next.unwrap_or(wait_until)) => {}
+            }
+        }
+    }
+
+    async fn ask_in_line(
+        &self,
+        ticket: Option<Ticket>,
+        wait_until: Instant,
+    ) -> Result<Timed<Acquisition>, StoreError> {
+        self.queued.store(true, Ordering::Relaxed);
+        let wait = Wait {
+            within: wait_until.saturating_duration_since(Instant::now()),
+            ticket,
+            room: self.service.max_waiters_per_key,
+        };
+        self.ask(Some(wait)).await
+    }
+
+    /// Asks one last time, and gives up the place, so that the answer says who holds the lock now.
+    async fn out_of_time(&self) -> Result<Acquired, ServiceError> {
+        let Timed { value, asked_at } = self.ask(None).await?;
+        Ok(match value {
+            Acquisition::Held {
+                holding,
+                waiters,
+                position,
+            } => {
+                let ahead = position.unwrap_or(waiters + 1) - 1;
+                Acquired::TimedOut(Standing { holding, waiters }, ahead)
+            }
+            value => settled(value, asked_at)?,
+        })
+    }
+
+    async fn ask(&self, wait: Option<Wait>) -> Result<Timed<Acquisition>, StoreError> {
+        let request = Acquire {
+            lease_id: self.lease_id,
+            attempt: self.attempt,
+            ttl: self.request.ttl,
+            holder: self.request.holder.clone(),
+            metadata: self.request.metadata.clone(),
+            idempotency: self.request.idempotency,
+            wait,
+        };
+        let answer = self.service.store.acquire(&self.key, request).await;
+        let doubt = answer
+            .as_ref()
+            .is_err_and(|error| error.outcome() == Outcome::Unknown);
+        // Certainly not done now does not settle what was in doubt before; only an answer does.
+        if doubt || answer.is_ok() {
+            self.in_doubt.store(doubt, Ordering::Relaxed);
+        }
+        answer
+    }
+
+    fn waiter_id(&self) -> WaiterId {
+        WaiterId::of(self.lease_id, self.request.idempotency)
+    }
+
+    /// Undoes what nobody received, or cuts it short for a client that can come back. A command whose
+    /// outcome is unknown may reach the store after its undo, so that is repeated.
+    async fn take_back(&self, unknown: bool) {
+        let keep = self.request.idempotency.map(|_| KEPT_FOR_A_RETURN);
+        let store = &self.service.store;
+        let end = Instant::now() + UNDO_FOR;
+        while Instant::now() < end {
+            let undone = store
+                .abandon(
+                    &self.key,
+                    self.waiter_id(),
+                    self.lease_id,
+                    self.attempt,
+                    keep,
+                )
+                .await;
+            let pause = match undone {
+                Ok(undone) if undone || !unknown => break,
+                Ok(_) => LATE_GRANT,
+                Err(error) => {
+                    tracing::debug!(key = %self.key, "a grant could not be taken back yet: {error}");
+                    UNDO_PAUSE
+                }
+            };
+            // An end in order does not wait for a store that is out of reach: the TTL ends the lease then.
+            let draining = &self.service.draining;
+            if draining.run_until_cancelled(sleep(pause)).await.is_none() {
+                break;
+            }
+        }
+    }
+}
+
+/// Answers that end a request, whether it waits or not.
+fn settled(value: Acquisition, asked_at: Instant) -> Result<Acquired, StoreError> {
+    let timed = |lease| Timed {
+        value: lease,
+        asked_at,
+    };
+    Ok(match value {
+        Acquisition::Granted(lease) => Acquired::Granted(timed(lease)),
+        Acquisition::Replayed(lease) => Acquired::Replayed(timed(lease)),
+        Acquisition::KeyReused => Acquired::KeyReused,
+        Acquisition::AlreadyReleased => Acquired::AlreadyReleased,
+        Acquisition::TooManyWaiters => Acquired::TooManyWaiters,
+        Acquisition::Held { .. } | Acquisition::Queued { .. } => {
+            let cause = "the store answered a question that was not asked".to_owned();
+            return Err(StoreError::Internal { cause });
+        }
+    })
+}

@@ -1,0 +1,198 @@
+//! Who waits on this server, so that news finds them. The order of waiters is the store's.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::lock::key::LockKey;
+use crate::lock::request::{Ticket, WaiterId};
+
+/// All who wait here.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    state: Mutex<State>,
+    max: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    keys: HashMap<LockKey, Local>,
+    /// One waiter may wait with several requests.
+    bells: HashMap<WaiterId, Vec<Arc<Bell>>>,
+    total: usize,
+    next_number: u64,
+}
+
+/// The waiters of one key.
+#[derive(Debug, Default)]
+struct Local {
+    seats: BTreeMap<Order, Arc<Bell>>,
+    /// When the holder's lease is over, as far as is known here.
+    held_until: Option<Instant>,
+}
+
+/// By ticket; those without one come last, as they came.
+type Order = (u64, u64);
+
+/// Tells a waiter that there is a reason to act.
+#[derive(Debug, Default)]
+pub(super) struct Bell {
+    must_ask: AtomicBool,
+    rung: Notify,
+}
+
+/// Somebody waits; dropping it ends that.
+#[derive(Debug)]
+pub(super) struct Seat {
+    waiting: Arc<Waiting>,
+    key: LockKey,
+    waiter: WaiterId,
+    bell: Arc<Bell>,
+    order: Order,
+}
+
+impl Waiting {
+    pub(super) fn new(max: usize) -> Self {
+        Self {
+            state: Mutex::default(),
+            max,
+        }
+    }
+
+    /// Takes a seat; `None` if there is no room.
+    pub(super) fn join(self: &Arc<Self>, key: &LockKey, waiter: WaiterId) -> Option<Seat> {
+        let mut state = self.state();
+        if state.total >= self.max {
+            return None;
+        }
+        state.total += 1;
+        state.next_number += 1;
+        let order = (u64::MAX, state.next_number);
+        let bell = Arc::new(Bell::default());
+        state
+            .bells
+            .entry(waiter)
+            .or_default()
+            .push(Arc::clone(&bell));
+        let local = state.keys.entry(key.clone()).or_default();
+        local.seats.insert(order, Arc::clone(&bell));
+        Some(Seat {
+            waiting: Arc::clone(self),
+            key: key.clone(),
+            waiter,
+            bell,
+            order,
+        })
+    }
+
+    /// It is this waiter's turn.
+    pub(super) fn turn(&self, waiter: WaiterId) {
+        for bell in self.state().bells.get(&waiter).into_iter().flatten() {
+            bell.ask();
+        }
+    }
+
+    /// The lock is somebody's until then, who may be gone.
+    pub(super) fn reserved(&self, key: &LockKey, until: Instant) {
+        if let Some(local) = self.state().keys.get_mut(key) {
+            local.held_until = Some(until);
+            if let Some(first) = local.seats.values().next() {
+                first.rung.notify_one();
+            }
+        }
+    }
+
+    /// All must ask again.
+    pub(super) fn ask_all(&self) {
+        for bell in self.state().bells.values().flatten() {
+            bell.ask();
+        }
+    }
+
+    /// How many wait.
+    pub(super) fn total(&self) -> usize {
+        self.state().total
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state
+            .lock()
+            .expect("nothing panics while it holds the seats")
+    }
+}
+
+impl Bell {
+    fn ask(&self) {
+        self.must_ask.store(true, Ordering::Release);
+        self.rung.notify_one();
+    }
+
+    /// Whether its waiter must ask the store since this was last called.
+    pub(super) fn take_must_ask(&self) -> bool {
+        self.must_ask.swap(false, Ordering::AcqRel)
+    }
+
+    /// Waits until there is a reason to look around.
+    pub(super) async fn rung(&self) {
+        self.rung.notified().await;
+    }
+}
+
+impl Seat {
+    pub(super) fn bell(&self) -> &Bell {
+        &self.bell
+    }
+
+    /// The store said where it stands, and how long the lock is somebody's.
+    pub(super) fn queued(&mut self, ticket: Ticket, held_until: Instant) {
+        let order = (ticket.0, self.order.1);
+        let mut state = self.waiting.state();
+        let local = state.keys.entry(self.key.clone()).or_default();
+        local.held_until = Some(held_until);
+        local.seats.remove(&self.order);
+        local.seats.insert(order, Arc::clone(&self.bell));
+        self.order = order;
+    }
+
+    /// When the first of those who wait here for the key must ask whether its holder's lease is over; `None`
+    /// for all others.
+    pub(super) fn ask_at(&self) -> Option<Instant> {
+        let state = self.waiting.state();
+        let local = state.keys.get(&self.key)?;
+        let (first, _) = local.seats.first_key_value()?;
+        (*first == self.order).then_some(local.held_until).flatten()
+    }
+
+    /// This waiter's own lease is what the others wait for.
+    pub(super) fn granted(&self, until: Instant) {
+        if let Some(local) = self.waiting.state().keys.get_mut(&self.key) {
+            local.held_until = Some(until);
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut state = self.waiting.state();
+        state.total -= 1;
+        if let Some(bells) = state.bells.get_mut(&self.waiter) {
+            bells.retain(|bell| !Arc::ptr_eq(bell, &self.bell));
+            if bells.is_empty() {
+                state.bells.remove(&self.waiter);
+            }
+        }
+        let Some(local) = state.keys.get_mut(&self.key) else {
+            return;
+        };
+        local.seats.remove(&self.order);
+        match local.seats.first_key_value() {
+            None => drop(state.keys.remove(&self.key)),
+            // Whoever is first now has the timer.
+            Some((first, bell)) if *first > self.order => bell.rung.notify_one(),
+            Some(_) => {}
+        }
+    }
+}

@@ -1,0 +1,140 @@
+-- Who waits for a lock. Mirrors `lock/queue.rs`.
+--
+-- A sorted set holds the waiters' ids by ticket, a hash what each of them asks for, fields set apart by
+-- tabs: lease id, attempt, TTL, idempotency key, idempotency request, holder, metadata, server, present
+-- until, kept until. Besides the rules: a waiter whose server has no heartbeat is passed over, and its
+-- place is dropped; a server that lives asks for it again.
+
+local PLACE = '^(%x+)\t(%d+)\t(%d+)\t(%x*)\t(%x*)\t([^\t]*)\t([^\t]*)\t(%x+)\t(%d+)\t(%d+)$'
+
+-- How long a server without a heartbeat counts as there.
+local HEARTBEAT_US = 3000000
+
+-- How long a lock is reserved for a waiter whose turn it is.
+local RESERVATION_US = 3000000
+
+-- How long the place of a request that may be repeated is kept after it has ended.
+local PLACE_KEPT_US = 10000000
+
+-- How many places are looked at in one step.
+local STEP = 16
+
+-- The queue of a lock.
+local function queue_of(lock_key, call)
+  local name = string.sub(lock_key, #call.prefix + 6)
+  return { lock = name, tickets = call.prefix .. 'queue:' .. name, places = call.prefix .. 'places:' .. name }
+end
+
+local function waiter_id(id, idem)
+  return idem ~= '' and idem or id
+end
+
+local function load_place(queue, waiter)
+  local text = redis.call('HGET', queue.places, waiter)
+  if not text then return nil end
+  local id, attempt, ttl, idem, request, holder, metadata, server, present, kept = string.match(text, PLACE)
+  return {
+    id = id, attempt = attempt, ttl = tonumber(ttl), idem = idem, request = request, holder = holder,
+    metadata = metadata, server = server, present = tonumber(present), kept = tonumber(kept),
+  }
+end
+
+-- Gives a waiter a place until `present`; the one that it had is gone.
+local function save_place(queue, waiter, place, ticket, present, call)
+  local kept = place.idem ~= '' and present + PLACE_KEPT_US or present
+  redis.call('ZADD', queue.tickets, ticket, waiter)
+  redis.call('HSET', queue.places, waiter, table.concat({
+    place.id, place.attempt, int(place.ttl), place.idem, place.request, place.holder, place.metadata,
+    place.server, int(present), int(kept),
+  }, '\t'))
+  local garbage_ms = int(math.ceil((call.max_wait_us + PLACE_KEPT_US + call.margin_us) / 1000))
+  redis.call('PEXPIRE', queue.tickets, garbage_ms)
+  redis.call('PEXPIRE', queue.places, garbage_ms)
+end
+
+local function drop_place(queue, waiter)
+  redis.call('ZREM', queue.tickets, waiter)
+  redis.call('HDEL', queue.places, waiter)
+end
+
+-- 'here', 'silent' or 'gone'. Nobody is gone while servers may yet find a newly activated master.
+local function server_is(server, call)
+  local known = call.heartbeats[server]
+  if not known then
+    local of, at = string.match(redis.call('HGET', call.servers_key, server) or '', '^(%x+) (%d+)')
+    if of == call.activation and call.now - tonumber(at) <= HEARTBEAT_US then
+      known = 'here'
+    else
+      known = call.now - call.activated <= HEARTBEAT_US and 'silent' or 'gone'
+    end
+    call.heartbeats[server] = known
+  end
+  return known
+end
+
+-- Takes the first waiter who is present, `asking` being so in any case.
+local function take_first(queue, asking, call)
+  local from = 0
+  while true do
+    local waiters = redis.call('ZRANGE', queue.tickets, from, from + STEP - 1, 'WITHSCORES')
+    if #waiters == 0 then return nil end
+    for i = 1, #waiters, 2 do
+      local waiter, ticket, place = waiters[i], waiters[i + 1], load_place(queue, waiters[i])
+      local present = place and (waiter == asking or call.now < place.present)
+      local server = present and waiter ~= asking and server_is(place.server, call) or 'here'
+      if present and server == 'here' then
+        drop_place(queue, waiter)
+        place.waiter, place.ticket = waiter, ticket
+        return place
+      end
+      if present and server == 'gone' and place.idem ~= '' then
+        -- Its client may come back to another server.
+        save_place(queue, waiter, place, ticket, call.now, call)
+        from = from + 1
+      elseif not place or place.kept <= call.now or server == 'gone' then
+        drop_place(queue, waiter)
+      else
+        from = from + 1
+      end
+    end
+  end
+end
+
+-- Reserves a free lock for the first who waits and tells that waiter's server. The caller saves the lock.
+-- What nobody may be granted now is left for later.
+local function reserve(lock, queue, asking, call)
+  if lock.live or not call.grants then return end
+  local place = take_first(queue, asking, call)
+  if not place then return end
+  local token = int(redis.call('HINCRBY', call.meta_key, 'token', 1))
+  lock.live = {
+    id = place.id, token = token, acquired = call.now, deadline = call.now + RESERVATION_US, ttl = place.ttl,
+    renewals = 0, attempt = place.attempt, idem = place.idem, request = place.request, holder = place.holder,
+    metadata = place.metadata, reserved = place.ticket, server = place.server,
+  }
+  if place.waiter == asking then return end
+  -- News may be lost: the server reads this with its next heartbeat.
+  redis.call('HSET', call.turns_key, queue.lock, string.format('%s %s %.0f', place.server, place.waiter, lock.live.deadline))
+  if place.server == call.server then
+    table.insert(call.turns, { queue.lock, place.waiter })
+  else
+    redis.call('PUBLISH', call.prefix .. 'wake:' .. place.server, place.waiter .. ' ' .. queue.lock)
+  end
+end
+
+-- Somebody else's lease or reservation, how many wait for the lock, and the asking request's ticket or position.
+local function standing_reply(outcome, queue, own, l)
+  local reply = holding_reply(outcome, l)
+  reply[2] = own
+  table.insert(reply, 2, int(redis.call('ZCARD', queue.tickets)))
+  return reply
+end
+
+-- Lets whoever is next have a lock that was let go, and saves it.
+local function pass_on(lock_key, lock, call)
+  -- DEL needs no memory, and after it a script may write although Redis is out of memory: letting go
+  -- must always work.
+  redis.call('DEL', lock_key)
+  reserve(lock, queue_of(lock_key, call), nil, call)
+  save(lock_key, lock, call)
+end

@@ -1,0 +1,496 @@
+//! One queue for each key over all servers: its order, its repair, and what is left of it.
+
+use std::net::TcpStream;
+use std::thread::{self, JoinHandle, sleep};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::api::{Api, FAILOVER};
+use crate::support::http::{Reply, http_on};
+use crate::support::leasehold::Leasehold;
+use crate::support::redis::RedisServer;
+use crate::support::sentinel::SentinelConfig;
+use crate::support::{eventually, poll};
+
+/// How long what should happen at once may take.
+const SLACK: Duration = Duration::from_secs(5);
+
+/// How long a server that is silent holds up the waiters of the others, at most.
+const SILENT_SERVER: Duration = Duration::from_secs(3);
+
+const KEY: &str = "Idempotency-Key";
+
+/// Two servers on one Redis.
+fn pair() -> (RedisServer, [Leasehold; 2]) {
+    let redis = RedisServer::plain();
+    let servers = [Leasehold::on(&redis), Leasehold::on(&redis)];
+    (redis, servers)
+}
+
+fn until_waiting(api: &Api, key: &str, waiters: u64) {
+    let counted = || api.inspect(key).json()["waiters"] == waiters;
+    eventually(SLACK, &format!("{waiters} wait for {key}"), counted);
+}
+
+/// Asks in a thread of its own for `a`, and comes back when that is one of `waiters` who wait.
+fn wait(api: &Api, waiters: u64, headers: &[(&str, &str)]) -> JoinHandle<Reply> {
+    let body = json!({"wait_ms": 40_000, "ttl_ms": 60_000});
+    wait_with(api, waiters, headers, body)
+}
+
+fn wait_with(api: &Api, waiters: u64, headers: &[(&str, &str)], body: Value) -> JoinHandle<Reply> {
+    let asking = api.clone();
+    let headers: Vec<_> = headers
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    let waiting = thread::spawn(move || {
+        let headers: Vec<_> = headers
+            .iter()
+            .map(|(n, v)| (n.as_str(), v.as_str()))
+            .collect();
+        asking.acquire_with("a", &headers, body)
+    });
+    until_waiting(api, "a", waiters);
+    waiting
+}
+
+fn granted(waiting: JoinHandle<Reply>) -> Reply {
+    let reply = waiting.join().expect("an answer");
+    assert_eq!(reply.status, 201, "{}", reply.body);
+    reply
+}
+
+fn hold(api: &Api) -> Reply {
+    let held = api.acquire("a", json!({"ttl_ms": 60_000}));
+    assert_eq!(held.status, 201, "{}", held.body);
+    held
+}
+
+/// Waits on a connection that the caller can drop.
+fn wait_on_a_connection(server: &Leasehold, waiters: u64, idempotency_key: &str) -> TcpStream {
+    let stream = http_on(
+        server.addr(),
+        "POST",
+        "/locks/a",
+        &[(KEY, idempotency_key), ("Content-Type", "application/json")],
+        Some(r#"{"wait_ms":40000,"ttl_ms":60000}"#),
+    );
+    until_waiting(&server.api(), "a", waiters);
+    stream
+}
+
+#[test]
+fn waiters_of_all_servers_are_served_as_they_came() {
+    let (_redis, servers) = pair();
+    let mut held = hold(&servers[0].api());
+    let turns = servers.iter().cycle();
+    let line: Vec<_> = (1..=12)
+        .zip(turns)
+        .map(|(number, server)| wait(&server.api(), number, &[]))
+        .collect();
+    let mut last = held.fencing_token();
+    for (place, waiting) in line.into_iter().enumerate() {
+        let api = servers[place % 2].api();
+        assert_eq!(api.release("a", &held.lease_id()).status, 204);
+        held = granted(waiting);
+        assert!(held.fencing_token() > last);
+        last = held.fencing_token();
+        assert_eq!(api.inspect("a").json()["waiters"], 11 - place);
+    }
+}
+
+#[test]
+fn request_without_patience_does_not_jump_the_queue_of_another_server() {
+    let (_redis, servers) = pair();
+    let [one, two] = [servers[0].api(), servers[1].api()];
+    let held = hold(&one);
+    let waiting = wait(&one, 1, &[]);
+    let jumper = thread::spawn(move || {
+        let mut statuses = Vec::new();
+        for _ in 0..100 {
+            statuses.push(two.acquire("a", None).status);
+        }
+        statuses
+    });
+    assert_eq!(one.release("a", &held.lease_id()).status, 204);
+    granted(waiting);
+    let statuses = jumper.join().expect("answers");
+    assert!(statuses.iter().all(|status| *status == 423), "{statuses:?}");
+}
+
+#[test]
+fn refusals_count_the_waiters_of_all_servers() {
+    let (_redis, servers) = pair();
+    let [one, two] = [servers[0].api(), servers[1].api()];
+    let held = hold(&one);
+    let first = wait(&one, 1, &[]);
+    let second = wait(&two, 2, &[]);
+    let refused = two.acquire("a", json!({"wait_ms": 300}));
+    assert_eq!(refused.status, 423);
+    let refused = refused.json();
+    assert_eq!(refused["type"], "urn:leasehold:problem:wait-timeout");
+    assert_eq!(
+        (&refused["position"], &refused["waiters"]),
+        (&json!(3), &json!(2))
+    );
+    assert_eq!(two.acquire("a", None).json()["waiters"], 2);
+    let listed = one.list("").json();
+    assert_eq!(listed["locks"][0]["waiters"], 2, "{listed}");
+    one.release("a", &held.lease_id());
+    let held = granted(first);
+    two.release("a", &held.lease_id());
+    granted(second);
+}
+
+#[test]
+fn limit_for_a_key_counts_the_waiters_of_all_servers() {
+    let redis = RedisServer::plain();
+    let servers = [(); 2].map(|()| {
+        let server = Leasehold::start([
+            ("LEASEHOLD_REDIS_URL", redis.url()),
+            ("LEASEHOLD_MAX_WAITERS_PER_KEY", "2".to_owned()),
+        ]);
+        server.wait_ready();
+        server
+    });
+    let [one, two] = [servers[0].api(), servers[1].api()];
+    let held = hold(&one);
+    let (first, second) = (wait(&one, 1, &[]), wait(&two, 2, &[]));
+    for api in [&one, &two] {
+        assert_eq!(api.acquire("a", json!({"wait_ms": 1000})).status, 429);
+    }
+    one.release("a", &held.lease_id());
+    let held = granted(first);
+    one.release("a", &held.lease_id());
+    granted(second);
+}
+
+#[test]
+fn killed_server_holds_up_the_waiters_of_the_others_for_three_seconds_at_most() {
+    let (_redis, servers) = pair();
+    let [one, two] = [servers[0].api(), servers[1].api()];
+    let held = hold(&two);
+    let lost = [1, 2, 3, 4].map(|waiters| {
+        let asking = one.clone();
+        let body = json!({"wait_ms": 40_000, "ttl_ms": 60_000});
+        let waiting = thread::spawn(move || {
+            // The server will be killed, and there will be no answer.
+            std::panic::catch_unwind(|| asking.acquire("a", body)).is_ok()
+        });
+        until_waiting(&two, "a", waiters);
+        waiting
+    });
+    let waiting = wait(&two, 5, &[]);
+    servers[0].kill();
+    let killed = Instant::now();
+    assert_eq!(two.release("a", &held.lease_id()).status, 204);
+    granted(waiting);
+    let took = killed.elapsed();
+    println!("the successor waited for {took:?}");
+    assert!(took < SILENT_SERVER + SLACK, "{took:?}");
+    assert_eq!(two.inspect("a").json()["waiters"], 0, "theirs are dropped");
+    for waiting in lost {
+        assert!(!waiting.join().expect("an end"), "the server was killed");
+    }
+}
+
+#[test]
+fn server_that_was_silent_gets_its_places_back() {
+    let (_redis, servers) = pair();
+    let [one, two] = [servers[0].api(), servers[1].api()];
+    let held = hold(&two);
+    let (first, second) = (wait(&one, 1, &[]), wait(&one, 2, &[]));
+    let (third, fourth) = (wait(&two, 3, &[]), wait(&two, 4, &[]));
+    servers[0].pause();
+    // Long enough for its places to be dropped: two reservations lapse, one after the other, or its heartbeat does.
+    sleep(SILENT_SERVER + Duration::from_millis(1500));
+    assert_eq!(two.release("a", &held.lease_id()).status, 204);
+    let held = granted(third);
+    assert_eq!(two.inspect("a").json()["waiters"], 1);
+    servers[0].resume();
+    until_waiting(&two, "a", 3);
+    let last = wait(&two, 4, &[]);
+    two.release("a", &held.lease_id());
+    let held = granted(first);
+    two.release("a", &held.lease_id());
+    let held = granted(second);
+    two.release("a", &held.lease_id());
+    let held = granted(fourth);
+    two.release("a", &held.lease_id());
+    granted(last);
+}
+
+#[test]
+fn hand_over_waits_for_no_heartbeat() {
+    let (_redis, servers) = pair();
+    let asked = servers[1].api();
+    // By the other server, and by the waiters' own.
+    for server in &servers {
+        let mut held = hold(&asked);
+        let line: Vec<_> = (1..=12).map(|number| wait(&asked, number, &[])).collect();
+        let begun = Instant::now();
+        for waiting in line {
+            assert_eq!(server.api().release("a", &held.lease_id()).status, 204);
+            held = granted(waiting);
+        }
+        let took = begun.elapsed();
+        println!("12 hand-overs took {took:?}");
+        assert!(took < SLACK, "{took:?}");
+        assert_eq!(server.api().release("a", &held.lease_id()).status, 204);
+    }
+}
+
+#[test]
+fn lost_news_costs_a_second() {
+    let (redis, servers) = pair();
+    let [one, two] = [servers[0].api(), servers[1].api()];
+    let held = hold(&one);
+    let waiting = wait(&two, 1, &[]);
+    let gone = redis.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    assert_eq!(gone, "2", "each server listens");
+    let released = Instant::now();
+    assert_eq!(one.release("a", &held.lease_id()).status, 204);
+    granted(waiting);
+    let took = released.elapsed();
+    println!("handed over after {took:?}");
+    assert!(took < 5 * Duration::from_secs(1), "{took:?}");
+    let listens = || {
+        redis.cli(&["PUBSUB", "NUMPAT"]) == "0"
+            && redis.cli(&["PUBSUB", "CHANNELS"]).lines().count() == 2
+    };
+    eventually(SLACK, "both servers listen again", listens);
+}
+
+#[test]
+fn queue_is_repaired_in_its_order_when_redis_has_lost_it() {
+    let (redis, servers) = pair();
+    let [one, two] = [servers[0].api(), servers[1].api()];
+    let held = one.acquire("a", json!({"ttl_ms": 4_000}));
+    assert_eq!(held.status, 201);
+    let line = [wait(&two, 1, &[]), wait(&one, 2, &[]), wait(&two, 3, &[])];
+    redis.cli(&["FLUSHALL"]);
+    // Not before the lost lease is over; then each in its turn.
+    let mut last = held.fencing_token();
+    for (place, waiting) in line.into_iter().enumerate() {
+        let next = granted(waiting);
+        assert!(next.fencing_token() > last, "{place}");
+        last = next.fencing_token();
+        assert_eq!(one.release("a", &next.lease_id()).status, 204);
+    }
+}
+
+#[test]
+fn queue_survives_a_failover_with_its_order() {
+    let set = SentinelConfig::new().start();
+    let servers = [set.serve(), set.serve()];
+    let [one, two] = [servers[0].api(), servers[1].api()];
+    let held = hold(&one);
+    let line = [wait(&two, 1, &[]), wait(&one, 2, &[]), wait(&two, 3, &[])];
+    let old = set.kill_master();
+    set.wait_for_new_master(old);
+    let released = poll(FAILOVER, || {
+        (one.release("a", &held.lease_id()).status == 204).then_some(())
+    });
+    assert!(released.is_some());
+    let mut last = held.fencing_token();
+    for waiting in line {
+        let next = granted(waiting);
+        assert!(next.fencing_token() > last);
+        last = next.fencing_token();
+        assert_eq!(one.release("a", &next.lease_id()).status, 204);
+    }
+}
+
+#[test]
+fn place_of_a_request_that_can_be_repeated_is_kept_and_taken_up_at_another_server() {
+    let (_redis, servers) = pair();
+    let [one, two] = [servers[0].api(), servers[1].api()];
+    let held = hold(&one);
+    let gone = wait_on_a_connection(&servers[0], 1, "the-first-of-the-queue");
+    let second = wait(&two, 2, &[]);
+    drop(gone);
+    // It is passed over meanwhile.
+    sleep(Duration::from_millis(500));
+    assert_eq!(one.release("a", &held.lease_id()).status, 204);
+    let held = granted(second);
+    let third = wait(&two, 2, &[]);
+    let back = wait(&two, 2, &[(KEY, "the-first-of-the-queue")]);
+    two.release("a", &held.lease_id());
+    let held = granted(back);
+    one.release("a", &held.lease_id());
+    granted(third);
+}
+
+#[test]
+fn place_at_a_killed_server_is_taken_up_at_another() {
+    let (_redis, servers) = pair();
+    let two = servers[1].api();
+    let held = hold(&two);
+    let _broken = wait_on_a_connection(&servers[0], 1, "the-first-of-the-queue");
+    let second = wait(&two, 2, &[]);
+    servers[0].kill();
+    sleep(SILENT_SERVER + Duration::from_millis(500));
+    assert_eq!(two.release("a", &held.lease_id()).status, 204);
+    let held = granted(second);
+    let third = wait(&two, 2, &[]);
+    let back = wait(&two, 2, &[(KEY, "the-first-of-the-queue")]);
+    two.release("a", &held.lease_id());
+    let held = granted(back);
+    two.release("a", &held.lease_id());
+    granted(third);
+}
+
+#[test]
+fn waiter_stays_when_redis_is_away_for_a_moment() {
+    let redis = RedisServer::plain();
+    let server = Leasehold::on(&redis);
+    let api = server.api();
+    let held = api.acquire("a", json!({"ttl_ms": 1500}));
+    assert_eq!(held.status, 201);
+    let waiting = wait(&api, 1, &[]);
+    redis.pause();
+    // It asks when the lease is over, and has no answer.
+    sleep(Duration::from_secs(4));
+    redis.resume();
+    let next = granted(waiting);
+    assert!(next.fencing_token() > held.fencing_token());
+}
+
+#[test]
+fn place_that_nobody_comes_back_for_is_kept_for_ten_seconds() {
+    let (_redis, servers) = pair();
+    let api = servers[0].api();
+    let held = hold(&api);
+    let gone = wait_on_a_connection(&servers[0], 1, "the-first-of-the-queue");
+    let left = Instant::now();
+    drop(gone);
+    let second = wait(&api, 2, &[]);
+    sleep(Duration::from_millis(10_500).saturating_sub(left.elapsed()));
+    // Whoever comes now comes last.
+    let back = {
+        let asking = api.clone();
+        thread::spawn(move || {
+            let body = json!({"wait_ms": 40_000, "ttl_ms": 60_000});
+            asking.acquire_with("a", &[(KEY, "another-of-the-queue")], body)
+        })
+    };
+    sleep(Duration::from_millis(300));
+    api.release("a", &held.lease_id());
+    let held = granted(second);
+    api.release("a", &held.lease_id());
+    granted(back);
+}
+
+#[test]
+fn client_that_hangs_up_while_it_waits_is_never_granted() {
+    let (_redis, servers) = pair();
+    let api = servers[1].api();
+    let held = hold(&api);
+    let stream = http_on(
+        servers[0].addr(),
+        "POST",
+        "/locks/a",
+        &[("Content-Type", "application/json")],
+        Some(r#"{"wait_ms":40000,"ttl_ms":60000}"#),
+    );
+    until_waiting(&api, "a", 1);
+    drop(stream);
+    until_waiting(&api, "a", 0);
+    api.release("a", &held.lease_id());
+    assert_eq!(api.inspect("a").json()["held"], false);
+}
+
+#[test]
+fn queue_is_collected_when_everybody_is_gone() {
+    let redis = RedisServer::plain();
+    let server = Leasehold::on(&redis);
+    let api = server.api();
+    let held = hold(&api);
+    let waiting = wait(&api, 1, &[]);
+    for kind in ["queue", "places"] {
+        let left = redis.cli(&["PTTL", &format!("leasehold:{kind}:a")]);
+        let left: i64 = left.parse().expect("milliseconds");
+        // The longest wait, the time that a place is kept, and what each node's own clock may be wrong by.
+        assert!((85_000..=90_500).contains(&left), "{kind}: {left}");
+    }
+    assert_eq!(api.release("a", &held.lease_id()).status, 204);
+    granted(waiting);
+}
+
+#[test]
+fn nothing_is_left_in_redis_when_all_is_over() {
+    let (redis, servers) = pair();
+    let [one, two] = [servers[0].api(), servers[1].api()];
+    let held = one.acquire("a", json!({"ttl_ms": 200}));
+    let line =
+        [1, 2].map(|number| wait_with(&two, number, &[], json!({"wait_ms": 5_000, "ttl_ms": 200})));
+    one.release("a", &held.lease_id());
+    for waiting in line {
+        granted(waiting);
+    }
+    let left = || {
+        let keys: Vec<String> = redis.keys();
+        let rest = keys
+            .iter()
+            .filter(|key| !["leasehold:meta", "leasehold:servers"].contains(&key.as_str()));
+        rest.count()
+    };
+    eventually(
+        Duration::from_secs(90),
+        "only the meta hash and heartbeats are left",
+        || left() == 0,
+    );
+}
+
+#[test]
+fn server_that_ends_gives_up_its_places_at_once() {
+    let (_redis, servers) = pair();
+    let [one, two] = [servers[0].api(), servers[1].api()];
+    let held = hold(&two);
+    let first = wait(&one, 1, &[]);
+    let second = wait(&two, 2, &[]);
+    servers[0].terminate();
+    let refused = first.join().expect("an answer");
+    assert_eq!(refused.status, 503, "{}", refused.body);
+    assert_eq!(
+        refused.json()["type"],
+        "urn:leasehold:problem:shutting-down"
+    );
+    assert_eq!(refused.json()["outcome"], "none");
+    until_waiting(&two, "a", 1);
+    let released = Instant::now();
+    assert_eq!(two.release("a", &held.lease_id()).status, 204);
+    granted(second);
+    let took = released.elapsed();
+    assert!(took < SILENT_SERVER, "it is not waited for: {took:?}");
+    assert!(servers[0].wait_exit(SLACK).success());
+}
+
+#[test]
+fn waiters_do_not_keep_work_waiting() {
+    let (_redis, servers) = pair();
+    let api = servers[0].api();
+    let held = hold(&api);
+    let many: Vec<_> = (0..200)
+        .map(|_| {
+            http_on(
+                servers[0].addr(),
+                "POST",
+                "/locks/a",
+                &[("Content-Type", "application/json")],
+                Some(r#"{"wait_ms":40000}"#),
+            )
+        })
+        .collect();
+    until_waiting(&api, "a", 200);
+    let asked = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(api.renew("a", &held.lease_id(), None).status, 200);
+        assert_eq!(servers[0].readiness().status, 200);
+    }
+    assert!(asked.elapsed() < SLACK, "{:?}", asked.elapsed());
+    drop(many);
+    until_waiting(&api, "a", 0);
+}
