@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::support::api::FAILOVER;
-use crate::support::eventually;
 use crate::support::leasehold::Leasehold;
 use crate::support::redis::{RedisConfig, RedisServer};
 use crate::support::sentinel::{SentinelConfig, SentinelSet};
+use crate::support::{eventually, poll};
 
 /// The least distance between the tokens of two activations.
 const TOKEN_GAP: u64 = 1 << 22;
@@ -26,12 +26,17 @@ fn survives(set: &SentinelSet, server: &Leasehold, fault: impl FnOnce(&SentinelS
     let old = fault(set);
     let first_grant = spawn({
         let (api, least) = (api.clone(), before.fencing_token() + TOKEN_GAP);
-        move || loop {
-            let granted = api.acquire_soon("b");
-            if granted.fencing_token() >= least {
-                return Instant::now();
-            }
-            assert_eq!(api.release("b", &granted.lease_id()).status, 204);
+        move || {
+            // Until then it may still be the old master that grants.
+            let granted = poll(FAILOVER, || {
+                let granted = api.acquire_soon("b");
+                let is_new = granted.fencing_token() >= least;
+                if !is_new {
+                    assert_eq!(api.release("b", &granted.lease_id()).status, 204);
+                }
+                is_new.then(Instant::now)
+            });
+            granted.expect("a token that is_new")
         }
     });
     let new = set.wait_for_new_master(old);

@@ -20,6 +20,8 @@ pub(super) struct Diagnosis {
     /// Whether operations must not be sent there any more; a node that is only out of reach may be
     /// back for the next one.
     pub(super) disqualifies: bool,
+    /// The peer hung up without a word, which says less than what it may have said before.
+    pub(super) hung_up: bool,
 }
 
 /// A kind of node, and the settings that lead to it.
@@ -45,6 +47,7 @@ impl Diagnosis {
         Self {
             text: text.into(),
             disqualifies: true,
+            hung_up: false,
         }
     }
 
@@ -52,6 +55,7 @@ impl Diagnosis {
         Self {
             text: text.into(),
             disqualifies: false,
+            hung_up: false,
         }
     }
 }

@@ -21,7 +21,7 @@ use super::script::Source;
 pub const MIN_REDIS_VERSION: (u32, u32) = (6, 2);
 
 /// How often a question is asked again when the connection breaks off without a reason.
-const MAX_DROPPED: usize = 8;
+const MAX_DROPPED: usize = 4;
 
 /// A node that the store talks to. Ends for everybody at once when it is retired.
 pub(super) struct Node {
@@ -130,17 +130,19 @@ impl Node {
             // It may have died long ago, unseen; what is wrong is what a new one meets.
             answer = self.ask_over(None, question).await;
         }
+        // A peer that refuses in the middle of the handshake may be gone before its reason is read.
+        let dropped =
+            |error: &RedisError| error.is_connection_dropped() && !error.is_connection_refusal();
         for _ in 0..MAX_DROPPED {
-            // A peer that refuses in the middle of the handshake may be gone before its reason is read.
-            let dropped = |error: &RedisError| {
-                error.is_connection_dropped() && !error.is_connection_refusal()
-            };
             if !answer.as_ref().is_err_and(dropped) {
                 break;
             }
             answer = self.ask_over(None, question).await;
         }
-        let (answer, connection) = answer.map_err(|error| self.explain(&error))?;
+        let (answer, connection) = answer.map_err(|error| Diagnosis {
+            hung_up: dropped(&error),
+            ..self.explain(&error)
+        })?;
         *control = Some(connection);
         Ok(answer)
     }

@@ -301,7 +301,10 @@ impl Work {
         }
     }
 
-    fn complain(&mut self, diagnosis: Diagnosis) {
+    fn complain(&mut self, mut diagnosis: Diagnosis) {
+        if let Some(last) = self.last_complaint.as_ref().filter(|_| diagnosis.hung_up) {
+            diagnosis = last.clone();
+        }
         if self.last_complaint.as_ref() != Some(&diagnosis) {
             error!("the store is not usable: {diagnosis}");
         }
