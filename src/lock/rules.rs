@@ -168,14 +168,16 @@ impl Lock {
         let known = self
             .queue
             .find(id)
-            .map(|(ticket, place)| (ticket, place.request.idempotency));
-        if let Some((_, idempotency)) = known
+            .map(|(ticket, place)| (ticket, place.request.idempotency, place.request.attempt));
+        if let Some((_, idempotency, _)) = known
             && let Repetition::Altered = same_acquisition(idempotency, request.idempotency)
         {
             return Acquisition::KeyReused;
         }
-        if let Some((ticket, _)) = known {
-            // The latest request is who has the place.
+        // The latest request that waits has the place; one that waits no more ends it only if it is its own.
+        if let Some((ticket, _, attempt)) = known
+            && (request.wait.is_some() || attempt == request.attempt)
+        {
             let present_until = now.after(request.wait.map_or(Duration::ZERO, |wait| wait.within));
             self.queue
                 .insert(ticket, Place::new(request.clone(), present_until));
@@ -195,7 +197,7 @@ impl Lock {
                 let holding = grant.holding(now);
                 self.wait_behind(
                     request,
-                    known.map(|(ticket, _)| ticket),
+                    known.map(|(ticket, ..)| ticket),
                     holding,
                     now,
                     next_number,

@@ -137,10 +137,12 @@ impl Attempted {
     ) -> Result<Acquired, ServiceError> {
         let mut ticket = None;
         let mut ask_at = Some(Instant::now());
+        let mut not_before = Instant::now();
         loop {
-            let rung = seat.bell().take_must_ask();
-            let due = |at: Option<Instant>| at.is_some_and(|at| at <= Instant::now());
-            if rung || due(ask_at) || due(seat.ask_at()) {
+            let wanted = [ask_at, seat.ask_at()].into_iter().flatten().min();
+            let due = |at: Instant| at.max(not_before) <= Instant::now();
+            let rung = due(not_before) && seat.bell().take_must_ask();
+            if rung || wanted.is_some_and(due) {
                 ask_at = None;
                 match self.ask_in_line(ticket, wait_until).await {
                     Ok(Timed {
@@ -165,10 +167,14 @@ impl Attempted {
                     }
                     Err(error @ StoreError::Internal { .. }) => return Err(error.into()),
                     // Asking again does no harm, and there is time: a failover is no reason to send a waiter away.
-                    Err(_) => ask_at = Some(Instant::now() + ASK_AGAIN),
+                    Err(_) => {
+                        not_before = Instant::now() + ASK_AGAIN;
+                        ask_at = Some(not_before);
+                    }
                 }
             }
             let next = [ask_at, seat.ask_at()].into_iter().flatten().min();
+            let next = next.map(|at| at.max(not_before));
             tokio::select! {
                 () = self.gone.cancelled() => return Err(ServiceError::ShuttingDown),
                 () = self.service.draining.cancelled() => return Err(ServiceError::ShuttingDown),

@@ -180,6 +180,10 @@ impl Drop for Seat {
         state.total -= 1;
         if let Some(bells) = state.bells.get_mut(&self.waiter) {
             bells.retain(|bell| !Arc::ptr_eq(bell, &self.bell));
+            // A repetition of this request still waits, and may have lost the place with it.
+            for bell in bells.iter() {
+                bell.ask();
+            }
             if bells.is_empty() {
                 state.bells.remove(&self.waiter);
             }

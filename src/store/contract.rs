@@ -103,7 +103,7 @@ pub struct Page {
 pub enum News {
     /// A lock is reserved for this waiter, which must claim it by asking again.
     Turn(LockKey, WaiterId),
-    /// A lock is reserved for a waiter elsewhere, until then at most.
+    /// A lock is somebody else's until then, unless that is renewed.
     Reserved(LockKey, Instant),
     /// The store may have lost the places of all who wait here: each must ask again.
     PlacesLost,

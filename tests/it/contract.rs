@@ -79,6 +79,7 @@ on_every_store! {
     place_of_a_request_that_can_be_repeated_is_kept_for_ten_seconds_and_passed_over
     repetition_of_a_request_that_waits_has_its_place
     no_more_wait_for_a_key_than_there_is_room_for
+    places_that_are_nobodys_take_no_room
     words_of_the_client_come_back_as_they_were
     listing_holds_every_held_key_once_the_pages_are_read
     listing_refuses_a_cursor_it_never_gave
@@ -1019,4 +1020,22 @@ async fn abandon(s: &Subject, lease_id: LeaseId, attempt: Attempt, keep: Option<
         )
         .await
         .expect("an answer")
+}
+
+async fn places_that_are_nobodys_take_no_room(s: &Subject) {
+    s.granted(&key("a"), &request(60_000)).await;
+    let with_room_for_two = |number| Acquire {
+        wait: Some(Wait {
+            room: 2,
+            ..wait(1_000)
+        }),
+        idempotency: Some(idempotency(number, 1)),
+        ..request(1000)
+    };
+    for number in 1..3 {
+        queued(s, &with_room_for_two(number)).await;
+    }
+    s.advance(ms(11_000)).await;
+    assert_eq!(s.waiters(&key("a")).await, 0, "nobody waits any more");
+    queued(s, &with_room_for_two(3)).await;
 }

@@ -494,3 +494,99 @@ fn waiters_do_not_keep_work_waiting() {
     drop(many);
     until_waiting(&api, "a", 0);
 }
+
+#[test]
+fn request_that_runs_out_of_time_leaves_the_place_to_its_repetition() {
+    let (_redis, servers) = pair();
+    let [one, two] = [servers[0].api(), servers[1].api()];
+    let held = hold(&one);
+    let header = [(KEY, "the-first-of-the-queue")];
+    // Its client lost patience and repeats it; a proxy keeps the first one alive.
+    let short = wait_with(
+        &one,
+        1,
+        &header,
+        json!({"wait_ms": 2_000, "ttl_ms": 60_000}),
+    );
+    let again = wait_with(
+        &two,
+        1,
+        &header,
+        json!({"wait_ms": 20_000, "ttl_ms": 60_000}),
+    );
+    assert_eq!(short.join().expect("an answer").status, 423);
+    let released = Instant::now();
+    assert_eq!(one.release("a", &held.lease_id()).status, 204);
+    granted(again);
+    let took = released.elapsed();
+    assert!(took < SLACK, "{took:?}");
+}
+
+#[test]
+fn lease_shorter_than_the_one_before_is_noticed_at_another_server() {
+    let (_redis, servers) = pair();
+    let [one, two] = [servers[0].api(), servers[1].api()];
+    let held = hold(&one);
+    let first = wait_with(&one, 1, &[], json!({"wait_ms": 40_000, "ttl_ms": 1_000}));
+    let second = wait_with(&two, 2, &[], json!({"wait_ms": 20_000, "ttl_ms": 60_000}));
+    assert_eq!(one.release("a", &held.lease_id()).status, 204);
+    // Its client dies, and never lets go.
+    granted(first);
+    let begun = Instant::now();
+    granted(second);
+    let took = begun.elapsed();
+    assert!(took < SLACK, "{took:?}");
+}
+
+#[test]
+fn release_while_grants_pause_is_noticed_by_those_who_wait() {
+    let (redis, servers) = pair();
+    let [one, two] = [servers[0].api(), servers[1].api()];
+    let held = hold(&one);
+    let waiting = wait_with(&two, 1, &[], json!({"wait_ms": 20_000, "ttl_ms": 60_000}));
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let until = now.expect("a clock after 1970") + Duration::from_secs(3);
+    redis.cli(&[
+        "HSET",
+        "leasehold:meta",
+        "recover",
+        &until.as_micros().to_string(),
+    ]);
+    let released = Instant::now();
+    assert_eq!(one.release("a", &held.lease_id()).status, 204);
+    granted(waiting);
+    let took = released.elapsed();
+    assert!(took < Duration::from_secs(3) + SLACK, "{took:?}");
+}
+
+#[test]
+fn waiter_asks_four_times_a_second_while_the_store_has_no_answer() {
+    let redis = RedisServer::plain();
+    let server = Leasehold::on(&redis);
+    let api = server.api();
+    assert_eq!(api.acquire("a", json!({"ttl_ms": 1_500})).status, 201);
+    let waiting = wait_with(&api, 1, &[], json!({"wait_ms": 20_000, "ttl_ms": 60_000}));
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let until = now.expect("a clock after 1970") + Duration::from_secs(6);
+    redis.cli(&[
+        "HSET",
+        "leasehold:meta",
+        "recover",
+        &until.as_micros().to_string(),
+    ]);
+    sleep(Duration::from_secs(2));
+    let calls = || -> u64 {
+        let stats = redis.cli(&["INFO", "commandstats"]);
+        let line = stats
+            .lines()
+            .find(|line| line.starts_with("cmdstat_evalsha:"));
+        let calls = line.and_then(|line| line.split(['=', ',']).nth(1));
+        calls.expect("calls").parse().expect("a number")
+    };
+    let before = calls();
+    sleep(Duration::from_secs(2));
+    let asked = calls() - before;
+    println!("{asked} calls in two seconds");
+    assert!(asked < 100, "{asked}");
+    granted(waiting);
+}

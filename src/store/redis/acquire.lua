@@ -34,8 +34,12 @@ function verbs.acquire(call, lock_key, id, attempt, ttl, idem, request, holder, 
   local known = waiting > 0 and load_place(queue, waiter)
   if known then
     if known.request ~= request then return { 'key_reused' } end
+    -- The latest request that waits has the place; one that waits no more ends it only if it is its own.
+    local own = known.attempt == attempt
     known = redis.call('ZSCORE', queue.tickets, waiter)
-    save_place(queue, waiter, place, known, call.now + (tonumber(within) or 0), call)
+    if within ~= '' or own then
+      save_place(queue, waiter, place, known, call.now + (tonumber(within) or 0), call)
+    end
   end
   if not l and waiting > 0 then
     reserve(lock, queue, waiter, call)
@@ -87,6 +91,7 @@ function verbs.acquire(call, lock_key, id, attempt, ttl, idem, request, holder, 
   end
   lock.live = l
   save(lock_key, lock, call)
+  if waiting > 0 then announce(queue, l.ttl, call) end
   call.writes = call.writes + 1
   return lease_reply('granted', l)
 end

@@ -262,6 +262,11 @@ impl RedisOptions {
         format!("{}turns", self.key_prefix)
     }
 
+    /// Where all servers hear for how long a lock that others wait for is somebody's.
+    pub(super) fn common_channel(&self) -> String {
+        format!("{}wake:all", self.key_prefix)
+    }
+
     /// Where a server hears whose turn it is.
     pub(super) fn wake_channel(&self, server_id: &str) -> String {
         format!("{}wake:{server_id}", self.key_prefix)

@@ -130,11 +130,22 @@ local function standing_reply(outcome, queue, own, l)
   return reply
 end
 
+-- Tells all servers for how long at most a lock that others wait for is somebody's. Without it they would ask when
+-- the lease is over that they know of, which may have been a longer one.
+local function announce(queue, for_us, call)
+  redis.call('PUBLISH', call.prefix .. 'wake:all', int(for_us) .. ' ' .. queue.lock)
+end
+
 -- Lets whoever is next have a lock that was let go, and saves it.
 local function pass_on(lock_key, lock, call)
   -- DEL needs no memory, and after it a script may write although Redis is out of memory: letting go
   -- must always work.
   redis.call('DEL', lock_key)
-  reserve(lock, queue_of(lock_key, call), nil, call)
+  local queue = queue_of(lock_key, call)
+  reserve(lock, queue, nil, call)
   save(lock_key, lock, call)
+  -- Nobody may be granted it now: whoever waits must ask until somebody may.
+  if not lock.live and not call.grants and redis.call('ZCARD', queue.tickets) > 0 then
+    announce(queue, call.paused_us, call)
+  end
 end

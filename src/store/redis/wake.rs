@@ -87,13 +87,14 @@ impl Listener {
     ) -> Self {
         let stop = CancellationToken::new();
         let (wake, topology) = (wake.clone(), topology.clone());
-        let (stopped, channel) = (stop.clone(), options.wake_channel(server_id));
+        let stopped = stop.clone();
+        let (own, common) = (options.wake_channel(server_id), options.common_channel());
         let task = tokio::spawn(async move {
             let forever = async {
                 loop {
                     let generation = topology.any().await;
                     let retired = generation.node.retired.clone();
-                    let listening = listen(&generation, &channel, &wake);
+                    let listening = listen(&generation, &own, &common, &wake);
                     // Whatever ended it, the next one stands or falls by itself.
                     let _ended = retired.run_until_cancelled(listening).await;
                     sleep(RESUBSCRIBE_AFTER).await;
@@ -133,17 +134,28 @@ impl Listener {
 
 async fn listen(
     generation: &Arc<Generation>,
-    channel: &str,
+    own: &str,
+    common: &str,
     wake: &Wake,
 ) -> Result<(), RedisError> {
     let (mut sink, mut messages) = generation.node.subscriber().await?.split();
-    sink.subscribe(channel).await?;
+    sink.subscribe(own).await?;
+    sink.subscribe(common).await?;
+    // What was said before the subscription stood was missed.
+    wake.places_lost();
     loop {
         match timeout(PING_INTERVAL, messages.next()).await {
             Ok(Some(message)) => {
                 let text: String = message.get_payload()?;
-                if let Some((waiter, lock)) = text.split_once(' ') {
-                    wake.turn(lock, waiter);
+                match text.split_once(' ') {
+                    Some((waiter, lock)) if message.get_channel_name() == own => {
+                        wake.turn(lock, waiter);
+                    }
+                    Some((micros, lock)) => {
+                        let left = Duration::from_micros(micros.parse().unwrap_or(0));
+                        wake.reserved(lock, Instant::now() + left);
+                    }
+                    None => {}
                 }
             }
             Ok(None) => return Ok(()),
