@@ -43,8 +43,24 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    pub(super) fn len(&self) -> usize {
-        self.places.len()
+    /// How many wait, those whose place is kept included.
+    pub(super) fn len(&self, now: Timestamp) -> usize {
+        let kept = |place: &&Place| now < place.kept_until;
+        self.places.values().filter(kept).count()
+    }
+
+    /// Drops places that are nobody's any more.
+    pub(super) fn prune(&mut self, now: Timestamp) {
+        let over = |(_, place): &(&Ticket, &Place)| place.kept_until <= now;
+        let over: Vec<Ticket> = self
+            .places
+            .iter()
+            .filter(over)
+            .map(|(ticket, _)| *ticket)
+            .collect();
+        for ticket in over {
+            self.remove(ticket);
+        }
     }
 
     /// Gives a waiter a place; the one that it had is gone.

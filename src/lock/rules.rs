@@ -164,6 +164,7 @@ impl Lock {
         if let Some(settled) = self.settled(&request, now) {
             return settled;
         }
+        self.queue.prune(now);
         let id = request.waiter_id();
         let known = self
             .queue
@@ -241,7 +242,7 @@ impl Lock {
             if let (Some(ticket), None) = (known, request.idempotency) {
                 self.queue.remove(ticket);
             }
-            let waiters = self.queue.len();
+            let waiters = self.queue.len(now);
             return Acquisition::Held {
                 holding,
                 waiters,
@@ -250,7 +251,7 @@ impl Lock {
         };
         let ticket = match known.or(wait.ticket) {
             Some(ticket) => ticket,
-            None if self.queue.len() >= wait.room => return Acquisition::TooManyWaiters,
+            None if self.queue.len(now) >= wait.room => return Acquisition::TooManyWaiters,
             None => Ticket(next_number().get()),
         };
         let present_until = now.after(wait.within);
@@ -258,7 +259,7 @@ impl Lock {
             .insert(ticket, Place::new(request, present_until));
         Acquisition::Queued {
             holding,
-            waiters: self.queue.len(),
+            waiters: self.queue.len(now),
             ticket,
         }
     }
@@ -400,8 +401,8 @@ impl Lock {
 
     /// How many wait, those whose place is kept included.
     #[must_use]
-    pub fn waiters(&self) -> usize {
-        self.queue.len()
+    pub fn waiters(&self, now: Timestamp) -> usize {
+        self.queue.len(now)
     }
 
     /// The live lease, if there is one, as anyone may see it.

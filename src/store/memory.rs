@@ -195,7 +195,9 @@ impl Store for MemoryStore {
     async fn inspect(&self, key: &LockKey) -> Result<(Option<Holding>, usize), StoreError> {
         let state = self.state();
         let lock = state.locks.get(key);
-        Ok(lock.map_or((None, 0), |lock| (lock.holding(self.now()), lock.waiters())))
+        Ok(lock.map_or((None, 0), |lock| {
+            (lock.holding(self.now()), lock.waiters(self.now()))
+        }))
     }
 
     async fn news(&self) -> News {
@@ -222,7 +224,7 @@ impl Store for MemoryStore {
             .locks
             .range::<str, _>((start, Bound::Unbounded))
             .take_while(|(key, _)| key.as_str().starts_with(&query.prefix))
-            .filter_map(|(key, lock)| Some((key.clone(), lock.holding(now)?, lock.waiters())))
+            .filter_map(|(key, lock)| Some((key.clone(), lock.holding(now)?, lock.waiters(now))))
             .take(query.limit + 1)
             .collect::<Vec<_>>();
         let more = held.len() > query.limit;

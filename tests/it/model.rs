@@ -192,7 +192,7 @@ impl Run<'_> {
             Op::Inspect => {
                 let got = self.subject.store.inspect(&key).await;
                 let lock = self.model.lock(&key);
-                prop_assert_eq!(got, Ok((lock.holding(now), lock.waiters())));
+                prop_assert_eq!(got, Ok((lock.holding(now), lock.waiters(now))));
                 Ok(())
             }
             Op::List => self.list().await,
@@ -353,11 +353,10 @@ impl Run<'_> {
             }
         }
         let now = self.model.now;
-        let held = self
-            .model
-            .locks
-            .iter()
-            .filter_map(|(key, lock)| Some((key.clone(), lock.holding(now)?, lock.waiters())));
+        let held =
+            self.model.locks.iter().filter_map(|(key, lock)| {
+                Some((key.clone(), lock.holding(now)?, lock.waiters(now)))
+            });
         let mut expected: Vec<(LockKey, Holding, usize)> = held.collect();
         let by_key = |a: &(LockKey, Holding, usize), b: &(LockKey, Holding, usize)| a.0.cmp(&b.0);
         expected.sort_by(by_key);
@@ -565,7 +564,7 @@ async fn compare(
     // Else each listing would walk over the locks of all sequences before.
     for key in KEYS {
         let of = |kind: &str| format!("leasehold:{kind}:{number}/{key}");
-        server.cli(&["DEL", &of("lock"), &of("queue"), &of("places")]);
+        server.cli(&["DEL", &of("lock"), &of("queue"), &of("places"), &of("kept")]);
     }
     Ok(())
 }

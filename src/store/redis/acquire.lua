@@ -31,6 +31,10 @@ function verbs.acquire(call, lock_key, id, attempt, ttl, idem, request, holder, 
     metadata = metadata, server = call.server,
   }
   local waiting = redis.call('ZCARD', queue.tickets)
+  if waiting > 0 then
+    prune(queue, call)
+    waiting = tonumber(waiters(queue, call))
+  end
   local known = waiting > 0 and load_place(queue, waiter)
   if known then
     if known.request ~= request then return { 'key_reused' } end
@@ -64,14 +68,14 @@ function verbs.acquire(call, lock_key, id, attempt, ttl, idem, request, holder, 
   if l and not (l.reserved and waiter_id(l.id, l.idem) == waiter) then
     if within ~= '' then
       if not take_place() then return { 'too_many_waiters' } end
-      return standing_reply('queued', queue, known, l)
+      return standing_reply('queued', queue, known, l, call)
     end
     local position = ''
     if known then
       position = int(redis.call('ZRANK', queue.tickets, waiter) + 1)
       if idem == '' then drop_place(queue, waiter) end
     end
-    return standing_reply('held', queue, position, l)
+    return standing_reply('held', queue, position, l, call)
   end
 
   if call.paused_us > 0 then

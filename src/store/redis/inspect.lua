@@ -3,6 +3,6 @@
 -- Reply: {'held', waiters, '', holding} | {'free', waiters}
 function verbs.inspect(call, lock_key)
   local l, queue = load(lock_key, call).live, queue_of(lock_key, call)
-  if l then return standing_reply('held', queue, '', l) end
-  return { 'free', int(redis.call('ZCARD', queue.tickets)) }
+  if l then return standing_reply('held', queue, '', l, call) end
+  return { 'free', waiters(queue, call) }
 end

@@ -8,7 +8,7 @@ function verbs.list(call, _, cursor, pattern, count)
     local l = load(redis_key, call).live
     if l then
       table.insert(reply, redis_key)
-      table.insert(reply, standing_reply('held', queue_of(redis_key, call), '', l))
+      table.insert(reply, standing_reply('held', queue_of(redis_key, call), '', l, call))
     end
   end
   return reply

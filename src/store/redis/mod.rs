@@ -4,7 +4,7 @@
 //! - `meta`, a hash: data format, the replication id and activation under which grants are made, the
 //!   last fencing token, a count of grants and renewals, until when new grants pause;
 //! - `servers`, a hash: the activation that each server reported to last, and when;
-//! - `queue:<key>`, a sorted set, and `places:<key>`, a hash: who waits for a lock; see `queue.lua`;
+//! - `queue:<key>` and `kept:<key>`, sorted sets, and `places:<key>`, a hash: who waits for a lock; see `queue.lua`;
 //! - `turns`, a hash: for which waiters locks are reserved that were not claimed yet;
 //! - `lock:<key>`, a text of one line for each record; see `record.lua`. The deadline stands in it.
 //!

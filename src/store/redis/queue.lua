@@ -1,6 +1,6 @@
 -- Who waits for a lock. Mirrors `lock/queue.rs`.
 --
--- A sorted set holds the waiters' ids by ticket, a hash what each of them asks for, fields set apart by
+-- Sorted sets hold the waiters' ids by ticket and by the moment until which their places are kept, a hash what each of them asks for, fields set apart by
 -- tabs: lease id, attempt, TTL, idempotency key, idempotency request, holder, metadata, server, present
 -- until, kept until. Besides the rules: a waiter whose server has no heartbeat is passed over, and its
 -- place is dropped; a server that lives asks for it again.
@@ -16,13 +16,17 @@ local RESERVATION_US = 3000000
 -- How long the place of a request that may be repeated is kept after it has ended.
 local PLACE_KEPT_US = 10000000
 
+-- How many places that are over one operation drops.
+local MAX_PRUNED = 64
+
 -- How many places are looked at in one step.
 local STEP = 16
 
 -- The queue of a lock.
 local function queue_of(lock_key, call)
   local name = string.sub(lock_key, #call.prefix + 6)
-  return { lock = name, tickets = call.prefix .. 'queue:' .. name, places = call.prefix .. 'places:' .. name }
+  return { lock = name, tickets = call.prefix .. 'queue:' .. name, places = call.prefix .. 'places:' .. name,
+    kept = call.prefix .. 'kept:' .. name }
 end
 
 local function waiter_id(id, idem)
@@ -47,14 +51,29 @@ local function save_place(queue, waiter, place, ticket, present, call)
     place.id, place.attempt, int(place.ttl), place.idem, place.request, place.holder, place.metadata,
     place.server, int(present), int(kept),
   }, '\t'))
+  redis.call('ZADD', queue.kept, int(kept), waiter)
   local garbage_ms = int(math.ceil((call.max_wait_us + PLACE_KEPT_US + call.margin_us) / 1000))
   redis.call('PEXPIRE', queue.tickets, garbage_ms)
   redis.call('PEXPIRE', queue.places, garbage_ms)
+  redis.call('PEXPIRE', queue.kept, garbage_ms)
 end
 
 local function drop_place(queue, waiter)
   redis.call('ZREM', queue.tickets, waiter)
   redis.call('HDEL', queue.places, waiter)
+  redis.call('ZREM', queue.kept, waiter)
+end
+
+-- Drops places that are nobody's any more, some at a time.
+local function prune(queue, call)
+  for _, waiter in ipairs(redis.call('ZRANGEBYSCORE', queue.kept, '-inf', int(call.now), 'LIMIT', 0, MAX_PRUNED)) do
+    drop_place(queue, waiter)
+  end
+end
+
+-- How many wait, those whose place is kept included.
+local function waiters(queue, call)
+  return int(redis.call('ZCOUNT', queue.kept, '(' .. int(call.now), '+inf'))
 end
 
 -- 'here', 'silent' or 'gone'. Nobody is gone while servers may yet find a newly activated master.
@@ -123,10 +142,10 @@ local function reserve(lock, queue, asking, call)
 end
 
 -- Somebody else's lease or reservation, how many wait for the lock, and the asking request's ticket or position.
-local function standing_reply(outcome, queue, own, l)
+local function standing_reply(outcome, queue, own, l, call)
   local reply = holding_reply(outcome, l)
   reply[2] = own
-  table.insert(reply, 2, int(redis.call('ZCARD', queue.tickets)))
+  table.insert(reply, 2, waiters(queue, call))
   return reply
 end
 
