@@ -1,9 +1,9 @@
 -- Runs operations one after the other behind one guard.
 -- KEYS: the meta hash, the hash of servers, then one key for each operation.
 -- ARGV: data format of the caller, its activation id, garbage margin, the caller's estimate of the
--- time, how far it may be off, how far the time may be ahead of it without a step, replicas that must be online for grants and renewals, the skew of
--- clocks, how long leases taken over outlast their deadline by it, then for each operation its verb,
--- the number of its arguments, and these.
+-- time, how far it may be off, how far the time may be ahead of it without a step, replicas that must be
+-- online for grants and renewals, the skew of clocks, how long leases taken over outlast their deadline by
+-- it, then for each operation its verb, the number of its arguments, and these.
 -- Reply: {'ok', now, replicas online, writes, {reply, reply, ...}}, where an operation that failed has
 -- {'error', message} and one that may not run now {'refused', reason, detail}; or
 -- {'guard', reason, detail} and nothing was done.
