@@ -31,6 +31,7 @@ if not same_life then
   token = string.format('%.0f', base)
 end
 redis.call('HSET', KEYS[1], 'format', ARGV[1], 'replid', replid, 'activation', ARGV[2], 'token', token,
-  'base', token, 'activated', string.format('%.0f', now), 'margin_from', string.format('%.0f', now), 'writes', writes or 0, 'writes_base', writes or 0,
+  'base', token, 'activated', string.format('%.0f', now), 'margin_from', string.format('%.0f', now),
+  'writes', writes or 0, 'writes_base', writes or 0,
   'recover', recover or 0, 'unlisted', 1 - redis.call('EXISTS', KEYS[2]))
 return { 'active', ARGV[2], token, string.format('%.0f', now) }

@@ -2,12 +2,12 @@
 -- KEYS: the meta hash, the hash of servers, the hash of turns, then one key for each operation.
 -- ARGV: data format of the caller, its activation id, garbage margin, the caller's estimate of the
 -- time, how far it may be off, how far the time may be ahead of it without a step, replicas that must be
--- online for grants and renewals, the skew of clocks, how long leases taken over outlast their deadline by it, the caller's id among the servers, the
--- prefix of all keys, the longest wait, then for each operation its verb, the number of its arguments, and
--- these.
--- Reply: {'ok', now, replicas online, writes, {reply, reply, ...}, {{lock, waiter}, ...}}, where an operation that
--- failed has {'error', message} and one that may not run now {'refused', reason, detail}, and the last list has
--- the caller's waiters whose turn it is; or {'guard', reason, detail} and nothing was done.
+-- online for grants and renewals, the skew of clocks, how long leases taken over outlast their deadline by
+-- it, the caller's id among the servers, the prefix of all keys, the longest wait, then for each operation its
+-- verb, the number of its arguments, and these.
+-- Reply: {'ok', now, replicas online, writes, {reply, reply, ...}, {{lock, waiter}, ...}}, where an operation
+-- that failed has {'error', message} and one that may not run now {'refused', reason, detail}, and the last list
+-- has the caller's waiters whose turn it is; or {'guard', reason, detail} and nothing was done.
 -- Reasons of the guard: 'role', 'format', 'activation' (another server activated: adopt its record).
 -- Reasons to refuse: 'inactive' (another life of this node, or no record: activate first), 'clock' (the
 -- command was late, or the clock stepped), 'replicas' (too few).

@@ -63,10 +63,10 @@ impl fmt::Display for Change {
         write!(f, "; without a master for {} ms; ", millis(self.away))?;
         let missing = self.missing;
         match (missing, self.lost_leases()) {
-            (0, false) => f.write_str("no confirmed write is missing"),
+            (0, false) => f.write_str("no confirmed write that this server knows of is missing"),
             (_, false) => write!(
                 f,
-                "{missing} confirmed writes are missing, of leases that nobody counts on any more"
+                "{missing} confirmed writes are missing, of leases that are over within a second"
             ),
             (_, true) => {
                 let what = match missing {

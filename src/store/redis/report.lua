@@ -2,9 +2,9 @@
 -- KEYS: the meta hash, the hash of servers, the hash of turns.
 -- ARGV: the server's id, its activation id, the activation it reported to last ('' if none), the count of
 -- writes that it saw confirmed then, the highest token it knows of, how long the latest lease that it
--- confirmed may still be counted on, '1' if it saw the
--- clock step beyond the skew, '2' if by less, the longest pause, the skew of clocks,
--- the data format of the caller, how long the list of servers is kept (in milliseconds).
+-- confirmed may still be counted on, '1' if it saw the clock step beyond the skew, '2' if by less, the longest
+-- pause, the skew of clocks, the data format of the caller, how long the list of servers is kept (in
+-- milliseconds).
 -- Reply: {'ok', now, how long new grants pause, how many writes that it saw confirmed are missing, and of
 -- all servers together: the count of confirmed writes, the highest token, how long the latest lease may be
 -- counted on; then '1' if places of the caller's waiters may be lost, and of each lock that is reserved its name,
@@ -58,8 +58,8 @@ for i = 1, #reports, 2 do
     confirmed, until_all = math.max(confirmed, tonumber(confirmed_there)), math.max(until_all, tonumber(counts_until))
   end
   local silent = of == activation and now - tonumber(at) > 5000000
-  local missing = of ~= activation and now - tonumber(activated) > 1000000
-  if silent or missing then redis.call('HDEL', KEYS[2], reports[i]) end
+  local absent = of ~= activation and now - tonumber(activated) > 1000000
+  if silent or absent then redis.call('HDEL', KEYS[2], reports[i]) end
 end
 -- Kept for as long as a lease may be counted on: so long there is somebody to wait for.
 redis.call('PEXPIRE', KEYS[2], ARGV[11])

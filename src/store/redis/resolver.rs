@@ -75,6 +75,7 @@ pub(super) fn start(
         topology: topology.clone(),
         publish,
         last_complaint: None,
+        last_refusal: None,
         last_in_order: Instant::now(),
         last_master: None,
         activator,
@@ -114,6 +115,8 @@ struct Work {
     publish: watch::Sender<View>,
     /// So that a lasting problem is logged once and not each second.
     last_complaint: Option<Diagnosis>,
+    /// Why there is no master, by the last that gave a reason: who hangs up without one means the same.
+    last_refusal: Option<Diagnosis>,
     last_in_order: Instant,
     /// The one before, also when there is none now.
     last_master: Option<Address>,
@@ -240,6 +243,7 @@ impl Work {
         let pause = heard.pause;
         let away = self.last_in_order.elapsed();
         self.last_in_order = Instant::now();
+        self.last_refusal = None;
         let before = self.topology.current();
         let is_new = before
             .as_ref()
@@ -301,8 +305,10 @@ impl Work {
     }
 
     fn complain(&mut self, mut diagnosis: Diagnosis) {
-        if let Some(last) = self.last_complaint.as_ref().filter(|_| diagnosis.hung_up) {
-            diagnosis = last.clone();
+        if !diagnosis.hung_up {
+            self.last_refusal = Some(diagnosis.clone());
+        } else if let Some(refusal) = &self.last_refusal {
+            diagnosis = refusal.clone();
         }
         if self.last_complaint.as_ref() != Some(&diagnosis) {
             error!("the store is not usable: {diagnosis}");

@@ -1,17 +1,22 @@
 //! Trouble that comes and goes while the server runs: it stays in service and is well again by itself.
 
-use std::thread::sleep;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::{
-    acquire, becomes_ready, grants_again, is_unavailable, problem, says_later, with_redis, works,
+    acquire, becomes_ready, grants_again, is_unavailable, problem, says_at_start, says_later,
+    with_redis, works,
 };
+use crate::support::eventually;
 use crate::support::http::Reply;
 use crate::support::leasehold::Leasehold;
 use crate::support::net::TcpProxy;
-use crate::support::redis::RedisServer;
+use crate::support::redis::{RedisConfig, RedisServer};
 
 /// The default connect and response time-outs together.
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -34,6 +39,31 @@ fn redis_that_goes_down_and_comes_up() {
         "{}",
         server.stderr()
     );
+}
+
+#[test]
+fn peer_that_hangs_up_does_not_take_its_reason_back() {
+    let redis = RedisConfig::new().password("secret").start();
+    let service = TcpProxy::start(&redis.addr());
+    let server = with_redis(&format!("redis://{}", service.addr()));
+    let reason = says_at_start(&server, &["wants a password"]);
+    let mute = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let mute_addr = mute.local_addr().expect("an address").to_string();
+    // Ends with the test's process; each connection is closed as soon as it is there.
+    let hung_up = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&hung_up);
+    spawn(move || {
+        for _connection in mute.incoming() {
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    service.set_target(&mute_addr);
+    service.cut();
+    eventually(Duration::from_secs(10), "it hangs up a few times", || {
+        hung_up.load(Ordering::SeqCst) >= 20
+    });
+    assert_eq!(super::readyz(&server).json()["reason"], reason);
+    assert_eq!(super::complaints(&server), [reason]);
 }
 
 #[test]
