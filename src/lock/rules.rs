@@ -224,7 +224,7 @@ impl Lock {
                 }
             }
         }
-        self.released_moments_ago(request.idempotency, now)
+        self.released_moments_ago(request, now)
             .then_some(Acquisition::AlreadyReleased)
     }
 
@@ -437,13 +437,17 @@ impl Lock {
         }
     }
 
-    fn released_moments_ago(&self, asked: Option<Idempotency>, now: Timestamp) -> bool {
-        let Some(asked) = asked else { return false };
+    /// Whether this acquisition was: it is repeated, or a command of it comes late.
+    fn released_moments_ago(&self, asked: &Acquire, now: Timestamp) -> bool {
+        let key_of = |idempotency: Option<Idempotency>| idempotency.map(|known| known.key);
+        let asked_key = key_of(asked.idempotency);
         self.released
             .iter()
             .filter(|release| now < release.forget_at)
-            .filter_map(|release| release.idempotency)
-            .any(|known| known.key == asked.key)
+            .any(|release| {
+                release.lease_id == asked.lease_id
+                    || asked_key.is_some() && key_of(release.idempotency) == asked_key
+            })
     }
 }
 

@@ -1,11 +1,10 @@
 //! One request for a lock, from its arrival until its client has the answer or what it got is taken back.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::request::{AcquireRequest, Acquired, ServiceError, Standing};
@@ -34,7 +33,8 @@ const UNDO_FOR: Duration = Duration::from_secs(10);
 /// Between two tries that the store did not answer.
 const UNDO_PAUSE: Duration = Duration::from_millis(200);
 
-/// Before an undo that found nothing is repeated: longer than a command can be late and still run.
+/// For how long what the store did not answer may still reach it and be done: longer than a command can be late
+/// and still run.
 const LATE_GRANT: Duration = Duration::from_secs(1);
 
 /// What requests have in common.
@@ -56,9 +56,11 @@ pub(super) struct Attempted {
     /// Cancelled when the client is not there any more.
     gone: CancellationToken,
     /// It may have a place in the store's queue.
-    queued: AtomicBool,
-    /// What it asked last may yet be done.
-    in_doubt: AtomicBool,
+    queued: bool,
+    /// It was asked for without an answer, and had none since.
+    in_doubt: bool,
+    /// Until then what had no answer may still be done, whatever was answered since.
+    late_until: Option<Instant>,
 }
 
 impl Attempted {
@@ -77,33 +79,51 @@ impl Attempted {
             lease_id,
             attempt,
             gone,
-            queued: AtomicBool::new(false),
-            in_doubt: AtomicBool::new(false),
+            queued: false,
+            in_doubt: false,
+            late_until: None,
         }
     }
 
     pub(super) async fn run(
-        self,
+        mut self,
         answer: oneshot::Sender<Result<Acquired, ServiceError>>,
         was_received: oneshot::Receiver<()>,
     ) {
-        let result = self.acquire().await;
+        let result = self.acquire().await.map_err(|error| self.honest(error));
         let granted = matches!(result, Ok(Acquired::Granted(_)));
+        let refused = !matches!(
+            result,
+            Ok(Acquired::Granted(_) | Acquired::Replayed(_)) | Err(_)
+        );
         let failed = result.is_err();
-        let unknown = failed && self.in_doubt.load(Ordering::Relaxed);
+        let unknown = failed && self.in_doubt;
         let handed_over = answer.send(result).is_ok() && was_received.await.is_ok();
-        let left_a_place = failed && self.queued.load(Ordering::Relaxed);
+        let left_a_place = failed && self.queued;
         // A client that has no Idempotency-Key cannot come back for what may have been granted to it. A
         // replay is not taken back: the answer before it may have arrived.
         if granted && !handed_over
             || unknown && (!handed_over || self.request.idempotency.is_none())
             || left_a_place
+            || refused && self.late_until.is_some()
         {
-            self.take_back(unknown).await;
+            self.take_back().await;
         }
     }
 
-    async fn acquire(&self) -> Result<Acquired, ServiceError> {
+    /// What was certainly not done now may have been done before.
+    fn honest(&self, error: ServiceError) -> ServiceError {
+        let outcome = Outcome::Unknown;
+        match error {
+            ServiceError::Store(error) if self.in_doubt && error.outcome() != outcome => {
+                let cause = error.to_string();
+                StoreError::Unavailable { outcome, cause }.into()
+            }
+            other => other,
+        }
+    }
+
+    async fn acquire(&mut self) -> Result<Acquired, ServiceError> {
         let Some(wait_until) = self.request.wait_until else {
             return Ok(self.without_waiting().await?);
         };
@@ -119,7 +139,7 @@ impl Attempted {
     }
 
     /// Takes the lock if it is free and nobody waits for it.
-    async fn without_waiting(&self) -> Result<Acquired, StoreError> {
+    async fn without_waiting(&mut self) -> Result<Acquired, StoreError> {
         let Timed { value, asked_at } = self.ask(None).await?;
         Ok(match value {
             Acquisition::Held {
@@ -131,7 +151,7 @@ impl Attempted {
 
     /// Waits until the lock is this request's, or its time is over.
     async fn in_line(
-        &self,
+        &mut self,
         seat: &mut Seat,
         wait_until: Instant,
     ) -> Result<Acquired, ServiceError> {
@@ -186,11 +206,11 @@ impl Attempted {
     }
 
     async fn ask_in_line(
-        &self,
+        &mut self,
         ticket: Option<Ticket>,
         wait_until: Instant,
     ) -> Result<Timed<Acquisition>, StoreError> {
-        self.queued.store(true, Ordering::Relaxed);
+        self.queued = true;
         let wait = Wait {
             within: wait_until.saturating_duration_since(Instant::now()),
             ticket,
@@ -200,7 +220,7 @@ impl Attempted {
     }
 
     /// Asks one last time, and gives up the place, so that the answer says who holds the lock now.
-    async fn out_of_time(&self) -> Result<Acquired, ServiceError> {
+    async fn out_of_time(&mut self) -> Result<Acquired, ServiceError> {
         let Timed { value, asked_at } = self.ask(None).await?;
         Ok(match value {
             Acquisition::Held {
@@ -215,7 +235,7 @@ impl Attempted {
         })
     }
 
-    async fn ask(&self, wait: Option<Wait>) -> Result<Timed<Acquisition>, StoreError> {
+    async fn ask(&mut self, wait: Option<Wait>) -> Result<Timed<Acquisition>, StoreError> {
         let request = Acquire {
             lease_id: self.lease_id,
             attempt: self.attempt,
@@ -231,7 +251,10 @@ impl Attempted {
             .is_err_and(|error| error.outcome() == Outcome::Unknown);
         // Certainly not done now does not settle what was in doubt before; only an answer does.
         if doubt || answer.is_ok() {
-            self.in_doubt.store(doubt, Ordering::Relaxed);
+            self.in_doubt = doubt;
+        }
+        if doubt {
+            self.late_until = Some(Instant::now() + LATE_GRANT);
         }
         answer
     }
@@ -240,14 +263,16 @@ impl Attempted {
         WaiterId::of(self.lease_id, self.request.idempotency)
     }
 
-    /// Undoes what nobody received, or cuts it short for a client that can come back. A command whose
-    /// outcome is unknown may reach the store after its undo, so that is repeated.
-    async fn take_back(&self, unknown: bool) {
+    /// Undoes what nobody received, or cuts it short for a client that can come back; and once more when nothing
+    /// can reach the store any more that it has not answered.
+    async fn take_back(&self) {
         let keep = self.request.idempotency.map(|_| KEPT_FOR_A_RETURN);
-        let store = &self.service.store;
         let end = Instant::now() + UNDO_FOR;
         while Instant::now() < end {
-            let undone = store
+            let begun = Instant::now();
+            let undone = self
+                .service
+                .store
                 .abandon(
                     &self.key,
                     self.waiter_id(),
@@ -256,17 +281,20 @@ impl Attempted {
                     keep,
                 )
                 .await;
-            let pause = match undone {
-                Ok(undone) if undone || !unknown => break,
-                Ok(_) => LATE_GRANT,
+            let again_at = match undone {
+                Ok(_) => match self.late_until.filter(|until| begun < *until) {
+                    Some(until) => until,
+                    None => break,
+                },
                 Err(error) => {
                     tracing::debug!(key = %self.key, "a grant could not be taken back yet: {error}");
-                    UNDO_PAUSE
+                    Instant::now() + UNDO_PAUSE
                 }
             };
             // An end in order does not wait for a store that is out of reach: the TTL ends the lease then.
             let draining = &self.service.draining;
-            if draining.run_until_cancelled(sleep(pause)).await.is_none() {
+            let pause = sleep_until(again_at);
+            if draining.run_until_cancelled(pause).await.is_none() {
                 break;
             }
         }

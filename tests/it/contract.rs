@@ -64,6 +64,7 @@ on_every_store! {
     replay_is_the_same_lease_with_the_same_deadline
     replay_with_another_request_is_refused
     replay_of_a_released_acquisition_is_refused_even_while_another_holds
+    command_of_a_released_acquisition_that_comes_late_grants_nothing
     replay_after_expiry_is_a_new_lease
     break_ends_the_lease_with_that_token_and_no_other
     broken_lease_is_lost_to_its_owner
@@ -387,6 +388,17 @@ async fn replay_of_a_released_acquisition_is_refused_even_while_another_holds(s:
         ),
         "forgotten"
     );
+}
+
+async fn command_of_a_released_acquisition_that_comes_late_grants_nothing(s: &Subject) {
+    let asked = request(1000);
+    s.granted(&key("a"), &asked).await;
+    release(s, "a", asked.lease_id).await;
+    assert_eq!(
+        s.acquire(&key("a"), &asked).await,
+        Acquisition::AlreadyReleased
+    );
+    assert_eq!(s.inspect(&key("a")).await, None);
 }
 
 async fn replay_after_expiry_is_a_new_lease(s: &Subject) {

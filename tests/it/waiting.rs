@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::api::Api;
-use crate::support::eventually;
 use crate::support::http::Reply;
 use crate::support::leasehold::Leasehold;
 use crate::support::net::TcpProxy;
 use crate::support::redis::RedisServer;
+use crate::support::{eventually, poll};
 
 const SLACK: Duration = Duration::from_secs(5);
 
@@ -570,4 +570,118 @@ fn undo_that_cannot_be_done_does_not_hold_up_the_end() {
     );
     assert!(told.elapsed() < SLACK, "{:?}", told.elapsed());
     redis.resume();
+}
+
+/// A server whose commands to Redis a test can hold back, and another one that is not touched by that.
+struct Delayed {
+    redis: RedisServer,
+    proxy: TcpProxy,
+    delayed: Leasehold,
+    other: Leasehold,
+}
+
+impl Delayed {
+    fn start() -> Self {
+        let redis = RedisServer::plain();
+        let proxy = TcpProxy::start(&redis.addr());
+        let serve = |url: String| {
+            let server = Leasehold::start([
+                ("LEASEHOLD_REDIS_URL", url.as_str()),
+                ("LEASEHOLD_REDIS_POOL_SIZE", "1"),
+                ("LEASEHOLD_REDIS_RESPONSE_TIMEOUT_MS", "200"),
+                // For so long a command can be late.
+                ("LEASEHOLD_MAX_CLOCK_SKEW_MS", "900"),
+            ]);
+            server.wait_ready();
+            server
+        };
+        let delayed = serve(format!("redis://{}", proxy.addr()));
+        let other = serve(redis.url());
+        Self {
+            redis,
+            proxy,
+            delayed,
+            other,
+        }
+    }
+
+    /// Asks for `key` with a first command that Redis gets only when `meanwhile`, which hears the answer, is over.
+    /// `None` if that was too late for the command to be run.
+    fn late_command(
+        &self,
+        key: &str,
+        headers: &[(&str, &str)],
+        body: Value,
+        meanwhile: impl FnOnce(&Reply),
+    ) -> Option<Reply> {
+        let token = || -> u64 {
+            let token = self.redis.cli(&["HGET", "leasehold:meta", "token"]);
+            token.parse().expect("a token")
+        };
+        self.delayed.api().acquire("warm", json!({"ttl_ms": 100}));
+        self.proxy.hold();
+        let reply = self.delayed.api().acquire_with(key, headers, body);
+        meanwhile(&reply);
+        let before = token();
+        self.proxy.let_go();
+        let ran = poll(Duration::from_millis(900), || {
+            (token() > before).then_some(())
+        });
+        ran.map(|()| reply)
+    }
+}
+
+#[test]
+fn refused_waiter_leaves_nothing_behind_when_its_first_command_was_late() {
+    let world = Delayed::start();
+    let api = world.other.api();
+    let mut proved = 0;
+    for round in 0..20 {
+        let key = format!("a{round}");
+        let idempotency_key = format!("0123456789abcde{:x}", round % 16);
+        let headers = [("Idempotency-Key", idempotency_key.as_str())];
+        let headers = if round % 2 == 0 {
+            &[][..]
+        } else {
+            &headers[..]
+        };
+        let held = api.acquire(&key, json!({"ttl_ms": 60_000}));
+        let body = json!({"wait_ms": 250, "ttl_ms": 600_000});
+        let refused = world.late_command(&key, headers, body, |refused| {
+            assert_eq!(refused.status, 423, "{}", refused.body);
+            assert_eq!(api.release(&key, &text(&held, "lease_id")).status, 204);
+        });
+        if refused.is_none() {
+            continue;
+        }
+        // A client that can repeat its request may find it granted for ten seconds.
+        let kept = if headers.is_empty() { 0 } else { 10_000 };
+        let over = || {
+            let left = api.inspect(&key).json()["expires_in_ms"].as_u64();
+            left.unwrap_or(0) <= kept
+        };
+        eventually(SLACK, "the grant that nobody heard of is taken back", over);
+        proved += 1;
+        if proved == 4 {
+            return;
+        }
+    }
+    panic!("only {proved} commands were late, but not too late");
+}
+
+#[test]
+fn late_command_does_not_take_a_lock_again_that_its_client_released() {
+    let world = Delayed::start();
+    let api = world.other.api();
+    for round in 0..20 {
+        let key = format!("a{round}");
+        let body = json!({"wait_ms": 20_000, "ttl_ms": 600_000});
+        // Free again when the delayed server asks once more, for its first command had no answer.
+        let late = world.late_command(&key, &[], body, |granted| {
+            assert_eq!(granted.status, 201, "{}", granted.body);
+            assert_eq!(api.release(&key, &text(granted, "lease_id")).status, 204);
+        });
+        assert_eq!(late.map(|reply| reply.body), None, "granted again");
+        assert_eq!(api.inspect(&key).json()["held"], false);
+    }
 }

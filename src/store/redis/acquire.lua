@@ -19,10 +19,9 @@ function verbs.acquire(call, lock_key, id, attempt, ttl, idem, request, holder, 
       return lease_reply('replayed', l)
     end
   end
-  if idem ~= '' then
-    for _, r in ipairs(lock.released) do
-      if r.idem == idem then return { 'already_released' } end
-    end
+  for _, r in ipairs(lock.released) do
+    -- It is repeated, or a command of it comes late.
+    if r.id == id or idem ~= '' and r.idem == idem then return { 'already_released' } end
   end
 
   local queue, waiter = queue_of(lock_key, call), waiter_id(id, idem)

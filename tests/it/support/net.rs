@@ -113,6 +113,20 @@ impl TcpProxy {
         self.reopen(&mut self.shared.state());
     }
 
+    /// Holds back what clients send on the connections that exist, until `let_go`; new ones are served as before.
+    pub(crate) fn hold(&self) {
+        self.shared
+            .state()
+            .for_each(|link| link.held.store(true, Ordering::SeqCst));
+    }
+
+    /// Carries on what `hold` held back, also for clients that have closed their connection since.
+    pub(crate) fn let_go(&self) {
+        self.shared
+            .state()
+            .for_each(|link| link.held.store(false, Ordering::SeqCst));
+    }
+
     /// Cuts the connections that exist; new ones are served as before.
     pub(crate) fn cut(&self) {
         self.shared.state().cut(|_| true);
@@ -168,6 +182,12 @@ struct State {
 }
 
 impl State {
+    fn for_each(&self, change: impl Fn(&Link)) {
+        for link in self.links.iter().filter_map(Weak::upgrade) {
+            change(&link);
+        }
+    }
+
     /// Cuts the links that `chosen` picks and forgets those that have ended.
     fn cut(&mut self, chosen: impl Fn(&Link) -> bool) {
         self.links.retain(|link| link.strong_count() > 0);
@@ -189,6 +209,8 @@ struct Link {
     target: Option<TcpStream>,
     /// Whether bytes were swallowed: what would follow them makes no sense to either side.
     torn: AtomicBool,
+    /// Whether what the client sends is held back.
+    held: AtomicBool,
 }
 
 impl Link {
@@ -254,16 +276,40 @@ fn link(client: TcpStream, target: Option<TcpStream>, shared: &Arc<Shared>) -> A
         client,
         target,
         torn,
+        held: AtomicBool::new(false),
     });
     let (there, back) = (Arc::clone(&link), Arc::clone(&link));
     let (one, other) = (Arc::clone(shared), Arc::clone(shared));
-    thread::spawn(move || pump(&there, Some(&there.client), there.target.as_ref(), &one));
-    thread::spawn(move || pump(&back, back.target.as_ref(), Some(&back.client), &other));
+    thread::spawn(move || {
+        let held = || there.held.load(Ordering::SeqCst);
+        pump(
+            &there,
+            Some(&there.client),
+            there.target.as_ref(),
+            &one,
+            held,
+        );
+    });
+    thread::spawn(move || {
+        pump(
+            &back,
+            back.target.as_ref(),
+            Some(&back.client),
+            &other,
+            || false,
+        );
+    });
     link
 }
 
-/// Carries bytes one way until that way ends.
-fn pump(link: &Link, from: Option<&TcpStream>, to: Option<&TcpStream>, shared: &Shared) {
+/// Carries bytes one way until that way ends, and waits with each piece while it is `held`.
+fn pump(
+    link: &Link,
+    from: Option<&TcpStream>,
+    to: Option<&TcpStream>,
+    shared: &Shared,
+    held: impl Fn() -> bool,
+) {
     let Some(mut from) = from else { return };
     let mut buffer = [0; 16 * 1024];
     loop {
@@ -277,6 +323,9 @@ fn pump(link: &Link, from: Option<&TcpStream>, to: Option<&TcpStream>, shared: &
             return;
         }
         let Some(mut to) = to else { return };
+        while held() && !shared.state().stopped {
+            thread::sleep(ACCEPT_INTERVAL);
+        }
         match read {
             Ok(0) => {
                 let _ = to.shutdown(Shutdown::Write);
