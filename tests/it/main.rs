@@ -14,6 +14,7 @@ mod queue;
 mod readme;
 mod replication;
 mod sentinel;
+mod soak;
 mod support;
 mod tutorial;
 mod waiting;

@@ -576,7 +576,7 @@ fn undo_that_cannot_be_done_does_not_hold_up_the_end() {
 struct Delayed {
     redis: RedisServer,
     proxy: TcpProxy,
-    delayed: Leasehold,
+    behind_it: Leasehold,
     other: Leasehold,
 }
 
@@ -595,12 +595,12 @@ impl Delayed {
             server.wait_ready();
             server
         };
-        let delayed = serve(format!("redis://{}", proxy.addr()));
+        let behind_it = serve(format!("redis://{}", proxy.addr()));
         let other = serve(redis.url());
         Self {
             redis,
             proxy,
-            delayed,
+            behind_it,
             other,
         }
     }
@@ -618,9 +618,9 @@ impl Delayed {
             let token = self.redis.cli(&["HGET", "leasehold:meta", "token"]);
             token.parse().expect("a token")
         };
-        self.delayed.api().acquire("warm", json!({"ttl_ms": 100}));
+        self.behind_it.api().acquire("warm", json!({"ttl_ms": 100}));
         self.proxy.hold();
-        let reply = self.delayed.api().acquire_with(key, headers, body);
+        let reply = self.behind_it.api().acquire_with(key, headers, body);
         meanwhile(&reply);
         let before = token();
         self.proxy.let_go();

@@ -83,6 +83,13 @@ impl Leasehold {
         http(&self.addr, "GET", "/readyz", &[], None)
     }
 
+    /// A number that `/metrics` shows now, by its name.
+    pub(crate) fn metric(&self, name: &str) -> Option<u64> {
+        let metrics = http(&self.addr, "GET", "/metrics", &[], None).body;
+        let mut lines = metrics.lines().filter_map(|line| line.split_once(' '));
+        lines.find(|(shown, _)| *shown == name)?.1.parse().ok()
+    }
+
     /// `127.0.0.1:PORT`.
     pub(crate) fn addr(&self) -> &str {
         &self.addr
