@@ -82,15 +82,21 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let connections = GracefulShutdown::new();
     let router = http::router(app.clone());
     tokio::select! {
-        () = accept(&listener, router, &connections) => {}
+        () = accept(&listener, router.clone(), &connections) => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
     info!("draining");
     app.service.drain();
-    drop(listener);
+    // Whoever comes now is told so, and can still renew and release, for as long as others are under way.
+    let late = GracefulShutdown::new();
     let in_order = async {
-        connections.shutdown().await;
+        tokio::select! {
+            () = accept(&listener, router, &late) => {}
+            () = connections.shutdown() => {}
+        }
+        drop(listener);
+        late.shutdown().await;
         app.service.close().await;
     };
     if timeout(DRAIN_DEADLINE, in_order).await.is_err() {

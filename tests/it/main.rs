@@ -1,9 +1,11 @@
 //! The integration tests: one crate, a module per subject, servers that start and stop themselves.
 
 mod architecture;
+mod batches;
 mod configuration;
 mod contract;
 mod diagnosis;
+mod draining;
 mod failover;
 mod fencing;
 mod hostile;

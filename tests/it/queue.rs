@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::support::api::{Api, FAILOVER};
 use crate::support::http::{Reply, http_on};
 use crate::support::leasehold::Leasehold;
+use crate::support::net::TcpProxy;
 use crate::support::redis::RedisServer;
 use crate::support::sentinel::SentinelConfig;
 use crate::support::{eventually, poll};
@@ -589,4 +590,159 @@ fn waiter_asks_four_times_a_second_while_the_store_has_no_answer() {
     println!("{asked} calls in two seconds");
     assert!(asked < 100, "{asked}");
     granted(waiting);
+}
+
+#[test]
+fn place_is_taken_up_at_another_server_after_a_time_out_and_after_a_drain() {
+    let (_redis, servers) = pair();
+    let [one, two] = [servers[0].api(), servers[1].api()];
+    let mut held = hold(&two);
+    for (drained, idempotency_key) in [
+        (false, "the-first-of-a-queue"),
+        (true, "first-of-the-other-queue"),
+    ] {
+        let header = [(KEY, idempotency_key)];
+        let wait_ms = if drained { 40_000 } else { 1_500 };
+        let body = |wait_ms| json!({"wait_ms": wait_ms, "ttl_ms": 60_000});
+        let first = wait_with(&one, 1, &header, body(wait_ms));
+        let second = wait(&two, 2, &[]);
+        if drained {
+            servers[0].terminate();
+        }
+        let refused = first.join().expect("an answer");
+        let expected = if drained { 503 } else { 423 };
+        assert_eq!(refused.status, expected, "{}", refused.body);
+        let back = wait_with(&two, 2, &header, body(40_000));
+        assert_eq!(two.release("a", &held.lease_id()).status, 204);
+        held = granted(back);
+        assert_eq!(two.release("a", &held.lease_id()).status, 204);
+        held = granted(second);
+    }
+}
+
+#[test]
+fn lease_that_expires_is_noticed_although_the_server_of_the_first_was_killed() {
+    let (_redis, servers) = pair();
+    let two = servers[1].api();
+    let held = two.acquire("a", json!({"ttl_ms": 3_000}));
+    assert_eq!(held.status, 201);
+    let _gone = wait_on_a_connection(&servers[0], 1, "the-first-of-the-queue");
+    let second = wait(&two, 2, &[]);
+    let begun = Instant::now();
+    servers[0].kill();
+    granted(second);
+    let took = begun.elapsed();
+    assert!(took < SILENT_SERVER * 2 + SLACK, "{took:?}");
+}
+
+#[test]
+fn waiters_of_a_killed_server_keep_nobody_out() {
+    let (_redis, servers) = pair();
+    let [one, two] = [servers[0].api(), servers[1].api()];
+    let held = hold(&two);
+    let lost = [1, 2].map(|waiters| {
+        let asking = one.clone();
+        let waiting = thread::spawn(move || {
+            let body = json!({"wait_ms": 40_000, "ttl_ms": 60_000});
+            std::panic::catch_unwind(|| asking.acquire("a", body)).is_ok()
+        });
+        until_waiting(&two, "a", waiters);
+        waiting
+    });
+    servers[0].kill();
+    let killed = Instant::now();
+    assert_eq!(two.release("a", &held.lease_id()).status, 204);
+    eventually(
+        SILENT_SERVER + SLACK,
+        "who does not wait is granted",
+        || two.acquire("a", json!({"ttl_ms": 60_000})).status == 201,
+    );
+    println!("after {:?}", killed.elapsed());
+    for waiting in lost {
+        assert!(!waiting.join().expect("an end"), "the server was killed");
+    }
+}
+
+#[test]
+fn server_that_was_cut_off_from_redis_gets_its_places_back() {
+    let redis = RedisServer::plain();
+    let proxy = TcpProxy::start(&redis.addr());
+    let cut_off = Leasehold::start([("LEASEHOLD_REDIS_URL", format!("redis://{}", proxy.addr()))]);
+    cut_off.wait_ready();
+    let other = Leasehold::on(&redis);
+    let (one, two) = (cut_off.api(), other.api());
+    let held = hold(&two);
+    let first = wait(&one, 1, &[]);
+    let second = wait(&two, 2, &[]);
+    let third = wait(&two, 3, &[]);
+    proxy.blackhole();
+    // Its heartbeat lapses, and its waiter is passed over.
+    sleep(SILENT_SERVER + Duration::from_millis(1_500));
+    assert_eq!(two.release("a", &held.lease_id()).status, 204);
+    let held = granted(second);
+    until_waiting(&two, "a", 1);
+    proxy.heal();
+    eventually(SLACK * 2, "its waiter has a place again", || {
+        two.inspect("a").json()["waiters"] == 2
+    });
+    assert_eq!(two.release("a", &held.lease_id()).status, 204);
+    let held = granted(first);
+    assert_eq!(two.release("a", &held.lease_id()).status, 204);
+    granted(third);
+}
+
+#[test]
+fn waiter_is_not_told_of_a_grant_that_no_replica_has() {
+    let set = SentinelConfig::new().down_after_ms(60_000).start();
+    let servers = [set.serve(), set.serve()];
+    let [one, two] = [servers[0].api(), servers[1].api()];
+    let held = hold(&one);
+    let waiting = wait(&two, 1, &[]);
+    let replicas = set.replicas();
+    for replica in &replicas {
+        replica.pause();
+    }
+    assert_eq!(one.release("a", &held.lease_id()).status, 204);
+    sleep(Duration::from_secs(3));
+    assert!(!waiting.is_finished());
+    for replica in &replicas {
+        replica.resume();
+    }
+    granted(waiting);
+}
+
+#[test]
+fn those_who_wait_cost_redis_nothing_but_heartbeats() {
+    let (redis, servers) = pair();
+    let api = servers[0].api();
+    hold(&api);
+    let many: Vec<_> = (0..300)
+        .map(|number| {
+            http_on(
+                servers[number % 2].addr(),
+                "POST",
+                "/locks/a",
+                &[("Content-Type", "application/json")],
+                Some(r#"{"wait_ms":40000}"#),
+            )
+        })
+        .collect();
+    until_waiting(&api, "a", 300);
+    let calls = || -> u64 {
+        let stats = redis.cli(&["INFO", "commandstats"]);
+        let line = stats
+            .lines()
+            .find(|line| line.starts_with("cmdstat_evalsha:"));
+        let calls = line.and_then(|line| line.split(['=', ',']).nth(1));
+        calls.expect("calls").parse().expect("a number")
+    };
+    sleep(Duration::from_secs(2));
+    let before = calls();
+    sleep(Duration::from_secs(4));
+    let more = calls() - before;
+    println!("{more} calls in four seconds");
+    // One a second for each of two servers.
+    assert!((6..=16).contains(&more), "{more}");
+    drop(many);
+    until_waiting(&api, "a", 0);
 }

@@ -685,3 +685,28 @@ fn late_command_does_not_take_a_lock_again_that_its_client_released() {
         assert_eq!(api.inspect(&key).json()["held"], false);
     }
 }
+
+#[test]
+fn waiter_that_hangs_up_while_it_takes_its_turn_leaves_no_grant() {
+    let world = Delayed::start();
+    let api = world.other.api();
+    for round in 0..4 {
+        let key = format!("a{round}");
+        let held = api.acquire(&key, json!({"ttl_ms": 60_000}));
+        let mut gone = TcpStream::connect(world.behind_it.addr()).expect("a connection");
+        send_acquire(&mut gone, &key, "", r#"{"wait_ms":40000,"ttl_ms":600000}"#);
+        until_waiting(&api, &key, 1);
+        world.proxy.hold();
+        assert_eq!(api.release(&key, &text(&held, "lease_id")).status, 204);
+        // It is on its way to claim the lock, or waits to try it again.
+        sleep(Duration::from_millis(50 + 100 * round));
+        drop(gone);
+        sleep(Duration::from_millis(50));
+        world.proxy.let_go();
+        let free = || api.inspect(&key).json();
+        eventually(SLACK, "the lock is free", || free()["held"] == false);
+        sleep(Duration::from_millis(1_500));
+        assert_eq!(free()["held"], false, "and stays so");
+        assert_eq!(free()["waiters"], 0);
+    }
+}

@@ -1,0 +1,118 @@
+//! Operations that come together go to Redis together, and each has its own answer.
+
+use std::collections::HashMap;
+use std::thread::{self, JoinHandle, sleep};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::support::http::Reply;
+use crate::support::leasehold::Leasehold;
+use crate::support::redis::RedisServer;
+
+/// How many operations come together.
+const OPERATIONS: usize = 200;
+
+/// How many of them one call takes at most, and how many calls are under way at a time.
+const MAX_BATCH: usize = 64;
+const LANES: usize = 4;
+
+/// Calls of each command so far.
+fn calls(redis: &RedisServer) -> HashMap<String, usize> {
+    let stats = redis.cli(&["INFO", "commandstats"]);
+    let entry = |line: &str| {
+        let (command, figures) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+        let (calls, _) = figures.split_once(',')?;
+        Some((command.to_owned(), calls.parse().ok()?))
+    };
+    stats.lines().filter_map(entry).collect()
+}
+
+/// Acquires all these keys while Redis does not answer, and lets it go on when all have been asked for.
+fn acquire_together(redis: &RedisServer, server: &Leasehold, keys: &[String]) -> Vec<Reply> {
+    redis.pause();
+    let asked: Vec<_> = keys
+        .iter()
+        .map(|key| {
+            let (api, key) = (server.api(), key.clone());
+            thread::spawn(move || api.acquire(&key, json!({"ttl_ms": 60_000})))
+        })
+        .collect();
+    sleep(Duration::from_secs(1));
+    redis.resume();
+    let answers = asked.into_iter().map(JoinHandle::join);
+    answers.map(|answer| answer.expect("an answer")).collect()
+}
+
+fn patient(redis: &RedisServer) -> Leasehold {
+    let server = Leasehold::start([
+        ("LEASEHOLD_REDIS_URL", redis.url()),
+        ("LEASEHOLD_REDIS_RESPONSE_TIMEOUT_MS", "10000".to_owned()),
+        // As long as Redis is stopped here.
+        ("LEASEHOLD_MAX_CLOCK_SKEW_MS", "5000".to_owned()),
+        ("LEASEHOLD_REDIS_POOL_SIZE", LANES.to_string()),
+    ]);
+    server.wait_ready();
+    server
+}
+
+#[test]
+fn operations_that_come_together_go_in_few_calls_each_with_one_guard() {
+    let redis = RedisServer::plain();
+    let server = patient(&redis);
+    let keys: Vec<_> = (0..OPERATIONS)
+        .map(|number| format!("a/{number}"))
+        .collect();
+    let before = calls(&redis);
+    let answers = acquire_together(&redis, &server, &keys);
+    let after = calls(&redis);
+    for answer in &answers {
+        assert_eq!(answer.status, 201, "{}", answer.body);
+    }
+    let more = |command: &str| after.get(command).unwrap_or(&0) - before.get(command).unwrap_or(&0);
+    let (scripts, guards) = (more("evalsha") + more("eval"), more("info"));
+    println!("{OPERATIONS} operations in {scripts} calls, with {guards} guards");
+    // The first of each lane may go alone; the heartbeat is a call, and asks as they do.
+    let most = LANES + OPERATIONS.div_ceil(MAX_BATCH) + 8;
+    assert!(
+        scripts >= OPERATIONS.div_ceil(MAX_BATCH),
+        "batches have a bound"
+    );
+    assert!(scripts <= most, "{scripts}");
+    assert!(guards <= most, "{guards}");
+}
+
+#[test]
+fn operation_that_fails_leaves_its_neighbours_alone() {
+    let redis = RedisServer::plain();
+    let server = patient(&redis);
+    // No lock, and no script can read it.
+    redis.cli(&["LPUSH", "leasehold:lock:bad", "something else"]);
+    let keys: Vec<_> = (0..30)
+        .map(|number| format!("a/{number}"))
+        .chain(["bad".to_owned()])
+        .chain((30..60).map(|number| format!("a/{number}")))
+        .collect();
+    let answers = acquire_together(&redis, &server, &keys);
+    for (key, answer) in keys.iter().zip(&answers) {
+        let expected = if key == "bad" { 500 } else { 201 };
+        assert_eq!(answer.status, expected, "{key}: {}", answer.body);
+    }
+}
+
+#[test]
+fn operation_that_comes_alone_waits_for_no_others() {
+    let redis = RedisServer::plain();
+    let server = patient(&redis);
+    let api = server.api();
+    let once = |number: usize| {
+        let begun = Instant::now();
+        let reply = api.acquire(&format!("a/{number}"), None);
+        assert_eq!(reply.status, 201, "{}", reply.body);
+        begun.elapsed()
+    };
+    // The quickest: what else runs on this machine only delays.
+    let quickest = (0..200).map(once).min().expect("some");
+    println!("{quickest:?}");
+    assert!(quickest < Duration::from_millis(5), "{quickest:?}");
+}

@@ -1,0 +1,135 @@
+//! A server that was told to end: what it still does, and for how long.
+
+use std::net::TcpStream;
+use std::thread::{self, JoinHandle, sleep};
+use std::time::{Duration, Instant};
+
+use leasehold::server::DRAIN_DEADLINE;
+use serde_json::json;
+
+use crate::support::eventually;
+use crate::support::http::{Reply, try_http};
+use crate::support::leasehold::Leasehold;
+use crate::support::redis::RedisServer;
+
+const SLACK: Duration = Duration::from_secs(5);
+
+/// A server that waits for Redis much longer than it may take to end.
+fn patient(redis: &RedisServer) -> Leasehold {
+    let server = Leasehold::start([
+        ("LEASEHOLD_REDIS_URL", redis.url()),
+        ("LEASEHOLD_REDIS_RESPONSE_TIMEOUT_MS", "30000".to_owned()),
+    ]);
+    server.wait_ready();
+    server
+}
+
+/// Renews a lease at a Redis that does not answer.
+fn stuck_renewal(
+    redis: &RedisServer,
+    server: &Leasehold,
+    lease: &Reply,
+) -> JoinHandle<Option<Reply>> {
+    redis.pause();
+    let (addr, id) = (server.addr().to_owned(), lease.lease_id());
+    let renewal = thread::spawn(move || {
+        try_http(&addr, "PUT", "/locks/a/lease", &[("Lease-Id", &id)], None).ok()
+    });
+    sleep(Duration::from_millis(300));
+    renewal
+}
+
+#[test]
+fn call_under_way_is_answered_and_readiness_is_503_until_then() {
+    let redis = RedisServer::plain();
+    let server = patient(&redis);
+    let lease = server.api().acquire("a", json!({"ttl_ms": 60_000}));
+    let renewal = stuck_renewal(&redis, &server, &lease);
+    server.terminate();
+    let ready = || try_http(server.addr(), "GET", "/readyz", &[], None).ok();
+    eventually(SLACK, "readiness is 503", || {
+        ready().is_some_and(|reply| reply.status == 503 && reply.json()["status"] == "draining")
+    });
+    let refused = server.api().acquire("b", json!({"wait_ms": 20_000}));
+    assert_eq!(refused.status, 503, "{}", refused.body);
+    assert_eq!(
+        refused.json()["type"],
+        "urn:leasehold:problem:shutting-down"
+    );
+    assert_eq!(refused.json()["outcome"], "none");
+    redis.resume();
+    let renewed = renewal.join().expect("an end").expect("an answer");
+    assert_eq!(renewed.status, 200, "{}", renewed.body);
+    assert!(server.wait_exit(SLACK).success());
+    let next = Leasehold::on(&redis);
+    assert_eq!(
+        next.api().inspect("a").fencing_token(),
+        lease.fencing_token()
+    );
+}
+
+#[test]
+fn server_ends_at_its_deadline_although_a_call_is_under_way_and_leases_stay() {
+    let redis = RedisServer::plain();
+    let server = patient(&redis);
+    let lease = server.api().acquire("a", json!({"ttl_ms": 60_000}));
+    let renewal = stuck_renewal(&redis, &server, &lease);
+    let told = Instant::now();
+    server.terminate();
+    assert!(server.wait_exit(DRAIN_DEADLINE + SLACK).success());
+    let took = told.elapsed();
+    assert!(took >= DRAIN_DEADLINE, "{took:?}");
+    assert_eq!(
+        renewal.join().expect("an end").map(|reply| reply.status),
+        None
+    );
+    redis.resume();
+    let next = Leasehold::on(&redis);
+    assert_eq!(next.api().renew("a", &lease.lease_id(), None).status, 200);
+}
+
+#[test]
+fn idle_connections_do_not_hold_up_the_end() {
+    let redis = RedisServer::plain();
+    for server in [Leasehold::in_memory(), Leasehold::on(&redis)] {
+        let silent = [(); 3].map(|()| TcpStream::connect(server.addr()).expect("a connection"));
+        server.wait_ready();
+        let told = Instant::now();
+        server.terminate();
+        assert!(server.wait_exit(SLACK).success());
+        assert!(told.elapsed() < SLACK, "{:?}", told.elapsed());
+        drop(silent);
+    }
+}
+
+#[test]
+fn many_waiters_are_answered_at_once_on_every_store() {
+    let redis = RedisServer::plain();
+    for server in [Leasehold::in_memory(), Leasehold::on(&redis)] {
+        let api = server.api();
+        assert_eq!(api.acquire("a", json!({"ttl_ms": 60_000})).status, 201);
+        let waiters: Vec<_> = (0..40)
+            .map(|_| {
+                let api = api.clone();
+                thread::spawn(move || api.acquire("a", json!({"wait_ms": 40_000})))
+            })
+            .collect();
+        eventually(SLACK, "all wait", || {
+            api.inspect("a").json()["waiters"] == 40
+        });
+        let told = Instant::now();
+        server.terminate();
+        for waiter in waiters {
+            let refused = waiter.join().expect("an answer");
+            assert_eq!(refused.status, 503, "{}", refused.body);
+            assert_eq!(
+                refused.json()["type"],
+                "urn:leasehold:problem:shutting-down"
+            );
+        }
+        assert!(server.wait_exit(SLACK).success());
+        assert!(told.elapsed() < SLACK, "{:?}", told.elapsed());
+    }
+    let next = Leasehold::on(&redis).api().inspect("a").json();
+    assert_eq!((&next["held"], &next["waiters"]), (&json!(true), &json!(0)));
+}
