@@ -19,11 +19,7 @@ function verbs.acquire(call, lock_key, id, attempt, ttl, idem, request, holder, 
       return lease_reply('replayed', l)
     end
   end
-  if idem ~= '' then
-    for _, r in ipairs(lock.released) do
-      if r.idem == idem then return { 'already_released' } end
-    end
-  end
+  if idem ~= '' and was_released_as(lock, idem, call) then return { 'already_released' } end
 
   local queue, waiter = queue_of(lock_key, call), waiter_id(id, idem)
   local place = {
