@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -61,6 +60,13 @@ pub(super) struct Attempted {
     in_doubt: AtomicBool,
 }
 
+/// Something that a request leaves in the store and that nobody will come for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Leftover {
+    /// It may yet come into being.
+    in_doubt: bool,
+}
+
 impl Attempted {
     pub(super) fn new(
         service: Arc<Surroundings>,
@@ -82,25 +88,28 @@ impl Attempted {
         }
     }
 
-    pub(super) async fn run(
-        self,
-        answer: oneshot::Sender<Result<Acquired, ServiceError>>,
-        was_received: oneshot::Receiver<()>,
-    ) {
+    /// Runs the request to its end, and gives it back with its result: what is left to do depends on whether
+    /// the client gets it.
+    pub(super) async fn run(self) -> (Self, Result<Acquired, ServiceError>) {
         let result = self.acquire().await;
+        (self, result)
+    }
+
+    /// What a client that got the result, or did not, leaves behind. A client that has no Idempotency-Key cannot
+    /// come back for what may have been granted to it. A replay is not taken back: the answer before it may have
+    /// arrived.
+    pub(super) fn leftover(
+        &self,
+        result: &Result<Acquired, ServiceError>,
+        handed_over: bool,
+    ) -> Option<Leftover> {
         let granted = matches!(result, Ok(Acquired::Granted(_)));
-        let failed = result.is_err();
-        let unknown = failed && self.in_doubt.load(Ordering::Relaxed);
-        let handed_over = answer.send(result).is_ok() && was_received.await.is_ok();
-        let left_a_place = failed && self.queued.load(Ordering::Relaxed);
-        // A client that has no Idempotency-Key cannot come back for what may have been granted to it. A
-        // replay is not taken back: the answer before it may have arrived.
-        if granted && !handed_over
-            || unknown && (!handed_over || self.request.idempotency.is_none())
-            || left_a_place
-        {
-            self.take_back(unknown).await;
-        }
+        let in_doubt = result.is_err() && self.in_doubt.load(Ordering::Relaxed);
+        let queued = result.is_err() && self.queued.load(Ordering::Relaxed);
+        let is_left = granted && !handed_over
+            || in_doubt && (!handed_over || self.request.idempotency.is_none())
+            || queued;
+        is_left.then_some(Leftover { in_doubt })
     }
 
     async fn acquire(&self) -> Result<Acquired, ServiceError> {
@@ -242,7 +251,7 @@ impl Attempted {
 
     /// Undoes what nobody received, or cuts it short for a client that can come back. A command whose
     /// outcome is unknown may reach the store after its undo, so that is repeated.
-    async fn take_back(&self, unknown: bool) {
+    pub(super) async fn take_back(&self, leftover: Leftover) {
         let keep = self.request.idempotency.map(|_| KEPT_FOR_A_RETURN);
         let store = &self.service.store;
         let end = Instant::now() + UNDO_FOR;
@@ -257,7 +266,7 @@ impl Attempted {
                 )
                 .await;
             let pause = match undone {
-                Ok(undone) if undone || !unknown => break,
+                Ok(undone) if undone || !leftover.in_doubt => break,
                 Ok(_) => LATE_GRANT,
                 Err(error) => {
                     tracing::debug!(key = %self.key, "a grant could not be taken back yet: {error}");

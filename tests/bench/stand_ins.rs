@@ -95,9 +95,7 @@ async fn acquire(
     Path(key): Path<String>,
     axum::Json(body): axum::Json<AcquireBody>,
 ) -> Result<(StatusCode, axum::Json<Granted>), StatusCode> {
-    let mut random = [0; 16];
-    getrandom::fill(&mut random).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
-    let lease_id = format!("{:032x}", u128::from_be_bytes(random));
+    let lease_id = format!("{:032x}", rand::random::<u128>());
     let unavailable = |_| StatusCode::SERVICE_UNAVAILABLE;
     let mut connection = state
         .pool
