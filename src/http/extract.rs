@@ -61,6 +61,11 @@ pub fn set_key_apart(mut request: Request) -> Request {
         None => (rest, "/locks/key"),
     };
     let key = RawKey(key.to_owned());
+    if !key.0.is_empty() && !key.0.contains('/') {
+        // One segment as it is.
+        request.extensions_mut().insert(key);
+        return request;
+    }
     let mut parts = request.uri().clone().into_parts();
     let query = request
         .uri()

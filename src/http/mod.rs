@@ -16,14 +16,13 @@ pub mod wire;
 use std::any::Any;
 
 use axum::Router;
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{Request, State};
 use axum::http::header::{CACHE_CONTROL, HOST, TRANSFER_ENCODING};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
-use axum::middleware::{Next, from_fn, from_fn_with_state, map_request};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use tokio::time::Instant;
-use tower::Layer;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
 use utoipa_axum::router::OpenApiRouter;
@@ -78,12 +77,10 @@ pub fn router(app: App) -> Router {
             )
         })
         .layer(CatchPanicLayer::custom(report_panic))
-        .layer(from_fn(remember_route))
         .with_state(app.clone());
     // Layers of a router come after its routing; the key must be set apart before it.
-    let keyed = map_request(async |request| set_key_apart(request)).layer(inner);
     Router::new()
-        .fallback_service(keyed)
+        .fallback_service(inner)
         .layer(from_fn_with_state(app, answer))
 }
 
@@ -93,6 +90,8 @@ async fn answer(State(app): State<App>, mut request: Request, next: Next) -> Res
     let request_id = request_id(request.headers());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     request.extensions_mut().insert(Arrived(arrived));
+    let request = set_key_apart(request);
+    let route = route_of(request.uri().path());
     let mut response = match check_framing(&request) {
         Ok(()) => {
             // Whatever is logged on the way has the id that the client is told.
@@ -107,10 +106,6 @@ async fn answer(State(app): State<App>, mut request: Request, next: Next) -> Res
     if let Some(problem) = pending_problem(&mut response) {
         problem.write(request_id.to_str().unwrap_or_default(), &mut response);
     }
-    let route = response
-        .extensions()
-        .get::<MatchedPath>()
-        .map_or("none", MatchedPath::as_str);
     let status = response.status().as_u16();
     app.metrics
         .answered(route, method_label(&method), status, arrived.elapsed());
@@ -140,14 +135,19 @@ async fn authenticate(
     Ok(next.run(request).await)
 }
 
-/// Keeps the route for the log and the metrics, which stand outside of the router.
-async fn remember_route(request: Request, next: Next) -> Response {
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let mut response = next.run(request).await;
-    if let Some(route) = route {
-        response.extensions_mut().insert(route);
+/// The route of a path whose key was set apart; what clients make up must not become a metric's label each.
+fn route_of(path: &str) -> &'static str {
+    match path {
+        "/livez" => "/livez",
+        "/readyz" => "/readyz",
+        "/metrics" => "/metrics",
+        "/openapi.json" => "/openapi.json",
+        "/locks" => "/locks",
+        path if path.starts_with("/docs") => "/docs",
+        path if path.starts_with("/locks/") && path.ends_with("/lease") => "/locks/{key}/lease",
+        path if path.starts_with("/locks/") => "/locks/{key}",
+        _ => "none",
     }
-    response
 }
 
 /// What proxies disagree about is refused: no `Host` or two, or one that is none, and any transfer

@@ -525,10 +525,6 @@ impl From<ServiceError> for Problem {
                 Outcome::None,
                 "ask another server, or this one when it is back",
             ),
-            ServiceError::Panicked => {
-                tracing::error!("an operation panicked");
-                Self::internal()
-            }
         }
     }
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -85,29 +84,29 @@ impl Attempted {
         }
     }
 
-    pub(super) async fn run(
-        mut self,
-        answer: oneshot::Sender<Result<Acquired, ServiceError>>,
-        was_received: oneshot::Receiver<()>,
-    ) {
+    /// Runs the request to its end, and gives it back with its result: what is left to do depends on whether
+    /// the client gets it.
+    pub(super) async fn run(mut self) -> (Self, Result<Acquired, ServiceError>) {
         let result = self.acquire().await.map_err(|error| self.honest(error));
-        let granted = matches!(result, Ok(Acquired::Granted(_)));
-        let refused = !matches!(
-            result,
-            Ok(Acquired::Granted(_) | Acquired::Replayed(_)) | Err(_)
-        );
-        let failed = result.is_err();
-        let unknown = failed && self.in_doubt;
-        let handed_over = answer.send(result).is_ok() && was_received.await.is_ok();
-        let left_a_place = failed && self.queued;
-        // A client that has no Idempotency-Key cannot come back for what may have been granted to it. A
-        // replay is not taken back: the answer before it may have arrived.
-        if granted && !handed_over
-            || unknown && (!handed_over || self.request.idempotency.is_none())
-            || left_a_place
-            || refused && self.late_until.is_some()
-        {
-            self.take_back().await;
+        (self, result)
+    }
+
+    /// Whether a client that got the result, or did not, leaves something in the store that nobody will come for. A
+    /// client that has no Idempotency-Key cannot come back for what may have been granted to it. A replay is not
+    /// taken back: the answer before it may have arrived.
+    pub(super) fn is_to_be_taken_back(
+        &self,
+        result: &Result<Acquired, ServiceError>,
+        handed_over: bool,
+    ) -> bool {
+        match result {
+            Ok(Acquired::Granted(_)) => !handed_over,
+            Ok(Acquired::Replayed(_)) => false,
+            Ok(_) => self.late_until.is_some(),
+            Err(_) => {
+                let can_come_back = handed_over && self.request.idempotency.is_some();
+                self.queued || self.in_doubt && !can_come_back
+            }
         }
     }
 
@@ -265,7 +264,7 @@ impl Attempted {
 
     /// Undoes what nobody received, or cuts it short for a client that can come back; and once more when nothing
     /// can reach the store any more that it has not answered.
-    async fn take_back(&self) {
+    pub(super) async fn take_back(&self) {
         let keep = self.request.idempotency.map(|_| KEPT_FOR_A_RETURN);
         let end = Instant::now() + UNDO_FOR;
         while Instant::now() < end {

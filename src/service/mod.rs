@@ -1,21 +1,23 @@
 //! The one layer between HTTP and a store: mints lease ids, waits, and takes back what a client that
 //! is gone was granted.
 //!
-//! Every operation that changes a lock runs in a task of its own, because the future of a request is
-//! dropped when its client disconnects, and half an acquisition must not be left behind.
+//! Every operation that changes a lock outlives its request, because the future of a request is dropped
+//! when its client disconnects, and half an acquisition must not be left behind: what is left of it then
+//! runs on in a task of its own.
 
 mod acquisition;
+mod outlive;
 mod request;
 mod waiting;
 
 use std::future::Future;
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::acquisition::{Attempted, Surroundings};
+use self::outlive::Outlive;
 use self::waiting::Waiting;
 use crate::lock::key::LockKey;
 use crate::lock::lease::{FencingToken, LeaseId, Ttl};
@@ -78,13 +80,22 @@ impl LockService {
         }
         let gone = CancellationToken::new();
         let _leave_when_dropped = gone.clone().drop_guard();
-        let (answer, answered) = oneshot::channel();
-        let (received, was_received) = oneshot::channel();
         let acquisition = Attempted::new(Arc::clone(&self.surroundings), key, request, gone);
-        self.tasks.spawn(acquisition.run(answer, was_received));
-        let result = answered.await.map_err(|_| ServiceError::Panicked)?;
-        // No await since the answer came: from here on it is the caller's.
-        let _task_ended = received.send(());
+        let tasks = self.tasks.clone();
+        let (acquisition, result) = Outlive::new(acquisition.run(), move |rest| {
+            tasks.spawn(async move {
+                let (acquisition, result) = rest.await;
+                if acquisition.is_to_be_taken_back(&result, false) {
+                    acquisition.take_back().await;
+                }
+            });
+        })
+        .await;
+        // No await since the result came: from here on it is the caller's.
+        if acquisition.is_to_be_taken_back(&result, true) {
+            self.tasks
+                .spawn(async move { acquisition.take_back().await });
+        }
         result
     }
 
@@ -179,11 +190,9 @@ impl LockService {
         &self,
         operation: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> Result<T, ServiceError> {
-        Ok(self
-            .tasks
-            .spawn(operation)
-            .await
-            .map_err(|_| ServiceError::Panicked)??)
+        let tasks = self.tasks.clone();
+        let outliving = Outlive::new(operation, move |rest| drop(tasks.spawn(rest)));
+        Ok(outliving.await?)
     }
 }
 

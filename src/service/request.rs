@@ -56,8 +56,6 @@ pub enum ServiceError {
     Store(StoreError),
     /// The server is about to end; nothing was done.
     ShuttingDown,
-    /// A defect; the outcome is unknown.
-    Panicked,
 }
 
 impl From<StoreError> for ServiceError {

@@ -19,9 +19,9 @@ function verbs.acquire(call, lock_key, id, attempt, ttl, idem, request, holder, 
       return lease_reply('replayed', l)
     end
   end
-  for _, r in ipairs(lock.released) do
-    -- It is repeated, or a command of it comes late.
-    if r.id == id or idem ~= '' and r.idem == idem then return { 'already_released' } end
+  -- It is repeated, or a command of it comes late.
+  if was_released(lock, id, call) or idem ~= '' and was_released_as(lock, idem, call) then
+    return { 'already_released' }
   end
 
   local queue, waiter = queue_of(lock_key, call), waiter_id(id, idem)

@@ -1,0 +1,150 @@
+//! Section g: speed as locks and connections become more.
+
+use std::time::Duration;
+
+use crate::Bench;
+use crate::cycles::{Dialect, Session, hold, size};
+use crate::plot::{self, Line};
+use crate::report::{Reach, Rounds, number};
+use crate::servers::{Redis, Server};
+
+const CONNECTIONS: usize = 64;
+const HELD_FOR_MS: u64 = 3_600_000;
+
+pub(crate) fn run(bench: &mut Bench) {
+    with_held_locks(bench);
+    with_connections(bench);
+}
+
+/// Against the same server with the smallest number of locks, at the same moment.
+fn with_held_locks(bench: &mut Bench) {
+    println!("\n== g: held locks");
+    let steps: &[usize] = if bench.quick {
+        &[1000, 10_000, 100_000]
+    } else {
+        &[1000, 10_000, 100_000, 1_000_000]
+    };
+    let mut lines = Vec::new();
+    let redis = [Redis::start(), Redis::start()];
+    let stores = [
+        (
+            "memory store",
+            [Server::in_memory(&[]), Server::in_memory(&[])],
+        ),
+        (
+            "Redis store",
+            [Server::on(&redis[0], &[]), Server::on(&redis[1], &[])],
+        ),
+    ];
+    for (name, [small, grown]) in &stores {
+        let mut held = [0, 0];
+        let mut points = Vec::new();
+        for step in steps {
+            if held[0] == 0 {
+                held[0] = steps[0];
+                report_failures(bench, hold(small.address, 0, steps[0], HELD_FOR_MS));
+            }
+            report_failures(bench, hold(grown.address, held[1], *step, HELD_FOR_MS));
+            held[1] = *step;
+            let (mut base, mut values) = (Vec::new(), Vec::new());
+            for _ in 0..bench.pick(2, 3) {
+                base.push(speed(bench, small, CONNECTIONS));
+                values.push(speed(bench, grown, CONNECTIONS));
+            }
+            let figure = format!("{name} with {} held locks", number(size(*step)));
+            bench.report.compare(
+                ('g', &figure, "cycles/s"),
+                &values,
+                ("1,000 held", &base),
+                Reach::Nothing,
+            );
+            points.push((size(*step), Rounds::ratio(&values, &base).median));
+        }
+        lines.push(Line { name, points });
+    }
+    plot::lines(
+        bench,
+        "held-locks",
+        "Cycles of acquire and release beside held locks, 64 connections",
+        (
+            "held locks",
+            "cycles/s, as a multiple of those with 1,000 held locks",
+        ),
+        &lines,
+    );
+}
+
+/// Against one connection to the empty handler, and against the same number of them.
+fn with_connections(bench: &mut Bench) {
+    println!("\n== g: connections");
+    let redis = Redis::start();
+    let canned = serde_json::json!([
+        { "status": 201, "headers": [["content-type", "application/json"], ["cache-control", "no-store"]],
+          "body": format!("{{\"lease_id\":\"{:032x}\"{:250}}}", 0, "") },
+        { "status": 204, "headers": [["cache-control", "no-store"]], "body": "" },
+    ]);
+    let empty = Server::stand_in(&["empty", &canned.to_string()]);
+    let servers = [
+        ("empty handler", empty),
+        ("memory store", Server::in_memory(&[])),
+        ("Redis store", Server::on(&redis, &[])),
+    ];
+    let steps = [1, 4, 16, 64, 256, 1024];
+    let mut lines: Vec<Line> = servers
+        .iter()
+        .map(|(name, _)| Line {
+            name,
+            points: Vec::new(),
+        })
+        .collect();
+    let mut single = 0.0;
+    for connections in steps {
+        let mut speeds = [const { Vec::new() }; 3];
+        for _ in 0..bench.pick(2, 3) {
+            for ((_, server), speeds) in servers.iter().zip(&mut speeds) {
+                speeds.push(speed(bench, server, connections));
+            }
+        }
+        if connections == 1 {
+            single = Rounds::of(&speeds[0]).median;
+        }
+        for (((name, _), line), values) in servers.iter().zip(&mut lines).zip(&speeds) {
+            let figure = format!("{name}, {connections} connections");
+            let base = "empty handler, as many";
+            bench.report.compare(
+                ('g', &figure, "cycles/s"),
+                values,
+                (base, &speeds[0]),
+                Reach::Nothing,
+            );
+            line.points
+                .push((size(connections), Rounds::of(values).median / single));
+        }
+    }
+    plot::lines(
+        bench,
+        "connections",
+        "Cycles of acquire and release by connections",
+        (
+            "connections",
+            "cycles/s, as a multiple of one connection to a handler that does nothing",
+        ),
+        &lines,
+    );
+}
+
+fn report_failures(bench: &mut Bench, failures: u64) {
+    if failures > 0 {
+        bench
+            .report
+            .note(format!("g: {failures} locks could not be acquired"));
+    }
+}
+
+fn speed(bench: &Bench, server: &Server, connections: usize) -> f64 {
+    let mut session = Session::open(Dialect::Leasehold, server.address, connections, "bench");
+    session.run(Duration::from_millis(200));
+    let tally = session.run(Duration::from_millis(bench.pick(500, 1000)));
+    session.settle();
+    tally.per_second()
+}

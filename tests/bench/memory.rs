@@ -1,0 +1,77 @@
+//! Section h: what a held lock takes in Redis, and what remains when all is over.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::Bench;
+use crate::cycles::{self, size};
+use crate::report::Reach;
+use crate::servers::{Redis, Server};
+
+/// Redis drops a lock half a minute after its deadline, and may take a while to find it.
+const GONE_LIMIT: Duration = Duration::from_secs(60);
+
+/// What may remain: the record of the activation, and the servers' heartbeats.
+const MAY_REMAIN: [&str; 2] = ["leasehold:meta", "leasehold:servers"];
+
+/// Locks that expire while other sections run.
+pub(crate) struct Held {
+    redis: Redis,
+    _server: Server,
+    before: f64,
+}
+
+pub(crate) fn hold(bench: &mut Bench) -> Held {
+    println!("\n== h: Redis memory of held locks");
+    let redis = Redis::start();
+    let server = Server::on(&redis, &[]);
+    let locks = bench.pick(20_000, 100_000);
+    let before = redis.info("used_memory");
+    let failures = cycles::hold(server.address, 0, locks, 1000);
+    let each = (redis.info("used_memory") - before) / (size(locks) - cycles::count(failures));
+    let name = "Redis memory of a held lock (a name of 12 bytes, no holder, no metadata)";
+    bench
+        .report
+        .absolute(('h', name, "bytes"), &[each], Reach::Nothing);
+    Held {
+        redis,
+        _server: server,
+        before,
+    }
+}
+
+impl Held {
+    /// Waits until Redis has dropped all locks.
+    pub(crate) fn finish(self, bench: &mut Bench) {
+        println!("\n== h: when all have expired");
+        let end = Instant::now() + GONE_LIMIT;
+        let mut others = self.others();
+        while !others.is_empty() && Instant::now() < end {
+            sleep(Duration::from_millis(500));
+            others = self.others();
+        }
+        let name =
+            "keys in Redis besides its record and the heartbeats, when all locks have expired";
+        bench.report.absolute(
+            ('h', name, "keys"),
+            &[size(others.len())],
+            Reach::AtMost(0.0),
+        );
+        let left = self.redis.info("used_memory") - self.before;
+        let name = "Redis memory left, when all locks have expired";
+        bench
+            .report
+            .absolute(('h', name, "bytes"), &[left], Reach::Nothing);
+    }
+
+    fn others(&self) -> Vec<String> {
+        let mut connection = self.redis.connect();
+        let keys: Vec<String> = redis::cmd("KEYS")
+            .arg("*")
+            .query(&mut connection)
+            .expect("Redis answers");
+        keys.into_iter()
+            .filter(|key| !MAY_REMAIN.contains(&key.as_str()))
+            .collect()
+    }
+}

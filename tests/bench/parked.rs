@@ -1,0 +1,200 @@
+//! Section f: tens of thousands who wait.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::Bench;
+use crate::cycles::{acquire, count, get, release, renew, size};
+use crate::generator::{Connections, quoted};
+use crate::process::until;
+use crate::report::{Reach, percentile};
+use crate::servers::{Redis, Server};
+
+/// Waiters of one key.
+const PER_KEY: usize = 1000;
+
+/// The most that wait, and how many files a process needs besides.
+const MOST: usize = 20_000;
+const OTHER_FILES: usize = 500;
+
+/// Connections that work beside those who wait.
+const WORKERS: usize = 4;
+
+/// How long a request may wait here.
+const WAIT_MS: &str = "600000";
+
+pub(crate) fn run(bench: &mut Bench) {
+    println!("\n== f: parked waiters");
+    let redis = Redis::start();
+    let variables = [("LEASEHOLD_MAX_WAIT_MS", WAIT_MS)];
+    // One with nobody parked, to compare with at the same moment.
+    let (full, empty) = (Server::on(&redis, &variables), {
+        let apart = [
+            ("LEASEHOLD_MAX_WAIT_MS", WAIT_MS),
+            ("LEASEHOLD_KEY_PREFIX", "empty:"),
+        ];
+        Server::on(&redis, &apart)
+    });
+    let before = full.process.resident();
+    let half = park(&full, 0, 10_000);
+    compare_latency(bench, &full, &empty);
+    let parked = MOST.min((bench.open_files - OTHER_FILES) / PER_KEY * PER_KEY);
+    let rest = park(&full, 10_000, parked);
+    let each = (full.process.resident() - before) / size(parked) / 1024.0;
+    let name = format!("server memory of a parked waiter, its connection included ({parked})");
+    bench
+        .report
+        .absolute(('f', &name, "KiB"), &[each], Reach::AtMost(20.0));
+    drop(empty);
+    idle(bench, &redis, &full, parked);
+    drop((half, rest));
+}
+
+/// Those who wait, each on a connection, for locks that somebody holds.
+fn park(server: &Server, from: usize, to: usize) -> Connections {
+    let mut holders = Connections::open(&[server.address], 1).expect("the server listens");
+    let waiting = format!("{{\"ttl_ms\":3600000,\"wait_ms\":{WAIT_MS}}}");
+    let mut line = Connections::open(&[server.address], to - from)
+        .expect("connections: are there ports enough?");
+    for (at, waiter) in (from..to).enumerate() {
+        let key = format!("parked-{}", waiter / PER_KEY);
+        if waiter % PER_KEY == 0 {
+            let (status, body) = holders.ask(0, &acquire(&key, "{\"ttl_ms\":3600000}"));
+            assert_eq!(status, 201, "{body}");
+        }
+        line.send(at, &acquire(&key, &waiting));
+    }
+    until("all waiters to be in line", || {
+        let (_, metrics) = holders.ask(0, &get("metrics"));
+        metrics
+            .lines()
+            .any(|line| line == format!("leasehold_waiters {to}"))
+    });
+    // The last of them may be on its way to Redis.
+    sleep(Duration::from_secs(1));
+    line.turn(Some(Duration::ZERO), |_, _, answer| {
+        panic!("a waiter was answered {}", answer.status)
+    });
+    line
+}
+
+fn compare_latency(bench: &mut Bench, full: &Server, empty: &Server) {
+    let (mut beside, mut alone) = (Times::default(), Times::default());
+    for _ in 0..bench.pick(3, 7) {
+        alone.add(work(empty, Duration::from_millis(700)));
+        beside.add(work(full, Duration::from_millis(700)));
+    }
+    let base = "nobody parked";
+    for (at, what) in ["renew", "release", "/readyz"].iter().enumerate() {
+        let name = format!("{what} p99 with 10,000 parked waiters");
+        bench.report.compare(
+            ('f', &name, "ms"),
+            &beside.0[at],
+            (base, &alone.0[at]),
+            Reach::Nothing,
+        );
+    }
+}
+
+/// p99 of renew, release and readyz, round by round.
+#[derive(Default)]
+struct Times([Vec<f64>; 3]);
+
+impl Times {
+    fn add(&mut self, mut times: [Vec<u32>; 3]) {
+        for (all, times) in self.0.iter_mut().zip(&mut times) {
+            all.push(percentile(times, 0.99));
+        }
+    }
+}
+
+/// Acquire, renew, release, readyz, again and again; the times of the last three in microseconds.
+fn work(server: &Server, time: Duration) -> [Vec<u32>; 3] {
+    let mut connections =
+        Connections::open(&[server.address], WORKERS).expect("the server listens");
+    let mut times: [Vec<u32>; 3] = Default::default();
+    let mut step = [0; WORKERS];
+    let mut sent = [Instant::now(); WORKERS];
+    let mut lease_ids: Vec<Vec<u8>> = vec![Vec::new(); WORKERS];
+    let key = |id: usize| format!("worker-{id}");
+    for id in 0..WORKERS {
+        connections.send(id, &acquire(&key(id), "{\"ttl_ms\":10000}"));
+    }
+    let begun = Instant::now();
+    let mut open = WORKERS;
+    while open > 0 {
+        connections.turn(Some(time), |senders, id, answer| {
+            assert!(
+                (200..300).contains(&answer.status),
+                "answered {}",
+                answer.status
+            );
+            let now = Instant::now();
+            if step[id] > 0 {
+                times[step[id] - 1]
+                    .push(u32::try_from((now - sent[id]).as_micros()).unwrap_or(u32::MAX));
+            } else {
+                lease_ids[id] = quoted(answer.body, "\"lease_id\":\"")
+                    .expect("a lease has an id")
+                    .to_vec();
+            }
+            step[id] = (step[id] + 1) % 4;
+            if step[id] == 0 && begun.elapsed() >= time {
+                open -= 1;
+                return;
+            }
+            let request = match step[id] {
+                0 => acquire(&key(id), "{\"ttl_ms\":10000}"),
+                1 => renew(&key(id), &lease_ids[id]),
+                2 => release(&key(id), &lease_ids[id]),
+                _ => get("readyz"),
+            };
+            sent[id] = now;
+            senders.send(id, &request);
+        });
+    }
+    times
+}
+
+/// What goes on while nothing happens.
+fn idle(bench: &mut Bench, redis: &Redis, server: &Server, parked: usize) {
+    let time = Duration::from_secs(bench.pick(5, 10));
+    // What was just parked settles.
+    sleep(Duration::from_secs(2));
+    let cpu = || [server.process.cpu(), redis.process.cpu()];
+    let (begun, before) = (Instant::now(), cpu());
+    let commands = redis.commands_within(time);
+    let commands = commands
+        .iter()
+        .map(|command| command[0].to_ascii_lowercase());
+    let commands: Vec<String> = commands.collect();
+    let (elapsed, after) = (begun.elapsed().as_secs_f64(), cpu());
+    let each = count(commands.len() as u64) / elapsed;
+    let name = format!("Redis commands a second of one server with {parked} parked waiters");
+    bench
+        .report
+        .absolute(('f', &name, "/s"), &[each], Reach::AtMost(1.2));
+    let mut kinds = commands.clone();
+    kinds.sort_unstable();
+    kinds.dedup();
+    let many = |kind: &String| {
+        format!(
+            "{kind}: {}",
+            commands.iter().filter(|command| *command == kind).count()
+        )
+    };
+    let kinds: Vec<String> = kinds.iter().map(many).collect();
+    bench.report.note(format!(
+        "f: commands within {elapsed:.0} s of idleness: {}",
+        kinds.join(", ")
+    ));
+    for (name, at) in [
+        ("CPU of the server while they wait", 0),
+        ("CPU of Redis meanwhile", 1),
+    ] {
+        let percent = (after[at] - before[at]) / elapsed * 100.0;
+        bench
+            .report
+            .absolute(('f', name, "% of a core"), &[percent], Reach::Nothing);
+    }
+}

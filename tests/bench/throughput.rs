@@ -1,0 +1,484 @@
+//! Sections a, b and c: how fast, at what cost, and how late at half of that.
+
+use std::net::SocketAddr;
+use std::thread::{self, sleep};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tempfile::TempDir;
+
+use crate::Bench;
+use crate::cycles::{Dialect, Session, acquire, count, release};
+use crate::generator::{Connections, quoted};
+use crate::plot::{self, Bar};
+use crate::process::{cpu_of, is_installed};
+use crate::report::{Reach, Rounds, percentile};
+use crate::servers::{Redis, Server};
+use crate::stand_ins::{self, Canned};
+
+const CONNECTIONS: usize = 64;
+
+/// A cycle is an acquire and a release.
+const OPERATIONS: f64 = 2.0;
+
+struct Candidate {
+    name: String,
+    dialect: Dialect,
+    server: Server,
+    uses_redis: bool,
+    rounds: Vec<Round>,
+}
+
+struct Round {
+    cycles_per_second: f64,
+    /// Microseconds of CPU for one operation.
+    server_cpu: f64,
+    redis_cpu: f64,
+    generator_cpu: f64,
+    /// Operations for each script call.
+    batch: f64,
+    failures: u64,
+}
+
+pub(crate) fn run(bench: &mut Bench) {
+    println!("\n== a, b, c: acquire and release with {CONNECTIONS} connections");
+    let redis = Redis::start();
+    let directory = TempDir::new().expect("a temporary directory");
+    let mut candidates = candidates(bench, &redis, &directory);
+    for _ in 0..bench.pick(3, 7) {
+        for candidate in &mut candidates {
+            let round = round(bench, candidate, &redis);
+            candidate.rounds.push(round);
+        }
+    }
+    report_speed(bench, &candidates);
+    report_cpu(bench, &candidates, &redis);
+    latency(bench, &candidates);
+}
+
+fn candidates(bench: &mut Bench, redis: &Redis, directory: &TempDir) -> Vec<Candidate> {
+    let memory = Server::in_memory(&[]);
+    let answers = serde_json::to_string(&canned(memory.address)).expect("two answers are JSON");
+    let candidate = |name: &str, server, uses_redis| Candidate {
+        name: name.to_owned(),
+        dialect: Dialect::Leasehold,
+        server,
+        uses_redis,
+        rounds: Vec::new(),
+    };
+    let quiet = ("RUST_LOG", "warn");
+    let mut all = vec![
+        candidate(EMPTY, Server::stand_in(&["empty", &answers]), false),
+        candidate(MEMORY, memory, false),
+        candidate(QUIET_MEMORY, Server::in_memory(&[quiet]), false),
+        candidate(REDIS, Server::on(redis, &[]), true),
+        candidate(
+            QUIET_REDIS,
+            Server::on(redis, &[quiet, ("LEASEHOLD_KEY_PREFIX", "quiet:")]),
+            true,
+        ),
+        candidate(POOLED, Server::stand_in(&["pooled", &redis.url()]), true),
+    ];
+    for program in &bench.also {
+        let memory = Server::build_of_leasehold(program, &[("LEASEHOLD_STORE", "memory")]);
+        all.push(candidate(
+            &format!("memory store, {program}"),
+            memory,
+            false,
+        ));
+        let url = redis.url();
+        let variables = [
+            ("LEASEHOLD_REDIS_URL", url.as_str()),
+            ("LEASEHOLD_KEY_PREFIX", "also:"),
+        ];
+        let on_redis = Server::build_of_leasehold(program, &variables);
+        all.push(candidate(
+            &format!("Redis store, {program}"),
+            on_redis,
+            true,
+        ));
+    }
+    if is_installed("webdis") {
+        let server = Server::webdis(redis, directory.path());
+        all.push(Candidate {
+            dialect: Dialect::Webdis,
+            ..candidate(WEBDIS, server, true)
+        });
+    } else {
+        bench
+            .report
+            .note("webdis is not installed (tests/bench/install): its row is missing");
+    }
+    all
+}
+
+const EMPTY: &str = "empty handler";
+const MEMORY: &str = "memory store";
+const QUIET_MEMORY: &str = "memory store, RUST_LOG=warn";
+const REDIS: &str = "Redis store";
+const QUIET_REDIS: &str = "Redis store, RUST_LOG=warn";
+const POOLED: &str = "pooled connection per request";
+const WEBDIS: &str = "webdis";
+
+/// What a server answers to an acquire and to its release, so that somebody else can say the same.
+fn canned(at: SocketAddr) -> [Canned; 2] {
+    let mut connections = Connections::open(&[at], 1).expect("the server listens");
+    let mut lease_id = Vec::new();
+    let mut answered = |request: &[u8]| {
+        connections.send(0, request);
+        let mut canned = None;
+        while canned.is_none() {
+            connections.turn(None, |_, _, answer| {
+                lease_id = quoted(answer.body, "\"lease_id\":\"")
+                    .unwrap_or_default()
+                    .to_vec();
+                canned = Some(Canned {
+                    status: answer.status,
+                    headers: headers(answer.head),
+                    body: String::from_utf8_lossy(answer.body).into_owned(),
+                });
+            });
+        }
+        (canned.expect("it answered"), lease_id.clone())
+    };
+    let (acquired, lease_id) = answered(&acquire("bench-0-00", "{\"ttl_ms\":10000}"));
+    let (released, _) = answered(&release("bench-0-00", &lease_id));
+    [acquired, released]
+}
+
+/// All headers but those that the server writes of itself.
+fn headers(head: &[u8]) -> Vec<(String, String)> {
+    let text = String::from_utf8_lossy(head);
+    let headers = text.lines().filter_map(|line| line.split_once(": "));
+    headers
+        .filter(|(name, _)| !["date", "content-length", "connection"].contains(name))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}
+
+fn round(bench: &Bench, candidate: &Candidate, redis: &Redis) -> Round {
+    let name = format!("bench-{}", candidate.rounds.len());
+    let mut session = Session::open(
+        candidate.dialect,
+        candidate.server.address,
+        CONNECTIONS,
+        &name,
+    );
+    session.run(Duration::from_millis(bench.pick(200, 400)));
+    let cpu = || {
+        (
+            candidate.server.process.cpu(),
+            redis.process.cpu(),
+            cpu_of("self"),
+        )
+    };
+    let calls = redis.script_calls();
+    let before = cpu();
+    let tally = session.run(Duration::from_millis(bench.pick(1000, 2000)));
+    let after = cpu();
+    session.settle();
+    let calls = redis.script_calls() - calls;
+    let operations = count(tally.cycles) * OPERATIONS;
+    let each = |before: f64, after: f64| (after - before) * 1e6 / operations;
+    Round {
+        cycles_per_second: tally.per_second(),
+        server_cpu: each(before.0, after.0),
+        redis_cpu: each(before.1, after.1),
+        generator_cpu: each(before.2, after.2),
+        batch: operations / calls.max(1.0),
+        failures: tally.failures,
+    }
+}
+
+fn of(candidates: &[Candidate], name: &str, what: impl Fn(&Round) -> f64) -> Vec<f64> {
+    let candidate = candidates.iter().find(|candidate| candidate.name == name);
+    candidate.map_or_else(Vec::new, |candidate| {
+        candidate.rounds.iter().map(what).collect()
+    })
+}
+
+fn report_speed(bench: &mut Bench, candidates: &[Candidate]) {
+    let speed = |name: &str| of(candidates, name, |round| round.cycles_per_second);
+    let empty = speed(EMPTY);
+    for candidate in candidates {
+        let reach = match candidate.name.as_str() {
+            MEMORY => Reach::AtLeast(0.85),
+            REDIS => Reach::AtLeast(0.55),
+            _ => Reach::Nothing,
+        };
+        let values = speed(&candidate.name);
+        bench.report.compare(
+            ('a', &candidate.name, "cycles/s"),
+            &values,
+            (EMPTY, &empty),
+            reach,
+        );
+        let failures: u64 = candidate.rounds.iter().map(|round| round.failures).sum();
+        if failures > 0 {
+            bench
+                .report
+                .note(format!("{}: {failures} requests failed", candidate.name));
+        }
+    }
+    for (base, least) in [(POOLED, 1.8), (WEBDIS, 1.1)] {
+        let others = speed(base);
+        if !others.is_empty() {
+            for (name, reach) in [
+                (REDIS, Reach::AtLeast(least)),
+                (QUIET_REDIS, Reach::Nothing),
+            ] {
+                bench.report.compare(
+                    ('a', name, "cycles/s"),
+                    &speed(name),
+                    (base, &others),
+                    reach,
+                );
+            }
+        }
+    }
+    let bars: Vec<Bar> = candidates
+        .iter()
+        .map(|candidate| {
+            Bar::new(
+                &candidate.name,
+                Rounds::ratio(&speed(&candidate.name), &empty),
+            )
+        })
+        .collect();
+    plot::bars(
+        bench,
+        "throughput",
+        "Cycles of acquire and release, 64 connections",
+        "cycles/s, as a multiple of an axum handler that does nothing",
+        &bars,
+    );
+}
+
+fn report_cpu(bench: &mut Bench, candidates: &[Candidate], redis: &Redis) {
+    let empty = of(candidates, EMPTY, |round| round.server_cpu);
+    for candidate in candidates {
+        let reach = match candidate.name.as_str() {
+            MEMORY | REDIS => Reach::AtMost(1.7),
+            _ => Reach::Nothing,
+        };
+        let values = of(candidates, &candidate.name, |round| round.server_cpu);
+        let name = format!("server CPU per operation: {}", candidate.name);
+        bench
+            .report
+            .compare(('b', &name, "µs"), &values, (EMPTY, &empty), reach);
+    }
+    let generator = of(candidates, EMPTY, |round| round.generator_cpu);
+    bench.report.absolute(
+        ('b', "the generator's own CPU per operation", "µs"),
+        &generator,
+        Reach::Nothing,
+    );
+    let own = Calls::recorded(redis);
+    let rounds = bench.pick(3, 7);
+    let time = Duration::from_millis(bench.pick(300, 1000));
+    let (mut one_by_one, mut plain) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        one_by_one.push(pipelined(redis, &own, time));
+        plain.push(pipelined(redis, &Calls::plain(redis), time));
+    }
+    for candidate in candidates.iter().filter(|candidate| candidate.uses_redis) {
+        let reach = if candidate.name == REDIS {
+            Reach::AtMost(0.8)
+        } else {
+            Reach::Nothing
+        };
+        let values = of(candidates, &candidate.name, |round| round.redis_cpu);
+        let name = format!("Redis CPU per operation: {}", candidate.name);
+        let base = "the same scripts, one pipelined call per operation";
+        bench
+            .report
+            .compare(('b', &name, "µs"), &values, (base, &one_by_one), reach);
+    }
+    for candidate in candidates
+        .iter()
+        .filter(|candidate| candidate.name.starts_with(REDIS))
+    {
+        let values = of(candidates, &candidate.name, |round| round.batch);
+        let name = format!("operations per script call: {}", candidate.name);
+        bench
+            .report
+            .absolute(('b', &name, ""), &values, Reach::Nothing);
+    }
+    let name = "Redis CPU per operation: one pipelined plain script call (SET NX, GET and DEL) per operation";
+    let base = "the same scripts, one pipelined call per operation";
+    bench.report.compare(
+        ('b', name, "µs"),
+        &plain,
+        (base, &one_by_one),
+        Reach::Nothing,
+    );
+}
+
+/// Calls of scripts for one lock at a time, to be sent again with other locks and lease ids.
+struct Calls {
+    acquire: Vec<String>,
+    release: Vec<String>,
+    key: String,
+    lease_id: String,
+    /// Where the caller's estimate of the time is, in microseconds.
+    time_at: Option<usize>,
+}
+
+impl Calls {
+    /// What a server sends for one acquire and one release.
+    fn recorded(redis: &Redis) -> Self {
+        let server = Server::on(redis, &[("LEASEHOLD_KEY_PREFIX", "recorded:")]);
+        let mut connections = Connections::open(&[server.address], 1).expect("the server listens");
+        let (commands, lease_id) = thread::scope(|scope| {
+            let monitor = scope.spawn(|| redis.commands_within(Duration::from_millis(600)));
+            sleep(Duration::from_millis(200));
+            let (_, lease) = connections.ask(0, &acquire("recorded-lock", "{\"ttl_ms\":10000}"));
+            let lease_id = quoted(lease.as_bytes(), "\"lease_id\":\"")
+                .expect("a lease has an id")
+                .to_vec();
+            connections.ask(0, &release("recorded-lock", &lease_id));
+            let commands = monitor.join().expect("the monitor does not panic");
+            (commands, String::from_utf8_lossy(&lease_id).into_owned())
+        });
+        let call = |verb: &str| {
+            let sent = |command: &&Vec<String>| {
+                command.contains(&lease_id) && command.iter().any(|word| word == verb)
+            };
+            commands
+                .iter()
+                .find(sent)
+                .expect("MONITOR shows the call")
+                .clone()
+        };
+        let (acquire, release) = (call("acquire"), call("release"));
+        // Of all arguments only the time is a number of sixteen digits that begins like this.
+        let seconds = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs()
+            .to_string();
+        let is_time = |word: &String| word.len() == 16 && word.starts_with(&seconds[..6]);
+        Self {
+            key: acquire
+                .iter()
+                .find(|word| word.contains("recorded-lock"))
+                .expect("the lock's key")
+                .clone(),
+            time_at: acquire.iter().position(is_time),
+            acquire,
+            release,
+            lease_id,
+        }
+    }
+
+    /// The scripts of the stand-in with a pooled connection.
+    fn plain(redis: &Redis) -> Self {
+        let mut connection = redis.connect();
+        let mut call = |script: &str| {
+            let mut load = redis::cmd("SCRIPT");
+            let loaded = load.arg("LOAD").arg(script).query(&mut connection);
+            let digest: String = loaded.expect("a script that Redis takes");
+            [
+                "evalsha",
+                &digest,
+                "2",
+                "plain-lock",
+                "plain",
+                "LEASE-ID",
+                "10000",
+            ]
+            .map(str::to_owned)
+            .to_vec()
+        };
+        Self {
+            acquire: call(stand_ins::ACQUIRE),
+            release: call(stand_ins::RELEASE),
+            key: "plain-lock".to_owned(),
+            lease_id: "LEASE-ID".to_owned(),
+            time_at: None,
+        }
+    }
+
+    /// The same call for many locks, `cycle` in each lease id.
+    fn pipe(&self, call: &[String], cycle: u64) -> redis::Pipeline {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let now = now.as_micros().to_string();
+        let mut pipe = redis::pipe();
+        for lock in 0..CONNECTIONS {
+            pipe.cmd(&call[0]);
+            for (at, word) in call.iter().enumerate().skip(1) {
+                if Some(at) == self.time_at {
+                    pipe.arg(&now);
+                } else if *word == self.lease_id {
+                    pipe.arg(format!("{cycle:016x}{lock:016x}"));
+                } else if *word == self.key {
+                    pipe.arg(format!("{word}-{lock}"));
+                } else {
+                    pipe.arg(word);
+                }
+            }
+        }
+        pipe
+    }
+}
+
+/// Microseconds of Redis CPU for one operation, 64 calls in flight on one connection.
+fn pipelined(redis: &Redis, calls: &Calls, time: Duration) -> f64 {
+    let mut connection = redis.connect();
+    let (begun, before, mut operations) = (Instant::now(), redis.process.cpu(), 0);
+    while begun.elapsed() < time {
+        for call in [&calls.acquire, &calls.release] {
+            let pipe = calls.pipe(call, operations / (2 * CONNECTIONS as u64));
+            let replies: redis::Value = pipe.query(&mut connection).expect("Redis runs scripts");
+            if operations == 0 {
+                let replies = format!("{replies:?}");
+                assert!(
+                    !replies.contains("refused") && !replies.contains("guard"),
+                    "{replies}"
+                );
+            }
+            operations += CONNECTIONS as u64;
+        }
+    }
+    (redis.process.cpu() - before) * 1e6 / count(operations)
+}
+
+/// Open loop: requests come whether or not the answers do.
+fn latency(bench: &mut Bench, candidates: &[Candidate]) {
+    let measured = [EMPTY, MEMORY, REDIS, QUIET_REDIS, POOLED];
+    let mut times: Vec<[Vec<f64>; 4]> = measured.iter().map(|_| Default::default()).collect();
+    for _ in 0..bench.pick(1, 3) {
+        for (name, times) in measured.iter().zip(&mut times) {
+            let Some(candidate) = candidates.iter().find(|candidate| candidate.name == *name)
+            else {
+                continue;
+            };
+            let speeds = of(candidates, name, |round| round.cycles_per_second);
+            let rate = Rounds::of(&speeds).median / 2.0;
+            let mut session = Session::open(
+                candidate.dialect,
+                candidate.server.address,
+                CONNECTIONS,
+                "paced",
+            );
+            session.paced(rate, Duration::from_millis(300));
+            let mut tally = session.paced(rate, Duration::from_millis(bench.pick(1200, 2500)));
+            session.settle();
+            times[0].push(percentile(&mut tally.acquires, 0.5));
+            times[1].push(percentile(&mut tally.acquires, 0.99));
+            times[2].push(percentile(&mut tally.releases, 0.5));
+            times[3].push(percentile(&mut tally.releases, 0.99));
+            sleep(Duration::from_millis(50));
+        }
+    }
+    for (name, measured) in measured.iter().zip(&times) {
+        let of = ["acquire p50", "acquire p99", "release p50", "release p99"];
+        for ((what, values), base) in of.iter().zip(measured).zip(&times[0]) {
+            let figure = format!("{what} at half of its load: {name}");
+            bench
+                .report
+                .compare(('c', &figure, "ms"), values, (EMPTY, base), Reach::Nothing);
+        }
+    }
+}
