@@ -81,6 +81,12 @@ pub fn set_key_apart(mut request: Request) -> Request {
     request
 }
 
+/// The key that `set_key_apart` found, for the log: decoded, and not yet known to be valid.
+pub fn named_key(request: &Request) -> Option<String> {
+    let RawKey(raw) = request.extensions().get()?;
+    Some(percent_decode_str(raw).decode_utf8_lossy().into_owned())
+}
+
 impl<S: Sync> FromRequestParts<S> for Key {
     type Rejection = Problem;
 

@@ -30,7 +30,7 @@ use utoipa_axum::routes;
 
 pub use self::app::App;
 pub use self::auth::Auth;
-use self::extract::{Arrived, set_key_apart};
+use self::extract::{Arrived, named_key, set_key_apart};
 use self::problem::{Kind, Problem};
 use crate::lock::lease::millis;
 use crate::random;
@@ -88,10 +88,13 @@ pub fn router(app: App) -> Router {
 async fn answer(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let arrived = Instant::now();
     let request_id = request_id(request.headers());
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let method = request.method().clone();
     request.extensions_mut().insert(Arrived(arrived));
     let request = set_key_apart(request);
-    let route = route_of(request.uri().path());
+    let (key, path) = (named_key(&request), request.uri().path());
+    let route = route_of(path);
+    // Where the key is, the route says the rest.
+    let path = key.is_none().then(|| path.to_owned());
     let mut response = match check_framing(&request) {
         Ok(()) => {
             // Whatever is logged on the way has the id that the client is told.
@@ -112,8 +115,9 @@ async fn answer(State(app): State<App>, mut request: Request, next: Next) -> Res
     tracing::info!(
         request_id = request_id.to_str().unwrap_or_default(),
         %method,
-        path,
         route,
+        key,
+        path,
         status,
         duration_ms = millis(arrived.elapsed()),
         "request"

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::api::Api;
+use crate::support::eventually;
 use crate::support::http::{Reply, http};
 use crate::support::leasehold::Leasehold;
 use crate::support::redis::RedisServer;
@@ -351,6 +352,48 @@ fn every_answer_has_a_request_id_and_is_not_to_be_stored() {
             );
             assert_eq!(minted.json()["request_id"], id, "{path}");
         }
+    }
+}
+
+#[test]
+fn each_request_is_one_line_of_the_log() {
+    let server = Leasehold::in_memory();
+    let request = |method, path, id, body| {
+        http(server.addr(), method, path, &[("X-Request-Id", id)], body);
+    };
+    let lease = r#"{"ttl_ms":1000}"#;
+    request("POST", "/locks/jobs%2Fa", "first", Some(lease));
+    request("POST", "/locks/jobs/%61", "second", Some(lease));
+    request("PUT", "/locks/%FF%0A%22/lease", "third", Some("{}"));
+    request("GET", "/no/such/route", "fourth", None);
+    let lines = || -> Vec<Value> {
+        let log = server.stderr();
+        let parsed = log.lines().map(serde_json::from_str::<Value>);
+        let lines = parsed.map(|line| line.expect("JSON"));
+        lines.filter(|line| line["message"] == "request").collect()
+    };
+    eventually(Duration::from_secs(5), "four lines", || lines().len() == 4);
+    let lines = lines();
+    let shown = |line: &Value| {
+        ["request_id", "method", "route", "key", "path", "status"].map(|field| line[field].clone())
+    };
+    let lock = "/locks/{key}";
+    let expected = [
+        json!(["first", "POST", lock, "jobs/a", null, 201]),
+        json!(["second", "POST", lock, "jobs/a", null, 423]),
+        json!([
+            "third",
+            "PUT",
+            "/locks/{key}/lease",
+            "\u{fffd}\n\"",
+            null,
+            400
+        ]),
+        json!(["fourth", "GET", "none", null, "/no/such/route", 404]),
+    ];
+    for (line, expected) in lines.iter().zip(expected) {
+        assert_eq!(json!(shown(line)), expected, "{line}");
+        assert!(line["duration_ms"].as_f64().is_some(), "{line}");
     }
 }
 

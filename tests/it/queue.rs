@@ -57,6 +57,15 @@ fn wait_with(api: &Api, waiters: u64, headers: &[(&str, &str)], body: Value) -> 
     waiting
 }
 
+/// Waits until so many ask at this server: who takes up a kept place is not one more in the queue.
+fn until_asking(server: &Leasehold, waiters: u64) {
+    eventually(SLACK, &format!("{waiters} ask here"), || {
+        server.metric("leasehold_waiters") == Some(waiters)
+    });
+    // It is counted a moment before it asks Redis.
+    sleep(Duration::from_millis(300));
+}
+
 fn granted(waiting: JoinHandle<Reply>) -> Reply {
     let reply = waiting.join().expect("an answer");
     assert_eq!(reply.status, 201, "{}", reply.body);
@@ -318,6 +327,7 @@ fn place_of_a_request_that_can_be_repeated_is_kept_and_taken_up_at_another_serve
     let held = granted(second);
     let third = wait(&two, 2, &[]);
     let back = wait(&two, 2, &[(KEY, "the-first-of-the-queue")]);
+    until_asking(&servers[1], 2);
     two.release("a", &held.lease_id());
     let held = granted(back);
     one.release("a", &held.lease_id());
@@ -337,6 +347,7 @@ fn place_at_a_killed_server_is_taken_up_at_another() {
     let held = granted(second);
     let third = wait(&two, 2, &[]);
     let back = wait(&two, 2, &[(KEY, "the-first-of-the-queue")]);
+    until_asking(&servers[1], 2);
     two.release("a", &held.lease_id());
     let held = granted(back);
     two.release("a", &held.lease_id());
@@ -613,6 +624,7 @@ fn place_is_taken_up_at_another_server_after_a_time_out_and_after_a_drain() {
         let expected = if drained { 503 } else { 423 };
         assert_eq!(refused.status, expected, "{}", refused.body);
         let back = wait_with(&two, 2, &header, body(40_000));
+        until_asking(&servers[1], 2);
         assert_eq!(two.release("a", &held.lease_id()).status, 204);
         held = granted(back);
         assert_eq!(two.release("a", &held.lease_id()).status, 204);
