@@ -359,7 +359,8 @@ fn every_answer_has_a_request_id_and_is_not_to_be_stored() {
 fn each_request_is_one_line_of_the_log() {
     let server = Leasehold::in_memory();
     let request = |method, path, id, body| {
-        http(server.addr(), method, path, &[("X-Request-Id", id)], body);
+        let headers = [("X-Request-Id", id), ("Content-Type", "application/json")];
+        http(server.addr(), method, path, &headers, body);
     };
     let lease = r#"{"ttl_ms":1000}"#;
     request("POST", "/locks/jobs%2Fa", "first", Some(lease));
