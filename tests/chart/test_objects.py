@@ -23,7 +23,10 @@ KUBERNETES = (helm.OLDEST_KUBERNETES, kubernetes_validate.latest_version())
 EVERYTHING = {
     "image": {"digest": "sha256:" + "0" * 64},
     "imagePullSecrets": [{"name": "registry"}],
-    "redis": {"username": "leasehold", "tls": True, "sentinel": {"username": "leasehold", "tls": True}},
+    "redis": {
+        "username": "leasehold", "existingSecret": "redis", "existingSecretKey": "password", "tls": True,
+        "sentinel": {"username": "leasehold", "existingSecret": "sentinel", "existingSecretKey": "other", "tls": True},
+    },
     "tls": {"ca": {"existingSecret": "redis-ca"}, "client": {"existingSecret": "redis-client"}},
     "auth": {"existingSecret": "tokens", "breakTokenKey": "break"},
     "service": {"annotations": {"example.com/a": "1"}},
@@ -211,8 +214,8 @@ class Security(unittest.TestCase):
 
     def test_secrets_are_mounted_and_are_nowhere_else(self):
         self.assertEqual(secrets(EVERYTHING), {
-            "redis-password": ("redis-sentinel", "redis-password"),
-            "sentinel-password": ("redis-sentinel", "redis-password"),
+            "redis-password": ("redis", "password"),
+            "sentinel-password": ("sentinel", "other"),
             "ca.crt": ("redis-ca", "ca.crt"),
             "tls.crt": ("redis-client", "tls.crt"),
             "tls.key": ("redis-client", "tls.key"),
@@ -291,7 +294,8 @@ class Deployment(unittest.TestCase):
         spec = one(documents, "HorizontalPodAutoscaler")["spec"]
         self.assertEqual((spec["minReplicas"], spec["maxReplicas"]), (3, 10))
         self.assertEqual(spec["scaleTargetRef"]["name"], one(documents, "Deployment")["metadata"]["name"])
-        self.assertEqual(spec["metrics"][0]["resource"]["target"]["averageUtilization"], 50)
+        target = {"type": "Utilization", "averageUtilization": 50}
+        self.assertEqual(spec["metrics"], [{"type": "Resource", "resource": {"name": "cpu", "target": target}}])
 
     def test_probes_ask_what_they_mean(self):
         asked = {name: container()[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
@@ -455,9 +459,8 @@ class Network(unittest.TestCase):
         self.assertEqual(ingress["tls"], EVERYTHING["ingress"]["tls"])
         (rule,) = ingress["rules"]
         self.assertEqual(rule["host"], "locks.example.com")
-        self.assertEqual([path["path"] for path in rule["http"]["paths"]], ["/locks"])
-        service = {"name": "leasehold", "port": {"name": "http"}}
-        self.assertEqual(rule["http"]["paths"][0]["backend"]["service"], service)
+        backend = {"service": {"name": "leasehold", "port": {"name": "http"}}}
+        self.assertEqual(rule["http"]["paths"], [{"path": "/locks", "pathType": "Prefix", "backend": backend}])
         route = one(documents, "HTTPRoute")["spec"]
         self.assertEqual(route["parentRefs"], EVERYTHING["httpRoute"]["parentRefs"])
         self.assertEqual(route["hostnames"], ["locks.example.com"])

@@ -4,11 +4,6 @@ What a schema cannot say, or not in words that help: values that contradict each
 {{- define "leasehold.validate" -}}
 {{- $address := `^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$` -}}
 {{- $redis := .Values.redis -}}
-{{- if eq .Values.mode "memory" -}}
-{{- if or (ne (int .Values.replicaCount) 1) .Values.autoscaling.enabled -}}
-{{- fail "mode is memory: replicaCount must be 1 and autoscaling.enabled false, as servers with a memory each would grant the same lock" -}}
-{{- end -}}
-{{- end -}}
 {{- if and (eq .Values.mode "direct") (not (regexMatch $address $redis.direct.node)) -}}
 {{- fail (printf "mode is direct: redis.direct.node (%q) must be the master's host:port; passwords belong in redis.existingSecret, TLS is redis.tls" $redis.direct.node) -}}
 {{- end -}}
