@@ -1,4 +1,4 @@
-"""Redis servers and Sentinels as the charts that presets are for would run them: names, ports, passwords, announcements.
+"""Redis servers and Sentinels as the charts that presets are for would run them: names, ports, passwords.
 
 Each pod has a loopback address of its own and the port that it has in a cluster; `/etc/hosts` gives it its names. Real
 redis-server and redis-sentinel throughout, also where the chart runs Valkey, which speaks the same protocol.
@@ -98,7 +98,8 @@ def bitnami(hosts, release, namespace, master_set):
     for name, address in zip(names, addresses):
         hosts.sentinel(
             address, f'requirepass "{PASSWORD}"', "sentinel resolve-hostnames yes", "sentinel announce-hostnames yes",
-            f"sentinel announce-ip {name}", "sentinel announce-port 26379", f"sentinel monitor {master_set} {names[0]} 6379 2",
+            f"sentinel announce-ip {name}", "sentinel announce-port 26379",
+            f"sentinel monitor {master_set} {names[0]} 6379 2",
             f'sentinel auth-pass {master_set} "{PASSWORD}"', f"sentinel down-after-milliseconds {master_set} 60000",
         )
 
@@ -124,7 +125,7 @@ def bitnami_redis(hosts):
 
 
 def dandydeveloper_redis_ha(hosts):
-    """A headless Service before pods that announce the addresses of Services of their own; Sentinels without a password."""
+    """A headless Service; pods announce the addresses of Services of their own; Sentinels want no password."""
     pods = [f"127.1.0.{index + 1}" for index in range(3)]
     services = [f"127.2.0.{index + 1}" for index in range(3)]
     hosts.name("redis-ha.redis-ha.svc.cluster.local", *pods)
@@ -134,7 +135,8 @@ def dandydeveloper_redis_ha(hosts):
         follow = [] if service == services[0] else [f"replicaof {services[0]} 6379"]
         hosts.redis(
             pod, f'requirepass "{PASSWORD}"', f'masterauth "{PASSWORD}"', f"replica-announce-ip {service}",
-            "replica-announce-port 6379", "min-replicas-to-write 1", "min-replicas-max-lag 5", *follow, bind=f"{pod} {service}",
+            "replica-announce-port 6379", "min-replicas-to-write 1", "min-replicas-max-lag 5", *follow,
+            bind=f"{pod} {service}",
         )
     for pod, service in zip(pods, services):
         hosts.sentinel(

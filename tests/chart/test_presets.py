@@ -1,7 +1,8 @@
 """Each preset makes a server that works beside what it is for.
 
-What the chart renders is run as Kubernetes would run it: the program with exactly these variables, as that user and those
-groups, with the Secrets' keys as files. What it meets has the names, ports and passwords of the Redis chart in question.
+What the chart renders is run as Kubernetes would run it: the program with exactly these variables, as that user and
+those groups, with the Secrets' keys as files. What it meets has the names, ports and passwords of the Redis chart in
+question.
 """
 
 import contextlib
@@ -203,8 +204,8 @@ class Presets(unittest.TestCase):
             self.assertEqual(call("DELETE", path, Authorization="Bearer two")[0], 204)
 
     def test_all_settings_are_taken(self):
-        values = {**helm.preset("memory"), "settings": {"maxTtlMs": 10000, "maxWaitMs": 0, "maxRecoveryMs": 5, "maxWaiters": 1}}
-        self.serves(values, {})
+        settings = {"maxTtlMs": 30000, "maxWaitMs": 0, "maxRecoveryMs": 5, "maxWaiters": 1}
+        self.serves({**helm.preset("memory"), "settings": settings}, {})
 
     def test_the_test_pod_tells_ready_from_not_ready(self):
         def asked(pod):
@@ -225,7 +226,7 @@ def merge(values, change):
     return {
         **values,
         **{
-            name: merge(values[name], value) if isinstance(value, dict) and isinstance(values.get(name), dict) else value
+            name: merge(values.get(name, {}), value) if isinstance(value, dict) else value
             for name, value in change.items()
         },
     }

@@ -158,10 +158,12 @@ REFUSED = {
         {"auth": {"breakTokenKey": "break"}}, "auth.breakTokenKey is set, but no auth.existingSecret",
     ),
     "one token for all": (
-        {"auth": {"existingSecret": "tokens", "breakTokenKey": "token"}}, "auth.tokenKey and auth.breakTokenKey are the same",
+        {"auth": {"existingSecret": "tokens", "breakTokenKey": "token"}},
+        "auth.tokenKey and auth.breakTokenKey are the same",
     ),
     "a Secret without a token": (
-        {"auth": {"existingSecret": "tokens", "tokenKey": ""}}, "auth.tokenKey and auth.breakTokenKey are the same",
+        {"auth": {"existingSecret": "tokens", "tokenKey": ""}},
+        "auth.tokenKey and auth.breakTokenKey are the same",
     ),
     "killed before the end": (
         {"preStopSleepSeconds": 16},
@@ -169,7 +171,8 @@ REFUSED = {
     ),
     "no sleep before the end": ({"preStopSleepSeconds": 0}, "/preStopSleepSeconds': minimum: got 0, want 1"),
     "fewest above most": (
-        {"autoscaling": {"enabled": True, "minReplicas": 11}}, "autoscaling.minReplicas is more than autoscaling.maxReplicas",
+        {"autoscaling": {"enabled": True, "minReplicas": 11}},
+        "autoscaling.minReplicas is more than autoscaling.maxReplicas",
     ),
     "a gateway that gives up early": (
         {"httpRoute": {"enabled": True, "parentRefs": [{"name": "gateway"}], "requestTimeoutSeconds": 50}},
@@ -178,7 +181,9 @@ REFUSED = {
     "an Ingress without a host": ({"ingress": {"enabled": True}}, "/ingress/hosts': minItems: got 0, want 1"),
     "a route without a gateway": ({"httpRoute": {"enabled": True}}, "/httpRoute/parentRefs': minItems: got 0, want 1"),
     "no replicas": ({"replicaCount": 0}, "/replicaCount': minimum: got 0, want 1"),
-    "a budget that stops every drain": ({"podDisruptionBudget": {"maxUnavailable": 0}}, "/podDisruptionBudget/maxUnavailable'"),
+    "a budget that stops every drain": (
+        {"podDisruptionBudget": {"maxUnavailable": 0}}, "/podDisruptionBudget/maxUnavailable'",
+    ),
     "a wrong digest": ({"image": {"digest": "sha256:1"}}, "/image/digest'"),
     "too many confirmations": ({"settings": {"replicaAcks": 17}}, "/settings/replicaAcks': maximum: got 17, want 16"),
     "a prefix with a space": ({"settings": {"keyPrefix": "a b"}}, "/settings/keyPrefix'"),
@@ -220,7 +225,7 @@ def program_settings():
     return dict(found)
 
 
-# Settings of which the chart has a default of its own: the port is open to the cluster, and the waiters fit into the memory.
+# Settings of which the chart has defaults of its own: the port is open to the cluster, and waiters fit into the memory.
 OWN_DEFAULTS = {"LEASEHOLD_LISTEN": "0.0.0.0:8080", "LEASEHOLD_MAX_WAITERS": "10000"}
 
 # Settings that the chart gives in another way.
