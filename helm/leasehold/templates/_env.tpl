@@ -1,0 +1,68 @@
+{{/* The settings of the server, as variables. Secrets come in files, of which the variables name the paths. */}}
+{{- define "leasehold.env" -}}
+{{- $redis := .Values.redis -}}
+{{- $files := dict "redis-password" "REDIS_PASSWORD" "sentinel-password" "SENTINEL_PASSWORD" "ca.crt" "TLS_CA" "tls.crt" "TLS_CERT" "tls.key" "TLS_KEY" "token" "TOKEN" "break-token" "BREAK_TOKEN" -}}
+- name: LEASEHOLD_LISTEN
+  value: {{ printf "%s:8080" .Values.settings.listenAddress | quote }}
+- name: LEASEHOLD_STORE
+  value: {{ ternary "memory" "redis" (eq .Values.mode "memory") }}
+{{- if eq .Values.mode "direct" }}
+- name: LEASEHOLD_REDIS_URL
+  value: {{ printf "%s://%s" (ternary "rediss" "redis" $redis.tls) $redis.direct.node | quote }}
+{{- end }}
+{{- if eq .Values.mode "sentinel" }}
+- name: LEASEHOLD_SENTINELS
+  value: {{ join "," $redis.sentinel.nodes | quote }}
+- name: LEASEHOLD_SENTINEL_MASTER
+  value: {{ $redis.sentinel.master | quote }}
+{{- with $redis.sentinel.username }}
+- name: LEASEHOLD_SENTINEL_USERNAME
+  value: {{ . | quote }}
+{{- end }}
+- name: LEASEHOLD_SENTINEL_TLS
+  value: {{ $redis.sentinel.tls | quote }}
+- name: LEASEHOLD_REDIS_TLS
+  value: {{ $redis.tls | quote }}
+{{- end }}
+{{- if ne .Values.mode "memory" }}
+{{- with $redis.username }}
+- name: LEASEHOLD_REDIS_USERNAME
+  value: {{ . | quote }}
+{{- end }}
+- name: LEASEHOLD_REDIS_DB
+  value: {{ int64 $redis.database | quote }}
+{{- end }}
+{{- range include "leasehold.secrets" . | fromYamlArray }}
+{{- $file := index .secret.items 0 }}
+- name: LEASEHOLD_{{ get $files $file.path }}_FILE
+  value: /run/leasehold/{{ $file.path }}
+{{- end }}
+{{- with .Values.settings }}
+- name: LEASEHOLD_REPLICA_ACKS
+  value: {{ ternary .replicaAcks (.replicaAcks | int64 | toString) (kindIs "string" .replicaAcks) | quote }}
+- name: LEASEHOLD_KEY_PREFIX
+  value: {{ .keyPrefix | quote }}
+- name: LEASEHOLD_REDIS_POOL_SIZE
+  value: {{ int64 .redisPoolSize | quote }}
+- name: LEASEHOLD_REDIS_CONNECT_TIMEOUT_MS
+  value: {{ int64 .redisConnectTimeoutMs | quote }}
+- name: LEASEHOLD_REDIS_RESPONSE_TIMEOUT_MS
+  value: {{ int64 .redisResponseTimeoutMs | quote }}
+- name: LEASEHOLD_MAX_TTL_MS
+  value: {{ int64 .maxTtlMs | quote }}
+- name: LEASEHOLD_MAX_WAIT_MS
+  value: {{ int64 .maxWaitMs | quote }}
+- name: LEASEHOLD_MAX_CLOCK_SKEW_MS
+  value: {{ int64 .maxClockSkewMs | quote }}
+{{- if .maxRecoveryMs }}
+- name: LEASEHOLD_MAX_RECOVERY_MS
+  value: {{ int64 .maxRecoveryMs | quote }}
+{{- end }}
+- name: LEASEHOLD_MAX_WAITERS
+  value: {{ int64 .maxWaiters | quote }}
+- name: LEASEHOLD_MAX_WAITERS_PER_KEY
+  value: {{ int64 .maxWaitersPerKey | quote }}
+- name: RUST_LOG
+  value: {{ .logLevel | quote }}
+{{- end }}
+{{- end -}}

@@ -1,0 +1,50 @@
+{{/*
+What a schema cannot say, or not in words that help: values that contradict each other. The first one ends the rendering.
+*/}}
+{{- define "leasehold.validate" -}}
+{{- $address := `^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$` -}}
+{{- $redis := .Values.redis -}}
+{{- if and (eq .Values.mode "direct") (not (regexMatch $address $redis.direct.node)) -}}
+{{- fail (printf "mode is direct: redis.direct.node (%q) must be the master's host:port; passwords belong in redis.existingSecret, TLS is redis.tls" $redis.direct.node) -}}
+{{- end -}}
+{{- if eq .Values.mode "sentinel" -}}
+{{- if not $redis.sentinel.nodes -}}
+{{- fail "mode is sentinel: redis.sentinel.nodes must name a Sentinel, host:port" -}}
+{{- end -}}
+{{- range $redis.sentinel.nodes -}}
+{{- if not (regexMatch $address .) -}}
+{{- fail (printf "redis.sentinel.nodes (%q) must be host:port each; passwords belong in redis.sentinel.existingSecret, TLS is redis.sentinel.tls" .) -}}
+{{- end -}}
+{{- end -}}
+{{- if and $redis.sentinel.username (not $redis.sentinel.existingSecret) -}}
+{{- fail "redis.sentinel.username is set, but no redis.sentinel.existingSecret with its password" -}}
+{{- end -}}
+{{- end -}}
+{{- if and $redis.username (not $redis.existingSecret) -}}
+{{- fail "redis.username is set, but no redis.existingSecret with its password" -}}
+{{- end -}}
+{{- if and (or .Values.tls.ca.existingSecret .Values.tls.client.existingSecret) (not (include "leasehold.tls" .)) -}}
+{{- fail "tls names a Secret, but TLS is off: set redis.tls, or with mode sentinel redis.sentinel.tls" -}}
+{{- end -}}
+{{- with .Values.auth -}}
+{{- if and .breakTokenKey (not .existingSecret) -}}
+{{- fail "auth.breakTokenKey is set, but no auth.existingSecret" -}}
+{{- end -}}
+{{- if and .existingSecret (eq .tokenKey .breakTokenKey) -}}
+{{- fail "auth.tokenKey and auth.breakTokenKey are the same: name one of them, or a different key each, so that not everybody may break leases" -}}
+{{- end -}}
+{{- end -}}
+{{- $ending := add (int .Values.preStopSleepSeconds) 15 -}}
+{{- if lt (int .Values.terminationGracePeriodSeconds) (int $ending) -}}
+{{- fail (printf "terminationGracePeriodSeconds (%d) must be at least preStopSleepSeconds + 15 (%d): a pod that is killed earlier leaves its waiters without an answer" (int .Values.terminationGracePeriodSeconds) $ending) -}}
+{{- end -}}
+{{- if and .Values.autoscaling.enabled (gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas)) -}}
+{{- fail "autoscaling.minReplicas is more than autoscaling.maxReplicas" -}}
+{{- end -}}
+{{- with .Values.httpRoute -}}
+{{- $timeout := mul (int64 .requestTimeoutSeconds) 1000 -}}
+{{- if and .enabled .requestTimeoutSeconds (le $timeout (int64 $.Values.settings.maxWaitMs)) -}}
+{{- fail "httpRoute.requestTimeoutSeconds must be longer than settings.maxWaitMs, or the gateway gives up before the server answers" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
