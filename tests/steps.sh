@@ -43,6 +43,9 @@ install_packages() {
   command -v nsenter >/dev/null || missing+=(util-linux)
   command -v cc >/dev/null || missing+=(gcc)
   [ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)
+  # For the chart's tests.
+  python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+  command -v openssl >/dev/null || missing+=(openssl)
   if [ ${#missing[@]} -eq 0 ]; then
     return
   fi
