@@ -265,6 +265,37 @@ fn lost_news_costs_a_second() {
 }
 
 #[test]
+fn news_lost_on_a_connection_that_stays_up_costs_a_second() {
+    let redis = RedisServer::plain();
+    let proxy = TcpProxy::start(&redis.addr());
+    let deaf = Leasehold::start([("LEASEHOLD_REDIS_URL", format!("redis://{}", proxy.addr()))]);
+    deaf.wait_ready();
+    let other = Leasehold::on(&redis);
+    let (one, two) = (other.api(), deaf.api());
+    // The addresses of those who subscribed to both channels, of their own server and of all.
+    let listeners = || -> Vec<String> {
+        let clients = redis.cli(&["CLIENT", "LIST", "TYPE", "pubsub"]);
+        let subscribed = clients.lines().filter(|line| line.contains(" sub=2 "));
+        let addresses = subscribed.filter_map(|line| line.split(' ').nth(1)?.strip_prefix("addr="));
+        addresses.map(str::to_owned).collect()
+    };
+    eventually(SLACK, "both servers listen", || listeners().len() == 2);
+    let held = hold(&one);
+    let waiting = wait(&two, 1, &[]);
+    let before = listeners();
+    let peers: Vec<&str> = before.iter().map(String::as_str).collect();
+    assert_eq!(proxy.swallow(&peers), 1, "one of them is behind the proxy");
+    let released = Instant::now();
+    assert_eq!(one.release("a", &held.lease_id()).status, 204);
+    granted(waiting);
+    let took = released.elapsed();
+    println!("handed over after {took:?}");
+    // Sooner than anybody can notice that the connection is silent.
+    assert!(took < 4 * Duration::from_secs(1), "{took:?}");
+    assert_eq!(listeners(), before, "nobody subscribed again");
+}
+
+#[test]
 fn queue_is_repaired_in_its_order_when_redis_has_lost_it() {
     let (redis, servers) = pair();
     let [one, two] = [servers[0].api(), servers[1].api()];
