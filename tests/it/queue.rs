@@ -1,5 +1,6 @@
 //! One queue for each key over all servers: its order, its repair, and what is left of it.
 
+use std::collections::BTreeSet;
 use std::net::TcpStream;
 use std::thread::{self, JoinHandle, sleep};
 use std::time::{Duration, Instant};
@@ -273,11 +274,11 @@ fn news_lost_on_a_connection_that_stays_up_costs_a_second() {
     let other = Leasehold::on(&redis);
     let (one, two) = (other.api(), deaf.api());
     // The addresses of those who subscribed to both channels, of their own server and of all.
-    let listeners = || -> Vec<String> {
+    let listeners = || -> BTreeSet<String> {
         let clients = redis.cli(&["CLIENT", "LIST", "TYPE", "pubsub"]);
         let subscribed = clients.lines().filter(|line| line.contains(" sub=2 "));
-        let addresses = subscribed.filter_map(|line| line.split(' ').nth(1)?.strip_prefix("addr="));
-        addresses.map(str::to_owned).collect()
+        let address = |line: &str| Some(line.split(' ').nth(1)?.strip_prefix("addr=")?.to_owned());
+        subscribed.filter_map(address).collect()
     };
     eventually(SLACK, "both servers listen", || listeners().len() == 2);
     let held = hold(&one);
