@@ -1,5 +1,6 @@
 //! One queue for each key over all servers: its order, its repair, and what is left of it.
 
+use std::collections::BTreeSet;
 use std::net::TcpStream;
 use std::thread::{self, JoinHandle, sleep};
 use std::time::{Duration, Instant};
@@ -271,6 +272,37 @@ fn lost_news_costs_a_second() {
             && redis.cli(&["PUBSUB", "CHANNELS"]).lines().count() == 3
     };
     eventually(SLACK, "both servers listen again", listens);
+}
+
+#[test]
+fn news_lost_on_a_connection_that_stays_up_costs_a_second() {
+    let redis = RedisServer::plain();
+    let proxy = TcpProxy::start(&redis.addr());
+    let deaf = Leasehold::start([("LEASEHOLD_REDIS_URL", format!("redis://{}", proxy.addr()))]);
+    deaf.wait_ready();
+    let other = Leasehold::on(&redis);
+    let (one, two) = (other.api(), deaf.api());
+    // The addresses of those who subscribed to both channels, of their own server and of all.
+    let listeners = || -> BTreeSet<String> {
+        let clients = redis.cli(&["CLIENT", "LIST", "TYPE", "pubsub"]);
+        let subscribed = clients.lines().filter(|line| line.contains(" sub=2 "));
+        let address = |line: &str| Some(line.split(' ').nth(1)?.strip_prefix("addr=")?.to_owned());
+        subscribed.filter_map(address).collect()
+    };
+    eventually(SLACK, "both servers listen", || listeners().len() == 2);
+    let held = hold(&one);
+    let waiting = wait(&two, 1, &[]);
+    let before = listeners();
+    let peers: Vec<&str> = before.iter().map(String::as_str).collect();
+    assert_eq!(proxy.swallow(&peers), 1, "one of them is behind the proxy");
+    let released = Instant::now();
+    assert_eq!(one.release("a", &held.lease_id()).status, 204);
+    granted(waiting);
+    let took = released.elapsed();
+    println!("handed over after {took:?}");
+    // Sooner than anybody can notice that the connection is silent.
+    assert!(took < 4 * Duration::from_secs(1), "{took:?}");
+    assert_eq!(listeners(), before, "nobody subscribed again");
 }
 
 #[test]

@@ -127,6 +127,24 @@ impl TcpProxy {
             .for_each(|link| link.held.store(false, Ordering::SeqCst));
     }
 
+    /// Swallows from now on all bytes of the connections that the target sees come from `peers` (`host:port`): they stay
+    /// up and carry nothing. Gives how many there are; all others are served as before.
+    pub(crate) fn swallow(&self, peers: &[&str]) -> usize {
+        let mut found = 0;
+        for link in self
+            .shared
+            .state()
+            .links
+            .iter()
+            .filter_map(Weak::upgrade)
+            .filter(|link| link.comes_from(peers))
+        {
+            link.torn.store(true, Ordering::SeqCst);
+            found += 1;
+        }
+        found
+    }
+
     /// Cuts the connections that exist; new ones are served as before.
     pub(crate) fn cut(&self) {
         self.shared.state().cut(|_| true);
@@ -214,6 +232,15 @@ struct Link {
 }
 
 impl Link {
+    /// Whether it is one of these to the target.
+    fn comes_from(&self, peers: &[&str]) -> bool {
+        let address = self
+            .target
+            .as_ref()
+            .and_then(|target| target.local_addr().ok());
+        address.is_some_and(|address| peers.contains(&address.to_string().as_str()))
+    }
+
     fn cut(&self) {
         // A side that has closed already is as wanted.
         let _ = self.client.shutdown(Shutdown::Both);
