@@ -4,10 +4,11 @@
 -- time, how far it may be off, how far the time may be ahead of it without a step, replicas that must be
 -- online for grants and renewals, the skew of clocks, how long leases taken over outlast their deadline by
 -- it, the caller's id among the servers, the prefix of all keys, the longest wait, then for each operation its
--- verb, the number of its arguments, and these.
--- Reply: {'ok', now, replicas online, writes, {reply, reply, ...}, {{lock, waiter}, ...}}, where an operation
--- that failed has {'error', message} and one that may not run now {'refused', reason, detail}, and the last list
--- has the caller's waiters whose turn it is; or {'guard', reason, detail} and nothing was done.
+-- verb and its arguments.
+-- Reply: {'ok', now, replicas online, writes, {reply, reply, ...}, {{lock, waiter}, ...}}; a reply is text, its
+-- fields set apart by tabs, or a list (see `list.lua`); that of an operation that failed is error, message, of one
+-- that may not run now refused, reason, detail. The last list has the caller's waiters whose turn it is. Or
+-- {'guard', reason, detail}, and nothing was done.
 -- Reasons of the guard: 'role', 'format', 'activation' (another server activated: adopt its record).
 -- Reasons to refuse: 'inactive' (another life of this node, or no record: activate first), 'clock' (the
 -- command was late, or the clock stepped), 'replicas' (too few).
@@ -17,31 +18,36 @@
 local timed = { acquire = true, renew = true, inspect = true, list = true }
 local replicated = { acquire = true, renew = true }
 
+-- How many arguments each has.
+local arguments_of = { acquire = 5, renew = 2, release = 1, ['break'] = 1, abandon = 4, inspect = 0, list = 3 }
+
 -- How long after an activation grants wait for the servers to say what they remember.
 local REPORTING_US = 1000000
 
 local info = redis.call('INFO', 'replication')
 local role = string.match(info, 'role:(%a+)')
 if role ~= 'master' then return { 'guard', 'role', role } end
-local format, replid, activation, activated, base, margin_from, recover, unlisted =
-  unpack(redis.call('HMGET', KEYS[1], 'format', 'replid', 'activation', 'activated', 'base', 'margin_from', 'recover', 'unlisted'))
+local format, replid, activation, activated, base, margin_from, recover, unlisted, writes =
+  unpack(redis.call('HMGET', KEYS[1], 'format', 'replid', 'activation', 'activated', 'base', 'margin_from', 'recover', 'unlisted', 'writes'))
 if format and tonumber(format) > tonumber(ARGV[1]) then return { 'guard', 'format', format } end
 if activation ~= ARGV[2] then return { 'guard', 'activation', activation or '' } end
 
 local call = {
   now = time_us(), meta_key = KEYS[1], servers_key = KEYS[2], turns_key = KEYS[3], margin_us = tonumber(ARGV[3]),
   activation = activation, activated = tonumber(activated), server = ARGV[10], prefix = ARGV[11],
-  max_wait_us = tonumber(ARGV[12]), writes = 0, heartbeats = {}, turns = {},
+  max_wait_us = tonumber(ARGV[12]), writes = 0, heartbeats = {}, turns = {}, has_written = false,
+  numbers_left = 0, taken_over_below = -1,
 }
+call.now_text = int(call.now)
 local _, online = string.gsub(info, 'state=online', '')
 
 local refusal = nil
 if replid ~= string.match(info, 'master_replid:(%x+)') then
-  refusal = { 'refused', 'inactive', '' }
+  refusal = 'refused\tinactive\t'
 elseif math.abs(call.now - tonumber(ARGV[4])) > tonumber(ARGV[5]) then
-  refusal = { 'refused', 'clock', int(call.now) }
+  refusal = 'refused\tclock\t' .. call.now_text
 end
-local lonely = online < tonumber(ARGV[7]) and { 'refused', 'replicas', int(online) } or nil
+local lonely = online < tonumber(ARGV[7]) and 'refused\treplicas\t' .. int(online) or nil
 
 -- What is over by a clock that is ahead of the caller's estimate is not over yet: the clock may have stepped, or
 -- the command is late, and then it is as if it had come in time.
@@ -70,23 +76,20 @@ call.grants = not refusal and not lonely and call.paused_us == 0
 local replies = {}
 local at = 13
 for operation = 4, #KEYS do
-  local verb, arguments = ARGV[at], tonumber(ARGV[at + 1])
+  local verb = ARGV[at]
+  local last = at + arguments_of[verb]
+  call.operations_left = #KEYS - operation + 1
   local result = (timed[verb] and refusal) or (replicated[verb] and lonely)
   if not result then
     local done
-    done, result = pcall(verbs[verb], call, KEYS[operation], unpack(ARGV, at + 2, at + 1 + arguments))
+    done, result = pcall(verbs[verb], call, KEYS[operation], unpack(ARGV, at + 1, last))
     if not done then
-      result = { 'error', type(result) == 'table' and result.err or tostring(result) }
+      result = 'error\t' .. (type(result) == 'table' and result.err or tostring(result))
     end
   end
-  table.insert(replies, result)
-  at = at + 2 + arguments
+  replies[operation - 3] = result
+  at = last + 1
 end
 -- Counted, so that a node that comes back with fewer is found out.
-local writes
-if call.writes > 0 then
-  writes = redis.call('HINCRBY', KEYS[1], 'writes', call.writes)
-else
-  writes = tonumber(redis.call('HGET', KEYS[1], 'writes')) or 0
-end
-return { 'ok', int(call.now), int(online), int(writes), replies, call.turns }
+if call.writes > 0 then writes = redis.call('HINCRBY', KEYS[1], 'writes', call.writes) end
+return { 'ok', call.now_text, int(online), int(writes or 0), replies, call.turns }

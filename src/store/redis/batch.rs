@@ -95,16 +95,12 @@ impl Batches {
             self.options.key_prefix.clone(),
             micros(self.options.max_wait).to_string(),
         ];
-        let counts: Vec<_> = operations
-            .iter()
-            .map(|operation| operation.arguments.len().to_string())
-            .collect();
         let mut keys: Vec<_> = shared.iter().map(String::as_bytes).collect();
         let mut arguments = vec![DATA_FORMAT.as_bytes(), generation.activation.as_bytes()];
         arguments.extend(guard.iter().map(String::as_bytes));
-        for (operation, count) in operations.iter().zip(&counts) {
+        for operation in operations {
             keys.push(&operation.key);
-            arguments.extend([operation.verb.as_bytes(), count.as_bytes()]);
+            arguments.push(operation.verb.as_bytes());
             arguments.extend(operation.arguments.iter().map(Vec::as_slice));
         }
         self.script.run(connection, &keys, &arguments).await

@@ -22,7 +22,7 @@ use super::diagnosis::lacks_permission;
 use super::intake::{self, Intake, MAX_BATCH, Outlet, Urgency};
 use super::node::Node;
 use super::options::RedisOptions;
-use super::reply::{list, text, texts};
+use super::reply::{list, outcome, text};
 use super::topology::{Generation, Topology};
 use super::wake::Wake;
 use super::witness::{Step, Witness};
@@ -319,11 +319,9 @@ impl Lane {
         let mut again = Vec::new();
         for (queued, value) in batch.into_iter().zip(done.replies) {
             let reply = match refusal(&value) {
-                None => match texts(&value).as_deref() {
-                    Some(["error", said]) => {
-                        Err(failed_operation(&self.topology, &generation.node, said))
-                    }
-                    _ => Ok(Reply {
+                None => match failure(&value) {
+                    Some(said) => Err(failed_operation(&self.topology, &generation.node, said)),
+                    None => Ok(Reply {
                         value,
                         at: done.at,
                         asked_at: done.asked_at,
@@ -366,11 +364,17 @@ impl Lane {
     }
 }
 
+/// Why an operation may not run now.
 fn refusal(value: &Value) -> Option<&str> {
-    match list(value)? {
-        [refused, reason, _] if text(refused) == Some("refused") => text(reason),
-        _ => None,
-    }
+    let (outcome, rest) = text(value)?.split_once('\t')?;
+    let (reason, _detail) = rest.split_once('\t')?;
+    (outcome == "refused").then_some(reason)
+}
+
+/// What Redis said to an operation that failed.
+fn failure(value: &Value) -> Option<&str> {
+    let (outcome, said) = text(value)?.split_once('\t')?;
+    (outcome == "error").then_some(said)
 }
 
 fn number(value: &Value) -> Option<u64> {
@@ -389,9 +393,8 @@ fn misread(reply: &Value) -> Run {
 /// was cut off and deposed looks healthy to itself; only its replicas know better. Letting go waits for
 /// nobody, and lists may be stale.
 fn must_be_confirmed(reply: &Reply) -> bool {
-    let outcome = list(&reply.value).and_then(<[Value]>::first).and_then(text);
     !matches!(
-        outcome,
+        outcome(&reply.value),
         Some(
             "ended" | "abandoned" | "void" | "page" | "queued" | "too_many_waiters" | "recovering"
         )

@@ -20,7 +20,7 @@ use super::acks::Acks;
 use super::batch::{Answer, Batches, Operation, Reply};
 use super::diagnosis::Diagnosis;
 use super::options::RedisOptions;
-use super::reply::{lease, list, text, texts};
+use super::reply::{fields, lease, outcome, texts};
 use super::topology::{Generation, Topology};
 use super::witness::Witness;
 use crate::store::contract::{Outcome, StoreError};
@@ -155,7 +155,7 @@ impl Unconfirmed {
 
     /// How long the lease in the reply may be counted on.
     fn counts_on(&self) -> Duration {
-        let fields = texts(&self.reply.value).unwrap_or_default();
+        let fields = fields(&self.reply.value).unwrap_or_default();
         let lease = lease(fields.get(1..).unwrap_or_default(), self.reply.at);
         lease.map_or(Duration::ZERO, |lease| lease.holding.expires_in())
     }
@@ -176,9 +176,7 @@ impl Unconfirmed {
     }
 
     fn outcome(&self) -> Option<&str> {
-        list(&self.reply.value)
-            .and_then(<[Value]>::first)
-            .and_then(text)
+        outcome(&self.reply.value)
     }
 
     fn is_a_new_grant(&self) -> bool {
@@ -186,7 +184,7 @@ impl Unconfirmed {
     }
 
     fn undo(&self) -> Operation {
-        // What `acquire` was asked with: lease id, attempt, TTL, idempotency key.
+        // What `acquire` was asked with: lease id, TTL, idempotency key, and a record that begins with the attempt.
         let argument = |at: usize| {
             self.operation
                 .arguments
@@ -194,7 +192,8 @@ impl Unconfirmed {
                 .cloned()
                 .unwrap_or_default()
         };
-        let (lease_id, attempt, idempotency_key) = (argument(0), argument(1), argument(3));
+        let (lease_id, idempotency_key, mut attempt) = (argument(0), argument(2), argument(3));
+        attempt.truncate(attempt.iter().take_while(|byte| **byte != b'\t').count());
         let waiter = if idempotency_key.is_empty() {
             lease_id.clone()
         } else {

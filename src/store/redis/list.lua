@@ -5,7 +5,7 @@ function verbs.list(call, _, cursor, pattern, count)
   local step = redis.call('SCAN', cursor, 'MATCH', pattern, 'COUNT', count, 'TYPE', 'string')
   local reply = { 'page', step[1] }
   for _, redis_key in ipairs(step[2]) do
-    local l = load(redis_key, call).live
+    local l = load(redis_key, call)
     if l then
       table.insert(reply, redis_key)
       table.insert(reply, standing_reply('held', queue_of(redis_key, call), '', l, call))

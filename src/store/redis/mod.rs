@@ -33,7 +33,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use redis::Value;
 
 use self::acks::Acks;
 use self::activation::Activator;
@@ -42,7 +41,7 @@ use self::commit::Commit;
 use self::confirm::Confirmer;
 use self::intake::Urgency;
 use self::options::RedisOptions;
-use self::reply::{holding, lease, list, text, texts};
+use self::reply::{fields, holding, lease, list, outcome, text};
 use self::resolver::Resolver;
 use self::topology::Topology;
 use self::wake::{Listener, Wake};
@@ -51,9 +50,7 @@ use self::witness::Witness;
 use crate::lock::key::LockKey;
 use crate::lock::lease::{Attempt, FencingToken, LeaseId, Timestamp, Ttl, micros};
 use crate::lock::request::{Acquire, Ticket, WaiterId};
-use crate::lock::rules::{
-    Acquisition, Ending, Holding, Loss, MAX_REMEMBERED_RELEASES, RELEASE_MEMORY, Renewal,
-};
+use crate::lock::rules::{Acquisition, Ending, Holding, Loss, Renewal};
 use crate::random;
 use crate::store::contract::{Health, ListQuery, News, Page, Store, StoreError, Timed};
 
@@ -177,43 +174,42 @@ impl Store for RedisStore {
             none if none.is_empty() => String::new(),
             pairs => serde_json::to_string(pairs).expect("a map of strings is JSON"),
         };
+        // Nobody's ticket and server stand between.
+        let rest = format!(
+            "{}\t{idempotency_key}\t{fingerprint}\t\t\t{}\t{metadata}",
+            request.attempt.0,
+            request.holder.as_ref().map_or("", |holder| holder.as_str()),
+        );
+        let wait = request.wait.map_or_else(String::new, |wait| {
+            let ticket = wait
+                .ticket
+                .map_or_else(String::new, |ticket| ticket.0.to_string());
+            format!("{} {ticket} {}", micros(wait.within), wait.room)
+        });
         let arguments = arguments([
             request.lease_id.expose(),
-            request.attempt.0.to_string(),
             in_micros(request.ttl.get()),
             idempotency_key,
-            fingerprint,
-            request
-                .holder
-                .as_ref()
-                .map_or_else(String::new, |holder| holder.as_str().to_owned()),
-            metadata,
-            request
-                .wait
-                .map_or_else(String::new, |wait| in_micros(wait.within)),
-            request
-                .wait
-                .and_then(|wait| wait.ticket)
-                .map_or_else(String::new, |ticket| ticket.0.to_string()),
-            request.wait.map_or(0, |wait| wait.room).to_string(),
+            rest,
+            wait,
         ]);
         let reply = self.run("acquire", key, arguments, urgency).await?;
-        if let Some(["recovering", pause]) = texts(&reply.value).as_deref() {
+        if let Some(["recovering", pause]) = fields(&reply.value).as_deref() {
             let retry_after = Duration::from_micros(pause.parse().unwrap_or(0));
             return Err(StoreError::Recovering { retry_after });
         }
         let answer = understand(&reply, |fields, at| match fields {
             ["granted", rest @ ..] => Some(Acquisition::Granted(lease(rest, at)?)),
             ["replayed", rest @ ..] => Some(Acquisition::Replayed(lease(rest, at)?)),
-            ["held", waiters, rest @ ..] => Some(Acquisition::Held {
+            ["held", waiters, position, rest @ ..] => Some(Acquisition::Held {
                 holding: holding(rest, at)?,
                 waiters: waiters.parse().ok()?,
-                position: rest.first()?.parse().ok(),
+                position: position.parse().ok(),
             }),
-            ["queued", waiters, rest @ ..] => Some(Acquisition::Queued {
+            ["queued", waiters, ticket, rest @ ..] => Some(Acquisition::Queued {
                 holding: holding(rest, at)?,
                 waiters: waiters.parse().ok()?,
-                ticket: Ticket(rest.first()?.parse().ok()?),
+                ticket: Ticket(ticket.parse().ok()?),
             }),
             ["too_many_waiters"] => Some(Acquisition::TooManyWaiters),
             ["key_reused"] => Some(Acquisition::KeyReused),
@@ -250,11 +246,7 @@ impl Store for RedisStore {
     }
 
     async fn release(&self, key: &LockKey, lease_id: LeaseId) -> Result<Ending, StoreError> {
-        let arguments = arguments([
-            lease_id.expose(),
-            in_micros(RELEASE_MEMORY),
-            MAX_REMEMBERED_RELEASES.to_string(),
-        ]);
+        let arguments = arguments([lease_id.expose()]);
         understand(
             &self.run("release", key, arguments, Urgency::Work).await?,
             ending,
@@ -308,7 +300,9 @@ impl Store for RedisStore {
             .await
             .map_err(StoreError::of_a_read)?;
         understand(&reply, |fields, at| match fields {
-            ["held", waiters, rest @ ..] => Some((Some(holding(rest, at)?), waiters.parse().ok()?)),
+            ["held", waiters, _, rest @ ..] => {
+                Some((Some(holding(rest, at)?), waiters.parse().ok()?))
+            }
             ["free", waiters] => Some((None, waiters.parse().ok()?)),
             _ => None,
         })
@@ -365,13 +359,13 @@ fn read_step(reply: &Reply, prefix: &str) -> Option<Step> {
     }
     let mut locks = Vec::with_capacity(entries.len() / 2);
     for entry in entries.chunks_exact(2) {
-        let (key, held) = (text(&entry[0])?, texts(&entry[1])?);
+        let (key, held) = (text(&entry[0])?, fields(&entry[1])?);
         // Something else's key below this prefix is not a lock.
         let Ok(key) = LockKey::parse(key.strip_prefix(prefix)?) else {
             continue;
         };
         let waiters = held.get(1)?.parse().ok()?;
-        locks.push((key, holding(held.get(2..)?, reply.at)?, waiters));
+        locks.push((key, holding(held.get(3..)?, reply.at)?, waiters));
     }
     Some(Step {
         end: text(end)?.to_owned(),
@@ -399,16 +393,18 @@ fn understand<T>(
     reply: &Reply,
     read: impl FnOnce(&[&str], Timestamp) -> Option<T>,
 ) -> Result<T, StoreError> {
-    texts(&reply.value)
+    fields(&reply.value)
         .and_then(|fields| read(&fields, reply.at))
         .ok_or_else(|| misunderstood(reply))
 }
 
 fn misunderstood(reply: &Reply) -> StoreError {
     // The value may hold a lease id, so only its shape is told.
-    let outcome = list(&reply.value).and_then(<[Value]>::first).and_then(text);
     StoreError::Internal {
-        cause: format!("a script replied {outcome:?} with other fields than expected"),
+        cause: format!(
+            "a script replied {:?} with other fields than expected",
+            outcome(&reply.value)
+        ),
     }
 }
 

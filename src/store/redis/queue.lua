@@ -38,7 +38,7 @@ local function load_place(queue, waiter)
   if not text then return nil end
   local id, attempt, ttl, idem, request, holder, metadata, server, present, kept = string.match(text, PLACE)
   return {
-    id = id, attempt = attempt, ttl = tonumber(ttl), idem = idem, request = request, holder = holder,
+    id = id, attempt = attempt, ttl = ttl, idem = idem, request = request, holder = holder,
     metadata = metadata, server = server, present = tonumber(present), kept = tonumber(kept),
   }
 end
@@ -48,7 +48,7 @@ local function save_place(queue, waiter, place, ticket, present, call)
   local kept = place.idem ~= '' and present + PLACE_KEPT_US or present
   redis.call('ZADD', queue.tickets, ticket, waiter)
   redis.call('HSET', queue.places, waiter, table.concat({
-    place.id, place.attempt, int(place.ttl), place.idem, place.request, place.holder, place.metadata,
+    place.id, place.attempt, place.ttl, place.idem, place.request, place.holder, place.metadata,
     place.server, int(present), int(kept),
   }, '\t'))
   redis.call('ZADD', queue.kept, int(kept), waiter)
@@ -119,34 +119,32 @@ local function take_first(queue, asking, call)
   end
 end
 
--- Reserves a free lock for the first who waits and tells that waiter's server. The caller saves the lock.
--- What nobody may be granted now is left for later.
-local function reserve(lock, queue, asking, call)
-  if lock.live or not call.grants then return end
+-- Reserves a free lock for the first who waits and tells that waiter's server: the reservation, which the caller saves,
+-- or nil. What nobody may be granted now is left for later.
+local function reserve(queue, asking, call)
+  if not call.grants then return nil end
   local place = take_first(queue, asking, call)
-  if not place then return end
-  local token = int(redis.call('HINCRBY', call.meta_key, 'token', 1))
-  lock.live = {
-    id = place.id, token = token, acquired = call.now, deadline = call.now + RESERVATION_US, ttl = place.ttl,
-    renewals = 0, attempt = place.attempt, idem = place.idem, request = place.request, holder = place.holder,
+  if not place then return nil end
+  local l = {
+    id = place.id, token = next_number(call), acquired = int(call.now), deadline = call.now + RESERVATION_US, ttl = place.ttl,
+    renewals = '0', attempt = place.attempt, idem = place.idem, request = place.request, holder = place.holder,
     metadata = place.metadata, reserved = place.ticket, server = place.server,
   }
-  if place.waiter == asking then return end
+  if place.waiter == asking then return l end
   -- News may be lost: the server reads this with its next heartbeat.
-  redis.call('HSET', call.turns_key, queue.lock, string.format('%s %s %.0f', place.server, place.waiter, lock.live.deadline))
+  redis.call('HSET', call.turns_key, queue.lock, place.server .. ' ' .. place.waiter .. ' ' .. int(l.deadline))
   if place.server == call.server then
     table.insert(call.turns, { queue.lock, place.waiter })
   else
     redis.call('PUBLISH', call.prefix .. 'wake:' .. place.server, place.waiter .. ' ' .. queue.lock)
   end
+  return l
 end
 
--- Somebody else's lease or reservation, how many wait for the lock, and the asking request's ticket or position.
+-- Somebody else's lease or reservation, without its secret and with the moment until which nobody else gets the
+-- lock; how many wait for it, and the asking request's ticket or position.
 local function standing_reply(outcome, queue, own, l, call)
-  local reply = holding_reply(outcome, l)
-  reply[2] = own
-  table.insert(reply, 2, waiters(queue, call))
-  return reply
+  return outcome .. '\t' .. waiters(queue, call) .. '\t' .. own .. holding_of(l, l.over_at or l.deadline)
 end
 
 -- Tells all servers for how long at most a lock that others wait for is somebody's. Without it they would ask when
@@ -156,15 +154,20 @@ local function announce(queue, for_us, call)
 end
 
 -- Lets whoever is next have a lock that was let go, and saves it.
-local function pass_on(lock_key, lock, call)
-  -- DEL needs no memory, and after it a script may write although Redis is out of memory: letting go
-  -- must always work.
-  redis.call('DEL', lock_key)
-  local queue = queue_of(lock_key, call)
-  reserve(lock, queue, nil, call)
-  save(lock_key, lock, call)
-  -- Nobody may be granted it now: whoever waits must ask until somebody may.
-  if not lock.live and not call.grants and redis.call('ZCARD', queue.tickets) > 0 then
-    announce(queue, call.paused_us, call)
+local function pass_on(lock_key, released, call)
+  if not call.has_written then
+    -- DEL needs no memory, and after it a script may write although Redis is out of memory: letting go
+    -- must always work.
+    redis.call('DEL', lock_key)
+    call.has_written = true
   end
+  local queue = queue_of(lock_key, call)
+  if redis.call('ZCARD', queue.tickets) == 0 then
+    save(lock_key, nil, released, call)
+    return
+  end
+  local l = reserve(queue, nil, call)
+  save(lock_key, l, released, call)
+  -- Nobody may be granted it now: whoever waits must ask until somebody may.
+  if not l and not call.grants then announce(queue, call.paused_us, call) end
 end

@@ -1,13 +1,11 @@
 -- Ends a live lease and remembers that; a repetition succeeds too. Whoever waits first is next. Mirrors `Lock::release`.
--- Key: the lock. Arguments: lease id, how long to remember, how many to remember.
--- Reply: {'ended'} | {'lost', reason}
-function verbs.release(call, lock_key, id, memory_us, most)
-  local lock = load(lock_key, call)
-  if was_released(lock, id, call) then return { 'ended' } end
-  local l = lock.live
-  if not l or l.reserved or l.id ~= id then return lost_reply(lock) end
-  remember(lock, id, l.idem, memory_us, tonumber(most), call)
-  lock.live = nil
-  pass_on(lock_key, lock, call)
-  return { 'ended' }
+-- Key: the lock. Arguments: lease id.
+-- Reply: ended; lost, reason
+function verbs.release(call, lock_key, id)
+  local l, released = load(lock_key, call)
+  if not l or l.reserved or l.id ~= id then
+    return was_released(released, id, call) and 'ended' or lost_reply(l)
+  end
+  pass_on(lock_key, remember(released, id, l.idem, call), call)
+  return 'ended'
 end

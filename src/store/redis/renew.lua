@@ -1,15 +1,14 @@
 -- Extends a live lease and never shortens it. Mirrors `Lock::renew`.
 -- Key: the lock. Arguments: lease id, TTL or ''.
--- Reply: {'renewed', lease} | {'lost', reason}
+-- Reply: renewed, lease; lost, reason
 function verbs.renew(call, lock_key, id, ttl)
-  local lock = load(lock_key, call)
-  local l = lock.live
-  if not l or l.reserved or l.id ~= id then return lost_reply(lock) end
-  if ttl ~= '' then l.ttl = tonumber(ttl) end
+  local l, released = load(lock_key, call)
+  if not l or l.reserved or l.id ~= id then return lost_reply(l) end
+  if ttl ~= '' then l.ttl = ttl end
   l.deadline = math.max(l.deadline, call.now + l.ttl)
-  l.renewals = l.renewals + 1
+  l.renewals = int(l.renewals + 1)
   l.attempt = ''
-  save(lock_key, lock, call)
+  save(lock_key, l, released, call)
   call.writes = call.writes + 1
   return lease_reply('renewed', l)
 end

@@ -21,6 +21,19 @@ pub(super) fn texts(value: &Value) -> Option<Vec<&str>> {
     list(value)?.iter().map(text).collect()
 }
 
+/// The fields of an operation's reply, which tabs set apart.
+pub(super) fn fields(value: &Value) -> Option<Vec<&str>> {
+    Some(text(value)?.split('\t').collect())
+}
+
+/// What an operation came to: the first field of its reply.
+pub(super) fn outcome(value: &Value) -> Option<&str> {
+    match value {
+        Value::Array(values) => text(values.first()?),
+        value => text(value)?.split('\t').next(),
+    }
+}
+
 /// A list, if the reply is one.
 pub(super) fn list(value: &Value) -> Option<&[Value]> {
     match value {
@@ -31,26 +44,16 @@ pub(super) fn list(value: &Value) -> Option<&[Value]> {
 
 /// The fields of `lease_reply` in `record.lua`, after the outcome.
 pub(super) fn lease(fields: &[&str], read_at: Timestamp) -> Option<Lease> {
-    let lease_id = LeaseId::parse(fields.first()?)?;
+    let (lease_id, rest) = fields.split_first()?;
     Some(Lease {
-        lease_id,
-        holding: holding(fields, read_at)?,
+        lease_id: LeaseId::parse(lease_id)?,
+        holding: holding(rest, read_at)?,
     })
 }
 
-/// The same without the lease id.
+/// The fields of `holding_of`.
 pub(super) fn holding(fields: &[&str], read_at: Timestamp) -> Option<Holding> {
-    let [
-        _,
-        token,
-        acquired,
-        deadline,
-        ttl,
-        renewals,
-        holder,
-        metadata,
-    ] = fields
-    else {
+    let [token, acquired, deadline, ttl, renewals, holder, metadata] = fields else {
         return None;
     };
     let number = |text: &str| text.parse::<u64>().ok();
