@@ -7,7 +7,7 @@
 --                                                               one line for each holder
 --   R  lease id, idempotency key, forget at                      one line for each remembered release
 -- Moments and durations are in microseconds. Absent values are empty. Lines of releases are of one length, so that
--- nobody need read them to count them: of each id they have the first half, or as many dashes.
+-- nobody need read them to count them: of each id they have the second half, or as many dashes.
 
 local LEASE = '^L\t(%x+)\t(%d+)\t(%d+)\t(%d+)\t(%d+)\t(%d+)\t(%d*)\t(%x*)\t(%x*)\t(%d*)\t(%x*)\t([^\t]*)\t([^\n]*)\n()'
 
@@ -72,19 +72,19 @@ end
 
 -- Whether the release with this lease id is remembered.
 local function was_released(released, id, call)
-  return released ~= '' and is_remembered(released, sub(id, 1, HALF_ID), 2, call)
+  return released ~= '' and is_remembered(released, sub(id, -HALF_ID), 2, call)
 end
 
 -- Whether a release with this idempotency key is remembered.
 local function was_released_as(released, idem, call)
-  return released ~= '' and is_remembered(released, sub(idem, 1, HALF_ID), 3 + HALF_ID, call)
+  return released ~= '' and is_remembered(released, sub(idem, -HALF_ID), 3 + HALF_ID, call)
 end
 
 -- The remembered releases and one more.
 local function remember(released, id, idem, call)
   local kept = (MAX_RELEASES - 1) * RELEASE_BYTES
   if #released > kept then released = sub(released, -kept) end
-  return released .. 'R\t' .. sub(id, 1, HALF_ID) .. '\t' .. (idem ~= '' and sub(idem, 1, HALF_ID) or '----------------')
+  return released .. 'R\t' .. sub(id, -HALF_ID) .. '\t' .. (idem ~= '' and sub(idem, -HALF_ID) or '----------------')
     .. '\t' .. format('%016d', call.now + RELEASE_MEMORY_US) .. '\n'
 end
 
