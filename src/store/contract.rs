@@ -73,6 +73,9 @@ pub trait Store: Send + Sync + 'static {
     /// What is known of the store's state without asking it.
     fn health(&self) -> Health;
 
+    /// How many leases there are in the whole store, without asking it; `None` while that is not known yet.
+    fn census(&self) -> Option<Census>;
+
     /// Ends the store's tasks and waits for them.
     async fn close(&self);
 }
@@ -96,6 +99,15 @@ pub struct Page {
     pub locks: Vec<(LockKey, Holding, usize)>,
     /// Where the next page begins; `None` at the end.
     pub next_cursor: Option<String>,
+}
+
+/// The leases of a whole store, of all servers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// How many are held now; what is only reserved is not.
+    pub held: u64,
+    /// How many ran out without being ended, since the store began to count.
+    pub expired_total: u64,
 }
 
 /// What may matter to those who wait.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use redis::Value;
 use tokio::time::Instant;
 
+use super::census::LastCensus;
 use super::diagnosis::Diagnosis;
 use super::node::{Node, Question};
 use super::options::{Address, RedisOptions};
@@ -20,6 +21,7 @@ use super::witness::{Step, Witness};
 use crate::lock::lease::{Timestamp, micros, millis};
 use crate::random;
 use crate::store::clock::wall_clock;
+use crate::store::contract::Census;
 
 /// The layout of the data in Redis; a server that meets a higher one writes nothing.
 pub(super) const DATA_FORMAT: &str = "1";
@@ -49,6 +51,7 @@ pub(super) struct Activator {
     /// Tells this server from the others.
     server_id: Arc<str>,
     wake: Wake,
+    census: Arc<LastCensus>,
     report: Source,
 }
 
@@ -60,6 +63,8 @@ pub(super) struct Heard {
     pub(super) pause: Duration,
     /// How many writes that this server knows to be confirmed are missing there.
     pub(super) missing: u64,
+    /// That its clock has stepped.
+    pub(super) step: Option<Step>,
 }
 
 /// What became of a report.
@@ -80,6 +85,7 @@ impl Activator {
         witness: Arc<Witness>,
         server_id: Arc<str>,
         wake: Wake,
+        census: Arc<LastCensus>,
     ) -> Self {
         Self {
             report: script::report(options.clock, &options.key_prefix),
@@ -87,6 +93,7 @@ impl Activator {
             witness,
             server_id,
             wake,
+            census,
         }
     }
 
@@ -117,6 +124,7 @@ impl Activator {
                                 activation,
                                 pause,
                                 missing,
+                                step,
                             });
                         }
                         Some(Step::Small) => step = seen,
@@ -137,6 +145,15 @@ impl Activator {
             "{} is activated again and again",
             node.address
         )))
+    }
+
+    /// Redis said with its answer to the heartbeat how many leases are held, and how many ran out so far.
+    #[expect(dead_code, reason = "the answer does not say so yet")]
+    fn counted(&self, held: u64, expired_total: u64) {
+        self.census.heard(Census {
+            held,
+            expired_total,
+        });
     }
 
     /// Activates the node, or adopts the activation that it has. A clock that is not the one that this

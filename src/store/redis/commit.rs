@@ -19,6 +19,7 @@ use super::activation::explain_guard;
 use super::batch::{Answer, Batches, Operation, Reply};
 use super::confirm::{Confirmer, Unconfirmed};
 use super::diagnosis::lacks_permission;
+use super::fault;
 use super::intake::{self, Intake, MAX_BATCH, Outlet, Urgency};
 use super::node::Node;
 use super::options::RedisOptions;
@@ -28,6 +29,7 @@ use super::wake::Wake;
 use super::witness::{Step, Witness};
 use crate::lock::lease::Timestamp;
 use crate::store::contract::{Outcome, StoreError};
+use crate::telemetry::{Fault, Limit, RedisMetrics, Shortfall};
 
 /// How long a connection may be idle before it is asked whether it lives: less than any time after which
 /// Redis or a firewall cuts it.
@@ -43,6 +45,7 @@ struct Queued {
 pub(super) struct Commit {
     intake: Intake<Queued>,
     options: Arc<RedisOptions>,
+    metrics: RedisMetrics,
     stop: CancellationToken,
     lanes: TaskTracker,
 }
@@ -54,6 +57,7 @@ struct Lane {
     witness: Arc<Witness>,
     confirmer: Arc<Confirmer>,
     wake: Wake,
+    metrics: RedisMetrics,
     kept: Option<Kept>,
 }
 
@@ -99,6 +103,7 @@ impl Commit {
         witness: &Arc<Witness>,
         confirmer: &Arc<Confirmer>,
         wake: &Wake,
+        metrics: RedisMetrics,
     ) -> Self {
         let (intake, outlet) = intake::queues();
         let outlet = Arc::new(Mutex::new(outlet));
@@ -111,6 +116,7 @@ impl Commit {
                 witness: Arc::clone(witness),
                 confirmer: Arc::clone(confirmer),
                 wake: wake.clone(),
+                metrics: metrics.clone(),
                 kept: None,
             };
             lanes.spawn(lane.run(stop.clone()));
@@ -119,6 +125,7 @@ impl Commit {
         Self {
             intake,
             options: Arc::clone(options),
+            metrics,
             stop,
             lanes,
         }
@@ -134,6 +141,7 @@ impl Commit {
             answer,
         };
         if !self.intake.put(queued, urgency) {
+            self.metrics.limits.count(Limit::RedisQueue);
             return Err(not_done(
                 "too many operations wait for Redis, or the store is closed",
             ));
@@ -209,7 +217,10 @@ impl Lane {
             .await
         {
             Some(Ok(connection)) => connection,
-            Some(Err(error)) => return Run::Refused(no_connection(generation, &error)),
+            Some(Err(error)) => {
+                self.metrics.faults.count(fault::of_pool(&error));
+                return Run::Refused(no_connection(generation, &error));
+            }
             None => return Run::Refused("the master changed".into()),
         };
         let operations: Vec<_> = queued.iter().map(|queued| &queued.operation).collect();
@@ -221,6 +232,7 @@ impl Lane {
         };
         match reply {
             Ok(value) => {
+                self.metrics.batch(queued.len(), sent.elapsed());
                 self.keep(node, connection);
                 let run = self.read(generation, value, queued.len(), sent);
                 self.check_time(generation, run)
@@ -229,6 +241,7 @@ impl Lane {
                 // After a time-out the connection looks healthy and answers the wrong questions.
                 drop(Connection::take(connection));
                 node.connection_broke();
+                self.metrics.faults.count(fault::of_call(&error));
                 failed_call(generation, &error)
             }
         }
@@ -286,6 +299,7 @@ impl Lane {
                 }
             }
             [guard, reason, detail] if text(guard) == Some("guard") => {
+                self.metrics.faults.count(Fault::NotMaster);
                 let reason = text(reason).unwrap_or_default();
                 if reason == "role" {
                     self.topology.role_was_refused();
@@ -321,6 +335,7 @@ impl Lane {
             let reply = match refusal(&value) {
                 None => match texts(&value).as_deref() {
                     Some(["error", said]) => {
+                        self.metrics.faults.count(fault::of_operation(said));
                         Err(failed_operation(&self.topology, &generation.node, said))
                     }
                     _ => Ok(Reply {
@@ -329,10 +344,14 @@ impl Lane {
                         asked_at: done.asked_at,
                     }),
                 },
-                Some("replicas") => Err(StoreError::ReplicationUnconfirmed {
-                    outcome: Outcome::None,
-                }),
+                Some("replicas") => {
+                    self.metrics.shortfalls.count(Shortfall::Offline);
+                    Err(StoreError::ReplicationUnconfirmed {
+                        outcome: Outcome::None,
+                    })
+                }
                 Some("clock") if !done.stepped => {
+                    self.metrics.faults.count(Fault::Late);
                     Err(not_done("the command reached Redis too late"))
                 }
                 Some(_) => {

@@ -13,10 +13,12 @@
 mod acks;
 mod activation;
 mod batch;
+mod census;
 mod change;
 mod commit;
 mod confirm;
 mod diagnosis;
+mod fault;
 mod intake;
 mod node;
 pub mod options;
@@ -38,6 +40,7 @@ use redis::Value;
 use self::acks::Acks;
 use self::activation::Activator;
 use self::batch::{Batches, Operation, Reply};
+use self::census::LastCensus;
 use self::commit::Commit;
 use self::confirm::Confirmer;
 use self::intake::Urgency;
@@ -55,7 +58,8 @@ use crate::lock::rules::{
     Acquisition, Ending, Holding, Loss, MAX_REMEMBERED_RELEASES, RELEASE_MEMORY, Renewal,
 };
 use crate::random;
-use crate::store::contract::{Health, ListQuery, News, Page, Store, StoreError, Timed};
+use crate::store::contract::{Census, Health, ListQuery, News, Page, Store, StoreError, Timed};
+use crate::telemetry::RedisMetrics;
 
 pub use self::node::MIN_REDIS_VERSION;
 
@@ -74,12 +78,13 @@ pub struct RedisStore {
     confirmer: Arc<Confirmer>,
     commit: Commit,
     listener: Listener,
+    census: Arc<LastCensus>,
 }
 
 impl RedisStore {
     /// Starts the store's tasks; [`Store::health`] tells when it is ready.
     #[must_use]
-    pub fn start(options: RedisOptions) -> Self {
+    pub fn start(options: RedisOptions, metrics: RedisMetrics) -> Self {
         let options = Arc::new(options);
         let script = Arc::new(script::batch(options.clock, &options.key_prefix));
         let witness = Arc::new(Witness::new(
@@ -88,13 +93,16 @@ impl RedisStore {
         ));
         let server_id: Arc<str> = format!("{:032x}", u128::from_be_bytes(random::bytes())).into();
         let (wake, news) = Wake::new();
+        let census = Arc::new(LastCensus::default());
         let activator = Activator::new(
             Arc::clone(&options),
             Arc::clone(&witness),
             Arc::clone(&server_id),
             wake.clone(),
+            Arc::clone(&census),
         );
-        let (topology, resolver) = resolver::start(&options, Arc::clone(&script), activator);
+        let (topology, resolver) =
+            resolver::start(&options, Arc::clone(&script), activator, metrics.clone());
         let listener = Listener::start(&wake, news, &topology, &options, &server_id);
         let batches = Arc::new(Batches::new(
             script,
@@ -104,9 +112,16 @@ impl RedisStore {
         ));
         let acks = Arc::new(Acks::new(&options, topology.endorsement()));
         let confirmer = Arc::new(Confirmer::start(
-            &options, &topology, &batches, &witness, &acks,
+            &options,
+            &topology,
+            &batches,
+            &witness,
+            &acks,
+            metrics.clone(),
         ));
-        let commit = Commit::start(&options, &topology, &batches, &witness, &confirmer, &wake);
+        let commit = Commit::start(
+            &options, &topology, &batches, &witness, &confirmer, &wake, metrics,
+        );
         Self {
             options,
             witness,
@@ -115,6 +130,7 @@ impl RedisStore {
             confirmer,
             commit,
             listener,
+            census,
         }
     }
 
@@ -344,6 +360,10 @@ impl Store for RedisStore {
         self.listener.next().await
     }
 
+    fn census(&self) -> Option<Census> {
+        self.census.last()
+    }
+
     fn health(&self) -> Health {
         self.topology.health()
     }
@@ -381,7 +401,10 @@ fn read_step(reply: &Reply, prefix: &str) -> Option<Step> {
 
 fn ending(fields: &[&str], _: Timestamp) -> Option<Ending> {
     match fields {
-        ["ended"] => Some(Ending::Ended),
+        ["ended"] => Some(Ending::Ended { held_for: None }),
+        ["ended", micros] => Some(Ending::Ended {
+            held_for: Some(Duration::from_micros(micros.parse().ok()?)),
+        }),
         ["lost", reason] => Some(Ending::Lost(loss(reason)?)),
         _ => None,
     }

@@ -1,6 +1,6 @@
 -- Ends a live lease and remembers that; a repetition succeeds too. Whoever waits first is next. Mirrors `Lock::release`.
 -- Key: the lock. Arguments: lease id, how long to remember, how many to remember.
--- Reply: {'ended'} | {'lost', reason}
+-- Reply: {'ended'} if it was over | {'ended', for how long it was held} | {'lost', reason}
 function verbs.release(call, lock_key, id, memory_us, most)
   local lock = load(lock_key, call)
   if was_released(lock, id, call) then return { 'ended' } end
@@ -9,5 +9,5 @@ function verbs.release(call, lock_key, id, memory_us, most)
   remember(lock, id, l.idem, memory_us, tonumber(most), call)
   lock.live = nil
   pass_on(lock_key, lock, call)
-  return { 'ended' }
+  return { 'ended', int(math.max(0, call.now - l.acquired)) }
 end
