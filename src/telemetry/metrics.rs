@@ -125,6 +125,13 @@ impl Default for Metrics {
     }
 }
 
+/// Counts for nobody, as a store in a test does.
+impl Default for RedisMetrics {
+    fn default() -> Self {
+        Metrics::new().redis()
+    }
+}
+
 impl Gauges {
     fn new(registry: &Registry) -> Self {
         let gauge = |name: &str, help: &str| {

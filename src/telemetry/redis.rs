@@ -6,7 +6,6 @@ use prometheus::{Gauge, Histogram, IntCounter, Registry};
 
 use super::label::{Counters, VALID, counter, histogram, label, register};
 use super::locks::Limit;
-use super::metrics::Metrics;
 
 /// In seconds: from a node next door to the longest time-out.
 const ROUND_TRIP_BUCKETS: [f64; 12] = [
@@ -215,12 +214,5 @@ impl RedisMetrics {
     /// For so long nothing new is granted.
     pub(crate) fn paused(&self, pause: Duration) {
         self.pause.set(pause.as_secs_f64());
-    }
-}
-
-/// Counts for nobody, as a store in a test does.
-impl Default for RedisMetrics {
-    fn default() -> Self {
-        Metrics::new().redis()
     }
 }

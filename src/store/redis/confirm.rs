@@ -267,9 +267,9 @@ impl Work {
             .await;
         match round {
             Some(Round::Acknowledged(replicas)) => {
-                self.metrics.replication_round(begun.elapsed());
                 let (done, short) = self.pending.drain(..).partition(|u| u.required <= replicas);
                 self.pending = short;
+                self.metrics.replication_round(begun.elapsed());
                 for unconfirmed in done {
                     self.metrics.confirmed();
                     unconfirmed.succeed(&self.witness);
