@@ -298,7 +298,9 @@ fn replicas_are_counted_and_so_is_a_failover() {
     assert!(scrape.value("replication_round_seconds_count") >= 1.0);
 
     let replicas = set.replicas();
-    replicas.iter().for_each(|replica| replica.pause());
+    for replica in &replicas {
+        replica.pause();
+    }
     assert_eq!(
         api.acquire(&lock("b"), json!({"ttl_ms": 1_000})).status,
         503
@@ -309,7 +311,9 @@ fn replicas_are_counted_and_so_is_a_failover() {
         (r#"acquires_total{outcome="replication_unconfirmed"}"#, 1.0),
         (r#"master_changes_total{kind="failover"}"#, 0.0),
     ]);
-    replicas.iter().for_each(|replica| replica.resume());
+    for replica in &replicas {
+        replica.resume();
+    }
     drop(replicas);
     assert_eq!(api.acquire_soon(&lock("b")).status, 201);
 
@@ -356,6 +360,13 @@ fn loss_is_counted_and_so_is_what_is_refused_meanwhile() {
         ("ready", 1.0),
         (r#"store_condition{condition="ready"}"#, 0.0),
     ]);
+    let unanswered = [
+        api.acquire(&lock("a"), None),
+        api.renew(&lock("a"), STRANGER, None),
+        api.release(&lock("a"), STRANGER),
+        api.break_lease(&lock("a"), 1),
+    ];
+    assert_eq!(unanswered.map(|reply| reply.status), [503; 4]);
     redis.restart();
     eventually(FAILOVER, "the loss is counted", || {
         Scrape::of(&server).value("losses_total") >= 1.0
@@ -364,6 +375,10 @@ fn loss_is_counted_and_so_is_what_is_refused_meanwhile() {
     let scrape = Scrape::of(&server);
     scrape.assert(&[
         (r#"acquires_total{outcome="recovering"}"#, 1.0),
+        (r#"acquires_total{outcome="unavailable"}"#, 1.0),
+        (r#"renewals_total{outcome="error"}"#, 1.0),
+        (r#"releases_total{outcome="error"}"#, 1.0),
+        (r#"breaks_total{outcome="error"}"#, 1.0),
         (r#"master_changes_total{kind="restart"}"#, 1.0),
         ("losses_total", 1.0),
         ("lost_writes_total", 2.0),

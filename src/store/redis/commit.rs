@@ -141,7 +141,9 @@ impl Commit {
             answer,
         };
         if !self.intake.put(queued, urgency) {
-            self.metrics.limits.count(Limit::RedisQueue);
+            if !self.stop.is_cancelled() {
+                self.metrics.limits.count(Limit::RedisQueue);
+            }
             return Err(not_done(
                 "too many operations wait for Redis, or the store is closed",
             ));

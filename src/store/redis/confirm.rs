@@ -126,7 +126,9 @@ impl Confirmer {
         if unconfirmed.required == 0 {
             unconfirmed.succeed(&self.witness);
         } else if let Err(refused) = self.queue.try_send(unconfirmed) {
-            self.metrics.limits.count(Limit::ConfirmationQueue);
+            if !self.stop.is_cancelled() {
+                self.metrics.limits.count(Limit::ConfirmationQueue);
+            }
             refused.into_inner().fail();
         }
     }

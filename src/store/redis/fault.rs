@@ -41,3 +41,68 @@ pub(super) fn of_operation(said: &str) -> Fault {
         _ => Fault::Other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use redis::{Value, parse_redis_value};
+
+    use super::*;
+
+    fn refusal(said: &str) -> RedisError {
+        match parse_redis_value(format!("-{said}\r\n").as_bytes()) {
+            Ok(Value::ServerError(error)) => error.into(),
+            other => panic!("{said} was read as {other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_redis_says_has_its_word() {
+        for (said, fault) in [
+            (
+                "READONLY You can't write against a read only replica.",
+                Fault::NotMaster,
+            ),
+            (
+                "NOREPLICAS Not enough good replicas to write.",
+                Fault::NotReady,
+            ),
+            (
+                "LOADING Redis is loading the dataset in memory",
+                Fault::NotReady,
+            ),
+            (
+                "OOM command not allowed when used memory > 'maxmemory'.",
+                Fault::OutOfMemory,
+            ),
+            (
+                "MISCONF Errors writing to the AOF file",
+                Fault::NotPersisting,
+            ),
+            ("NOPERM this user has no permissions", Fault::Access),
+            ("NOAUTH Authentication required.", Fault::Access),
+            ("ERR unknown command", Fault::Other),
+        ] {
+            assert_eq!(of_call(&refusal(said)), fault, "{said}");
+        }
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        assert_eq!(of_call(&refused.into()), Fault::Connection);
+        let late = std::io::Error::from(std::io::ErrorKind::TimedOut);
+        assert_eq!(of_call(&late.into()), Fault::Timeout);
+    }
+
+    #[test]
+    fn what_a_script_met_has_its_word() {
+        for (said, fault) in [
+            ("OOM command not allowed", Fault::OutOfMemory),
+            ("MISCONF Redis is configured to save", Fault::NotPersisting),
+            ("READONLY You can't write", Fault::NotMaster),
+            (
+                "The user executing the script can't run this command",
+                Fault::Access,
+            ),
+            ("attempt to index a nil value", Fault::Other),
+        ] {
+            assert_eq!(of_operation(said), fault, "{said}");
+        }
+    }
+}
