@@ -10,10 +10,10 @@
 //! config     settings from flags and variables, validated once
 //! client     a small HTTP client (health check)
 //! http       routes, extractors, problems, documentation
-//! telemetry  logs and metrics
 //! service    the one layer between HTTP and a store: mints lease ids, waits, takes back
 //! store      contract (the trait) · memory · redis
 //! lock       keys, leases and the rules: pure, no HTTP, no Redis, no clock
+//! telemetry  logs, and the metrics that all of the above count
 //! random     random bits
 //! ```
 //!

@@ -110,9 +110,12 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
 }
 
 fn build(config: &Config) -> App {
+    let metrics = Metrics::new();
     let store: Arc<dyn Store> = match &config.store {
         StoreConfig::Memory => Arc::new(MemoryStore::new()),
-        StoreConfig::Redis(options) => Arc::new(RedisStore::start((**options).clone())),
+        StoreConfig::Redis(options) => {
+            Arc::new(RedisStore::start((**options).clone(), metrics.redis()))
+        }
     };
     let expose = |secret: &Option<Secret>| secret.as_ref().map(|s| s.expose().to_owned());
     let auth = Auth::new(
@@ -120,10 +123,10 @@ fn build(config: &Config) -> App {
         expose(&config.break_token).as_deref(),
     );
     App {
-        service: LockService::new(store, config.wait_limits),
+        service: LockService::new(store, config.wait_limits, metrics.locks.clone()),
         limits: config.limits,
         auth: Arc::new(auth),
-        metrics: Metrics::new(),
+        metrics,
     }
 }
 

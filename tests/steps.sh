@@ -46,6 +46,8 @@ install_packages() {
   # For the chart's tests.
   python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
   command -v openssl >/dev/null || missing+=(openssl)
+  # For the tests of the metrics; it carries promtool.
+  command -v prometheus >/dev/null || missing+=(prometheus)
   if [ ${#missing[@]} -eq 0 ]; then
     return
   fi

@@ -11,6 +11,7 @@ use crate::http::app::App;
 use crate::http::problem::Problem;
 use crate::http::wire::rfc3339;
 use crate::store::contract::{Condition, Health};
+use crate::telemetry::{Leases, Now, StoreCondition};
 
 /// That the server lives.
 #[derive(Debug, Serialize, ToSchema)]
@@ -134,7 +135,7 @@ fn readiness(health: Health, draining: bool) -> Readiness {
 #[utoipa::path(get, path = "/metrics", operation_id = "metrics", tag = "health",
     responses((status = 200, description = "The metrics.", body = String, content_type = "text/plain")))]
 pub(super) async fn metrics(State(app): State<App>) -> Result<Response, Problem> {
-    let text = app.metrics.render(app.service.waiters()).map_err(|error| {
+    let text = app.metrics.render(&now(&app)).map_err(|error| {
         tracing::error!("the metrics cannot be written: {error}");
         Problem::internal()
     })?;
@@ -143,4 +144,26 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<Response, Problem>
         text,
     )
         .into_response())
+}
+
+/// What the metrics tell of this moment.
+fn now(app: &App) -> Now {
+    let readiness = readiness(app.service.health(), app.service.is_draining());
+    let census = app.service.census();
+    let (waiters, max_waiters) = app.service.waiters();
+    Now {
+        ready: readiness.status == Status::Ready,
+        draining: app.service.is_draining(),
+        store: match readiness.store {
+            StoreStatus::Ok => StoreCondition::Ready,
+            StoreStatus::Degraded => StoreCondition::Degraded,
+            StoreStatus::Unreached => StoreCondition::Starting,
+        },
+        waiters,
+        max_waiters,
+        leases: census.map(|census| Leases {
+            held: census.held,
+            expired_total: census.expired_total,
+        }),
+    }
 }

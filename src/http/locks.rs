@@ -53,9 +53,7 @@ pub(super) async fn acquire(
         principal.name(),
         idempotency_key.as_deref(),
     )?;
-    let acquired = app.service.acquire(key.clone(), request).await;
-    app.metrics.acquired(acquired.as_ref().ok());
-    match acquired? {
+    match app.service.acquire(key.clone(), request).await? {
         Acquired::Granted(lease) => Ok((
             StatusCode::CREATED,
             location(&key),
@@ -142,7 +140,7 @@ pub(super) async fn release(
         }
     };
     match ending {
-        Ending::Ended => Ok(StatusCode::NO_CONTENT),
+        Ending::Ended { .. } => Ok(StatusCode::NO_CONTENT),
         Ending::Lost(loss) => Err(Problem::lost(loss)),
     }
 }

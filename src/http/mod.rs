@@ -34,6 +34,7 @@ use self::extract::{Arrived, named_key, set_key_apart};
 use self::problem::{Kind, Problem};
 use crate::lock::lease::millis;
 use crate::random;
+use crate::telemetry::{self, Label, Route};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -111,11 +112,12 @@ async fn answer(State(app): State<App>, mut request: Request, next: Next) -> Res
     }
     let status = response.status().as_u16();
     app.metrics
-        .answered(route, method_label(&method), status, arrived.elapsed());
+        .requests
+        .answered(route, counted(&method), status, arrived.elapsed());
     tracing::info!(
         request_id = request_id.to_str().unwrap_or_default(),
         %method,
-        route,
+        route = route.text(),
         key,
         path,
         status,
@@ -140,17 +142,17 @@ async fn authenticate(
 }
 
 /// The route of a path whose key was set apart; what clients make up must not become a metric's label each.
-fn route_of(path: &str) -> &'static str {
+fn route_of(path: &str) -> Route {
     match path {
-        "/livez" => "/livez",
-        "/readyz" => "/readyz",
-        "/metrics" => "/metrics",
-        "/openapi.json" => "/openapi.json",
-        "/locks" => "/locks",
-        path if path.starts_with("/docs") => "/docs",
-        path if path.starts_with("/locks/") && path.ends_with("/lease") => "/locks/{key}/lease",
-        path if path.starts_with("/locks/") => "/locks/{key}",
-        _ => "none",
+        "/livez" => Route::Livez,
+        "/readyz" => Route::Readyz,
+        "/metrics" => Route::Metrics,
+        "/openapi.json" => Route::OpenApi,
+        "/locks" => Route::Locks,
+        path if path.starts_with("/docs") => Route::Docs,
+        path if path.starts_with("/locks/") && path.ends_with("/lease") => Route::Lease,
+        path if path.starts_with("/locks/") => Route::Lock,
+        _ => Route::None,
     }
 }
 
@@ -213,15 +215,15 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
     }
 }
 
-/// A method as a metric's label; what clients make up must not become one each.
-fn method_label(method: &Method) -> &'static str {
+/// A method as it is counted.
+fn counted(method: &Method) -> telemetry::Method {
     match *method {
-        Method::GET => "GET",
-        Method::HEAD => "HEAD",
-        Method::POST => "POST",
-        Method::PUT => "PUT",
-        Method::DELETE => "DELETE",
-        _ => "other",
+        Method::GET => telemetry::Method::Get,
+        Method::HEAD => telemetry::Method::Head,
+        Method::POST => telemetry::Method::Post,
+        Method::PUT => telemetry::Method::Put,
+        Method::DELETE => telemetry::Method::Delete,
+        _ => telemetry::Method::Other,
     }
 }
 

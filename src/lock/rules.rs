@@ -120,7 +120,10 @@ pub enum Renewal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     /// That lease is over, by this call or by an earlier one like it.
-    Ended,
+    Ended {
+        /// For how long it had been held, if this call ended it.
+        held_for: Option<Duration>,
+    },
     /// It was not there to be ended.
     Lost(Loss),
 }
@@ -308,10 +311,10 @@ impl Lock {
             .iter()
             .any(|r| r.lease_id == lease_id && now < r.forget_at);
         if repeated {
-            return Ending::Ended;
+            return Ending::Ended { held_for: None };
         }
-        let idempotency = match self.held_with(lease_id, now) {
-            Ok(grant) => grant.idempotency,
+        let (idempotency, held_for) = match self.held_with(lease_id, now) {
+            Ok(grant) => (grant.idempotency, grant.held_for(now)),
             Err(loss) => return Ending::Lost(loss),
         };
         self.holders.clear();
@@ -324,7 +327,7 @@ impl Lock {
         let excess = self.released.len().saturating_sub(MAX_REMEMBERED_RELEASES);
         self.released.drain(..excess);
         self.reserve(None, now, next_number);
-        Ending::Ended
+        Ending::Ended { held_for }
     }
 
     /// Ends the live lease with this token, whoever holds it; a success too when that grant is
@@ -337,12 +340,13 @@ impl Lock {
     ) -> Ending {
         match self.live(now) {
             Some(grant) if grant.fencing_token != token => Ending::Lost(Loss::HeldByOther),
-            Some(_) => {
+            Some(grant) => {
+                let held_for = grant.held_for(now);
                 self.holders.clear();
                 self.reserve(None, now, next_number);
-                Ending::Ended
+                Ending::Ended { held_for }
             }
-            None => Ending::Ended,
+            None => Ending::Ended { held_for: None },
         }
     }
 
@@ -409,6 +413,13 @@ impl Lock {
     #[must_use]
     pub fn holding(&self, now: Timestamp) -> Option<Holding> {
         self.live(now).map(|grant| grant.holding(now))
+    }
+
+    /// The live lease and until when it is held; not what is only reserved.
+    #[must_use]
+    pub fn held(&self, now: Timestamp) -> Option<(Timestamp, FencingToken)> {
+        let held = self.live(now).filter(|grant| grant.reserved.is_none());
+        held.map(|grant| (grant.deadline, grant.fencing_token))
     }
 
     /// The moment from which nothing of this state matters any more.
@@ -483,6 +494,11 @@ impl Grant {
 
     fn waiter_id(&self) -> WaiterId {
         WaiterId::of(self.lease_id, self.idempotency)
+    }
+
+    /// For how long it has been held; what is only reserved is nobody's yet.
+    fn held_for(&self, now: Timestamp) -> Option<Duration> {
+        self.reserved.is_none().then(|| now.since(self.acquired_at))
     }
 
     /// The request that it was granted to.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::counting;
 use super::request::{AcquireRequest, Acquired, ServiceError, Standing};
 use super::waiting::{Seat, Waiting};
 use crate::lock::key::LockKey;
@@ -14,6 +15,7 @@ use crate::lock::request::{Acquire, Ticket, Wait, WaiterId};
 use crate::lock::rules::Acquisition;
 use crate::random;
 use crate::store::contract::{Outcome, Store, StoreError, Timed};
+use crate::telemetry::{AcquireOutcome, Limit, LockMetrics};
 
 /// How much of a lease is left to a client that disconnected before it had its answer and can ask
 /// again with its `Idempotency-Key`.
@@ -41,6 +43,7 @@ pub(super) struct Surroundings {
     pub(super) store: Arc<dyn Store>,
     pub(super) waiting: Arc<Waiting>,
     pub(super) max_waiters_per_key: usize,
+    pub(super) metrics: LockMetrics,
     /// Cancelled when the server is about to end.
     pub(super) draining: CancellationToken,
 }
@@ -60,6 +63,8 @@ pub(super) struct Attempted {
     in_doubt: bool,
     /// Until then what had no answer may still be done, whatever was answered since.
     late_until: Option<Instant>,
+    /// Since when it is in line, once the store has said that it is.
+    in_line_since: Option<Instant>,
 }
 
 impl Attempted {
@@ -81,6 +86,7 @@ impl Attempted {
             queued: false,
             in_doubt: false,
             late_until: None,
+            in_line_since: None,
         }
     }
 
@@ -89,6 +95,17 @@ impl Attempted {
     pub(super) async fn run(mut self) -> (Self, Result<Acquired, ServiceError>) {
         let result = self.acquire().await.map_err(|error| self.honest(error));
         (self, result)
+    }
+
+    /// Counts how it ended.
+    pub(super) fn count(&self, outcome: AcquireOutcome) {
+        let metrics = &self.service.metrics;
+        metrics.acquires.count(outcome);
+        if let Some(since) = self.in_line_since {
+            metrics
+                .waits
+                .observe(counting::waited(outcome), since.elapsed());
+        }
     }
 
     /// Whether a client that got the result, or did not, leaves something in the store that nobody will come for. A
@@ -130,11 +147,19 @@ impl Attempted {
         let Some(mut seat) = self.service.waiting.join(&self.key, waiter) else {
             // What needs no waiting needs no room.
             return Ok(match self.without_waiting().await? {
-                Acquired::Held(_) => Acquired::TooManyWaiters,
+                Acquired::Held(_) => {
+                    self.service.metrics.limits.count(Limit::ServerWaiters);
+                    Acquired::TooManyWaiters
+                }
                 settled => settled,
             });
         };
-        self.in_line(&mut seat, wait_until).await
+        let begun = Instant::now();
+        let result = self.in_line(&mut seat, wait_until, begun).await;
+        if let Ok(Acquired::TooManyWaiters) = result {
+            self.service.metrics.limits.count(Limit::KeyWaiters);
+        }
+        result
     }
 
     /// Takes the lock if it is free and nobody waits for it.
@@ -153,10 +178,11 @@ impl Attempted {
         &mut self,
         seat: &mut Seat,
         wait_until: Instant,
+        begun: Instant,
     ) -> Result<Acquired, ServiceError> {
         let mut ticket = None;
-        let mut ask_at = Some(Instant::now());
-        let mut not_before = Instant::now();
+        let mut ask_at = Some(begun);
+        let mut not_before = begun;
         loop {
             let wanted = [ask_at, seat.ask_at()].into_iter().flatten().min();
             let due = |at: Instant| at.max(not_before) <= Instant::now();
@@ -174,6 +200,7 @@ impl Attempted {
                         asked_at,
                     }) => {
                         ticket = Some(given);
+                        self.in_line_since.get_or_insert(begun);
                         let soonest = Instant::now() + MIN_ASK_AGAIN;
                         seat.queued(given, soonest.max(asked_at + holding.expires_in()));
                     }

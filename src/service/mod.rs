@@ -6,6 +6,7 @@
 //! runs on in a task of its own.
 
 mod acquisition;
+mod counting;
 mod outlive;
 mod request;
 mod waiting;
@@ -22,7 +23,8 @@ use self::waiting::Waiting;
 use crate::lock::key::LockKey;
 use crate::lock::lease::{FencingToken, LeaseId, Ttl};
 use crate::lock::rules::{Ending, Holding, Renewal};
-use crate::store::contract::{Health, ListQuery, News, Page, Store, StoreError, Timed};
+use crate::store::contract::{Census, Health, ListQuery, News, Page, Store, StoreError, Timed};
+use crate::telemetry::{AcquireOutcome, LockMetrics};
 
 pub use self::request::{AcquireRequest, Acquired, ServiceError, Standing};
 
@@ -45,11 +47,12 @@ pub struct LockService {
 impl LockService {
     /// A service over `store`; the only user of it. Starts a task, and so needs a Tokio runtime.
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, limits: WaitLimits) -> Self {
+    pub fn new(store: Arc<dyn Store>, limits: WaitLimits, metrics: LockMetrics) -> Self {
         let surroundings = Arc::new(Surroundings {
             store,
             waiting: Arc::new(Waiting::new(limits.max_waiters)),
             max_waiters_per_key: limits.max_waiters_per_key,
+            metrics,
             draining: CancellationToken::new(),
         });
         let service = Self {
@@ -75,7 +78,9 @@ impl LockService {
         key: LockKey,
         request: AcquireRequest,
     ) -> Result<Acquired, ServiceError> {
+        let metrics = &self.surroundings.metrics;
         if self.surroundings.draining.is_cancelled() {
+            metrics.acquires.count(AcquireOutcome::ShuttingDown);
             return Err(ServiceError::ShuttingDown);
         }
         let gone = CancellationToken::new();
@@ -85,6 +90,7 @@ impl LockService {
         let (acquisition, result) = Outlive::new(acquisition.run(), move |rest| {
             tasks.spawn(async move {
                 let (acquisition, result) = rest.await;
+                acquisition.count(AcquireOutcome::Abandoned);
                 if acquisition.is_to_be_taken_back(&result, false) {
                     acquisition.take_back().await;
                 }
@@ -92,6 +98,7 @@ impl LockService {
         })
         .await;
         // No await since the result came: from here on it is the caller's.
+        acquisition.count(counting::outcome(&result));
         if acquisition.is_to_be_taken_back(&result, true) {
             self.tasks
                 .spawn(async move { acquisition.take_back().await });
@@ -109,9 +116,12 @@ impl LockService {
         lease_id: LeaseId,
         ttl: Option<Ttl>,
     ) -> Result<Timed<Renewal>, ServiceError> {
-        let store = Arc::clone(&self.surroundings.store);
-        self.detached(async move { store.renew(&key, lease_id, ttl).await })
-            .await
+        self.detached(|service| async move {
+            let renewed = service.store.renew(&key, lease_id, ttl).await;
+            counting::renewal(&service.metrics, &renewed);
+            renewed
+        })
+        .await
     }
 
     /// Ends a lease.
@@ -119,9 +129,12 @@ impl LockService {
     /// # Errors
     /// [`ServiceError`]; its outcome says whether the lease may be over.
     pub async fn release(&self, key: LockKey, lease_id: LeaseId) -> Result<Ending, ServiceError> {
-        let store = Arc::clone(&self.surroundings.store);
-        self.detached(async move { store.release(&key, lease_id).await })
-            .await
+        self.detached(|service| async move {
+            let released = service.store.release(&key, lease_id).await;
+            counting::release(&service.metrics, &released);
+            released
+        })
+        .await
     }
 
     /// Ends whoever's lease has this token.
@@ -133,9 +146,12 @@ impl LockService {
         key: LockKey,
         token: FencingToken,
     ) -> Result<Ending, ServiceError> {
-        let store = Arc::clone(&self.surroundings.store);
-        self.detached(async move { store.break_lease(&key, token).await })
-            .await
+        self.detached(|service| async move {
+            let broken = service.store.break_lease(&key, token).await;
+            counting::breaking(&service.metrics, &broken);
+            broken
+        })
+        .await
     }
 
     /// Who holds a lock, if somebody does, and how many wait for it.
@@ -160,9 +176,15 @@ impl LockService {
         self.surroundings.store.health()
     }
 
-    /// How many wait on this server.
+    /// How many leases there are, as far as that is known without asking the store.
     #[must_use]
-    pub fn waiters(&self) -> usize {
+    pub fn census(&self) -> Option<Census> {
+        self.surroundings.store.census()
+    }
+
+    /// How many wait on this server, and how many may.
+    #[must_use]
+    pub fn waiters(&self) -> (usize, usize) {
         self.surroundings.waiting.total()
     }
 
@@ -186,11 +208,15 @@ impl LockService {
     }
 
     /// Runs `operation` to its end, whether or not the caller stays to hear of it.
-    async fn detached<T: Send + 'static>(
+    async fn detached<T: Send + 'static, F>(
         &self,
-        operation: impl Future<Output = Result<T, StoreError>> + Send + 'static,
-    ) -> Result<T, ServiceError> {
+        operation: impl FnOnce(Arc<Surroundings>) -> F,
+    ) -> Result<T, ServiceError>
+    where
+        F: Future<Output = Result<T, StoreError>> + Send + 'static,
+    {
         let tasks = self.tasks.clone();
+        let operation = operation(Arc::clone(&self.surroundings));
         let outliving = Outlive::new(operation, move |rest| drop(tasks.spawn(rest)));
         Ok(outliving.await?)
     }

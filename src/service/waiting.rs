@@ -112,9 +112,9 @@ impl Waiting {
         }
     }
 
-    /// How many wait.
-    pub(super) fn total(&self) -> usize {
-        self.state().total
+    /// How many wait, and how many may.
+    pub(super) fn total(&self) -> (usize, usize) {
+        (self.state().total, self.max)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

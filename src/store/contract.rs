@@ -73,6 +73,9 @@ pub trait Store: Send + Sync + 'static {
     /// What is known of the store's state without asking it.
     fn health(&self) -> Health;
 
+    /// How many leases there are, without asking the store; `None` while that is not known yet.
+    fn census(&self) -> Option<Census>;
+
     /// Ends the store's tasks and waits for them.
     async fn close(&self);
 }
@@ -96,6 +99,15 @@ pub struct Page {
     pub locks: Vec<(LockKey, Holding, usize)>,
     /// Where the next page begins; `None` at the end.
     pub next_cursor: Option<String>,
+}
+
+/// The leases of a store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// How many all servers' clients hold now; what is only reserved is not held.
+    pub held: u64,
+    /// How many ran out without being ended, as this server counted: each is counted once, by one of the servers.
+    pub expired_total: u64,
 }
 
 /// What may matter to those who wait.

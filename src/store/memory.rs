@@ -19,7 +19,9 @@ use crate::lock::lease::{Attempt, FencingToken, LeaseId, Timestamp, Ttl};
 use crate::lock::request::{Acquire, WaiterId};
 use crate::lock::rules::{Acquisition, Ending, Holding, Lock, Renewal};
 use crate::store::clock::wall_clock;
-use crate::store::contract::{Condition, Health, ListQuery, News, Page, Store, StoreError, Timed};
+use crate::store::contract::{
+    Census, Condition, Health, ListQuery, News, Page, Store, StoreError, Timed,
+};
 
 /// How many keys whose time is over one operation looks at: enough to free memory faster than
 /// operations fill it, few enough that none of them is slow.
@@ -45,6 +47,9 @@ struct State {
     locks: BTreeMap<LockKey, Lock>,
     /// When each key's memory can be freed. Expiry itself never waits for this.
     disposals: BTreeSet<(Timestamp, LockKey)>,
+    /// The leases that are held, by their deadlines, and those whose end was not counted yet.
+    held: BTreeSet<(Timestamp, FencingToken)>,
+    expired_total: u64,
     last_token: u64,
 }
 
@@ -57,6 +62,8 @@ impl MemoryStore {
         let state = State {
             locks: BTreeMap::new(),
             disposals: BTreeSet::new(),
+            held: BTreeSet::new(),
+            expired_total: 0,
             last_token: wall.as_micros(),
         };
         Self {
@@ -90,7 +97,9 @@ impl MemoryStore {
         let State {
             locks,
             disposals,
+            held,
             last_token,
+            ..
         } = &mut *state;
         let mut next_token = || {
             *last_token += 1;
@@ -100,11 +109,19 @@ impl MemoryStore {
         let lock = locks.entry(key.clone()).or_default();
         let due_before = lock.disposable_from();
         let turn_before = lock.turn(now);
+        let held_before = lock.held(now);
         let result = operation(lock, now, &mut next_token);
         let turn = lock.turn(now);
         if let (true, Some((waiter, _))) = (turn != turn_before, turn) {
             // If there is no room for it, the waiter finds out when it asks again.
             let _full = self.news.0.try_send(News::Turn(key.clone(), waiter));
+        }
+        let held_after = lock.held(now);
+        if held_after != held_before {
+            if let Some(before) = held_before {
+                held.remove(&before);
+            }
+            held.extend(held_after);
         }
         let due = lock.disposable_from();
         if due != due_before {
@@ -125,6 +142,7 @@ impl MemoryStore {
 impl State {
     fn sweep(&mut self, now: Timestamp) {
         for _ in 0..SWEPT_PER_OPERATION {
+            self.count_expired(now);
             match self.disposals.first() {
                 Some((due, _)) if *due <= now => {}
                 _ => return,
@@ -133,6 +151,21 @@ impl State {
                 self.locks.remove(&key);
             }
         }
+    }
+}
+
+impl State {
+    /// Counts a lease that ran out and was not counted yet, if there is one.
+    fn count_expired(&mut self, now: Timestamp) -> bool {
+        let over = self
+            .held
+            .first()
+            .is_some_and(|(deadline, _)| *deadline <= now);
+        if over {
+            self.held.pop_first();
+            self.expired_total += 1;
+        }
+        over
     }
 }
 
@@ -236,6 +269,17 @@ impl Store for MemoryStore {
         Ok(Page {
             locks: held,
             next_cursor,
+        })
+    }
+
+    /// Exact: a lease that ran out is counted once, when it is noticed or asked for here.
+    fn census(&self) -> Option<Census> {
+        let mut state = self.state();
+        let now = self.now();
+        while state.count_expired(now) {}
+        Some(Census {
+            held: u64::try_from(state.held.len()).unwrap_or(u64::MAX),
+            expired_total: state.expired_total,
         })
     }
 

@@ -17,6 +17,9 @@ use crate::support::redis::RedisServer;
 use crate::support::sentinel::SentinelConfig;
 use crate::support::stores::{Subject, idempotency, key, ms, repeated, request, ttl, wait};
 
+/// A lease that is over, however long it was held.
+const ENDED: Ending = Ending::Ended { held_for: None };
+
 /// Runs each test on each store. Memory has a runtime whose time stands still; on Sentinel the tests
 /// share one set, each with a prefix of its own.
 macro_rules! on_every_store {
@@ -68,6 +71,7 @@ on_every_store! {
     replay_after_expiry_is_a_new_lease
     break_ends_the_lease_with_that_token_and_no_other
     broken_lease_is_lost_to_its_owner
+    ending_says_how_long_the_lease_was_held
     undo_takes_back_its_own_attempt_alone
     cut_shortens_but_never_extends
     replay_after_a_cut_makes_the_lease_whole
@@ -219,19 +223,19 @@ async fn only_the_owner_can_renew_or_release(s: &Subject) {
         release(s, "c", lease.lease_id).await,
         Ending::Lost(Loss::NotHeld)
     );
-    assert_eq!(release(s, "a", lease.lease_id).await, Ending::Ended);
+    assert_eq!(release(s, "a", lease.lease_id).await, ENDED);
 }
 
 async fn released_lock_is_free_and_the_release_can_be_repeated_for_ten_seconds(s: &Subject) {
     let lease = s.granted(&key("a"), &request(60_000)).await;
-    assert_eq!(release(s, "a", lease.lease_id).await, Ending::Ended);
+    assert_eq!(release(s, "a", lease.lease_id).await, ENDED);
     assert_eq!(s.inspect(&key("a")).await, None);
     assert_eq!(
         renew(s, "a", lease.lease_id).await,
         Renewal::Lost(Loss::NotHeld)
     );
     s.advance(Duration::from_micros(9_999_999)).await;
-    assert_eq!(release(s, "a", lease.lease_id).await, Ending::Ended);
+    assert_eq!(release(s, "a", lease.lease_id).await, ENDED);
     s.advance(Duration::from_micros(1)).await;
     assert_eq!(
         release(s, "a", lease.lease_id).await,
@@ -241,13 +245,9 @@ async fn released_lock_is_free_and_the_release_can_be_repeated_for_ten_seconds(s
 
 async fn late_release_does_not_free_a_successor(s: &Subject) {
     let first = s.granted(&key("a"), &request(1000)).await;
-    assert_eq!(release(s, "a", first.lease_id).await, Ending::Ended);
+    assert_eq!(release(s, "a", first.lease_id).await, ENDED);
     let second = s.granted(&key("a"), &request(30_000)).await;
-    assert_eq!(
-        release(s, "a", first.lease_id).await,
-        Ending::Ended,
-        "remembered"
-    );
+    assert_eq!(release(s, "a", first.lease_id).await, ENDED, "remembered");
     assert!(s.inspect(&key("a")).await.is_some());
     s.advance(ms(10_000)).await;
     assert_eq!(
@@ -269,12 +269,12 @@ async fn only_the_last_sixteen_releases_are_remembered(s: &Subject) {
     let mut ids = Vec::new();
     for _ in 0..17 {
         let lease = s.granted(&key("a"), &request(1000)).await;
-        assert_eq!(release(s, "a", lease.lease_id).await, Ending::Ended);
+        assert_eq!(release(s, "a", lease.lease_id).await, ENDED);
         ids.push(lease.lease_id);
     }
     assert_eq!(release(s, "a", ids[0]).await, Ending::Lost(Loss::NotHeld));
     for id in &ids[1..] {
-        assert_eq!(release(s, "a", *id).await, Ending::Ended);
+        assert_eq!(release(s, "a", *id).await, ENDED);
     }
 }
 
@@ -284,18 +284,18 @@ async fn break_and_undo_keep_the_memory_of_releases(s: &Subject) {
         ..request(1000)
     };
     let first = s.granted(&key("a"), &asked).await;
-    assert_eq!(release(s, "a", first.lease_id).await, Ending::Ended);
+    assert_eq!(release(s, "a", first.lease_id).await, ENDED);
     let second = s.granted(&key("a"), &request(1000)).await;
     let broken = s
         .store
         .break_lease(&key("a"), second.holding.fencing_token)
         .await;
-    assert_eq!(broken, Ok(Ending::Ended));
-    assert_eq!(release(s, "a", first.lease_id).await, Ending::Ended);
+    assert_eq!(without_time(broken.expect("an answer")), ENDED);
+    assert_eq!(release(s, "a", first.lease_id).await, ENDED);
     let third = request(1000);
     s.granted(&key("a"), &third).await;
     assert!(abandon(s, third.lease_id, third.attempt, None).await);
-    assert_eq!(release(s, "a", first.lease_id).await, Ending::Ended);
+    assert_eq!(release(s, "a", first.lease_id).await, ENDED);
     assert_eq!(
         s.acquire(&key("a"), &repeated(&asked)).await,
         Acquisition::AlreadyReleased
@@ -422,18 +422,16 @@ async fn break_ends_the_lease_with_that_token_and_no_other(s: &Subject) {
         .fencing_token;
     let higher = FencingToken::new(first.get() + 1).expect("small");
     let breaking = async |token| {
-        s.store
-            .break_lease(&key("a"), token)
-            .await
-            .expect("an answer")
+        let ending = s.store.break_lease(&key("a"), token).await;
+        without_time(ending.expect("an answer"))
     };
     assert_eq!(breaking(higher).await, Ending::Lost(Loss::HeldByOther));
     assert!(s.inspect(&key("a")).await.is_some());
-    assert_eq!(breaking(first).await, Ending::Ended);
+    assert_eq!(breaking(first).await, ENDED);
     assert_eq!(s.inspect(&key("a")).await, None);
     assert_eq!(
         breaking(first).await,
-        Ending::Ended,
+        ENDED,
         "that grant is over and the key is free"
     );
     s.granted(&key("a"), &request(1000)).await;
@@ -443,7 +441,7 @@ async fn break_ends_the_lease_with_that_token_and_no_other(s: &Subject) {
         "a late repetition spares the successor"
     );
     s.advance(ms(1000)).await;
-    assert_eq!(breaking(first).await, Ending::Ended);
+    assert_eq!(breaking(first).await, ENDED);
 }
 
 async fn broken_lease_is_lost_to_its_owner(s: &Subject) {
@@ -460,6 +458,44 @@ async fn broken_lease_is_lost_to_its_owner(s: &Subject) {
         release(s, "a", lease.lease_id).await,
         Ending::Lost(Loss::NotHeld)
     );
+}
+
+async fn ending_says_how_long_the_lease_was_held(s: &Subject) {
+    let ended = |held: Option<Duration>| Ending::Ended { held_for: held };
+    let release = async |lease_id| {
+        s.store
+            .release(&key("a"), lease_id)
+            .await
+            .expect("an answer")
+    };
+    let breaking = async |token| {
+        s.store
+            .break_lease(&key("a"), token)
+            .await
+            .expect("an answer")
+    };
+
+    let lease = s.granted(&key("a"), &request(1000)).await;
+    s.advance(ms(400)).await;
+    renewed(s, "a", lease.lease_id, Some(5000)).await;
+    s.advance(ms(800)).await;
+    assert_eq!(release(lease.lease_id).await, ended(Some(ms(1200))));
+    assert_eq!(release(lease.lease_id).await, ended(None), "repeated");
+
+    let first = s.granted(&key("a"), &request(1000)).await;
+    let second = Acquire {
+        wait: Some(wait(10_000)),
+        ..request(1000)
+    };
+    s.acquire(&key("a"), &second).await;
+    s.advance(ms(10)).await;
+    let token = first.holding.fencing_token;
+    assert_eq!(breaking(token).await, ended(Some(ms(10))));
+    s.advance(ms(500)).await;
+    let reserved = s.inspect(&key("a")).await.expect("reserved for the second");
+    let token = reserved.fencing_token;
+    assert_eq!(breaking(token).await, ended(None), "nobody held it yet");
+    assert_eq!(breaking(token).await, ended(None), "it is over");
 }
 
 async fn undo_takes_back_its_own_attempt_alone(s: &Subject) {
@@ -554,13 +590,13 @@ async fn waiter_is_next_when_the_lock_is_released_broken_or_given_up(s: &Subject
         queued(s, &next).await;
         assert_eq!(s.waiters(&key("a")).await, 1, "{ending}");
         match ending {
-            "release" => assert_eq!(release(s, "a", held.lease_id).await, Ending::Ended),
+            "release" => assert_eq!(release(s, "a", held.lease_id).await, ENDED),
             "break" => {
                 let broken = s
                     .store
                     .break_lease(&key("a"), held.holding.fencing_token)
                     .await;
-                assert_eq!(broken, Ok(Ending::Ended));
+                assert_eq!(without_time(broken.expect("an answer")), ENDED);
             }
             _ => {
                 assert!(
@@ -611,7 +647,7 @@ async fn waiters_are_served_in_the_order_of_their_tickets(s: &Subject) {
     }
     assert!(line.is_sorted_by_key(|(ticket, _)| *ticket));
     for (_, next) in &line {
-        assert_eq!(release(s, "a", held.lease_id).await, Ending::Ended);
+        assert_eq!(release(s, "a", held.lease_id).await, ENDED);
         for (_, other) in line.iter().filter(|(_, other)| other != next) {
             if other.lease_id != held.lease_id {
                 assert!(matches!(
@@ -675,7 +711,7 @@ async fn reservation_that_nobody_claims_lapses_after_three_seconds(s: &Subject) 
     for next in &line {
         tickets.push(queued(s, next).await);
     }
-    assert_eq!(release(s, "a", held.lease_id).await, Ending::Ended);
+    assert_eq!(release(s, "a", held.lease_id).await, ENDED);
     let reserved = token_of_a(s).await;
     assert!(reserved > Some(held.holding.fencing_token));
     s.advance(Duration::from_micros(2_999_999)).await;
@@ -697,7 +733,7 @@ async fn reservation_that_nobody_claims_lapses_after_three_seconds(s: &Subject) 
     assert_eq!(queued(s, &first).await, tickets[0]);
     for next in [&line[1], &line[0], &line[2]] {
         let held = s.granted(&key("a"), next).await;
-        assert_eq!(release(s, "a", held.lease_id).await, Ending::Ended);
+        assert_eq!(release(s, "a", held.lease_id).await, ENDED);
     }
 }
 
@@ -733,7 +769,7 @@ async fn waiter_that_gives_up_leaves_nothing_behind(s: &Subject) {
     assert!(!gives_up(s, &line[0], None).await);
     assert_eq!(s.waiters(&key("a")).await, 3);
     // Its client is gone, and nobody knew it when its turn came.
-    assert_eq!(release(s, "a", held.lease_id).await, Ending::Ended);
+    assert_eq!(release(s, "a", held.lease_id).await, ENDED);
     let reserved = token_of_a(s).await;
     assert!(gives_up(s, &line[2], None).await);
     assert!(!gives_up(s, &line[2], None).await);
@@ -744,7 +780,7 @@ async fn waiter_that_gives_up_leaves_nothing_behind(s: &Subject) {
     queued(s, &waiting(60_000, 50_000)).await;
     queued(s, &repeated(&repeatable)).await;
     assert_eq!(s.waiters(&key("a")).await, 2);
-    assert_eq!(release(s, "a", held.lease_id).await, Ending::Ended);
+    assert_eq!(release(s, "a", held.lease_id).await, ENDED);
     s.granted(&key("a"), &repeated(&repeatable)).await;
 }
 
@@ -761,7 +797,7 @@ async fn place_of_a_request_that_can_be_repeated_is_kept_for_ten_seconds_and_pas
     queued(s, &second).await;
     let last = queued(s, &third).await;
     assert!(gives_up(s, &first, Some(ms(10_000))).await);
-    assert_eq!(release(s, "a", held.lease_id).await, Ending::Ended);
+    assert_eq!(release(s, "a", held.lease_id).await, ENDED);
     assert_eq!(s.waiters(&key("a")).await, 2, "passed over, and kept");
     let held = s.granted(&key("a"), &second).await;
     s.advance(Duration::from_micros(9_999_999)).await;
@@ -769,13 +805,13 @@ async fn place_of_a_request_that_can_be_repeated_is_kept_for_ten_seconds_and_pas
     // Gone again: its wait is over, and nobody gave it up.
     s.advance(Duration::from_micros(5_000_000 + 9_999_999))
         .await;
-    assert_eq!(release(s, "a", held.lease_id).await, Ending::Ended);
+    assert_eq!(release(s, "a", held.lease_id).await, ENDED);
     assert_eq!(s.waiters(&key("a")).await, 1, "passed over, and kept");
     let held = s.granted(&key("a"), &third).await;
     let fourth = waiting(60_000, 50_000);
     queued(s, &fourth).await;
     s.advance(Duration::from_micros(1)).await;
-    assert_eq!(release(s, "a", held.lease_id).await, Ending::Ended);
+    assert_eq!(release(s, "a", held.lease_id).await, ENDED);
     assert_eq!(s.waiters(&key("a")).await, 0, "nobody's any more");
     s.granted(&key("a"), &fourth).await;
     assert!(queued(s, &repeated(&first)).await > last);
@@ -801,7 +837,7 @@ async fn repetition_of_a_request_that_waits_has_its_place(s: &Subject) {
         "its place is the repetition's"
     );
     assert_eq!(s.waiters(&key("a")).await, 2);
-    assert_eq!(release(s, "a", held.lease_id).await, Ending::Ended);
+    assert_eq!(release(s, "a", held.lease_id).await, ENDED);
     assert_eq!(s.acquire(&key("a"), &altered).await, Acquisition::KeyReused);
     let lease = s.granted(&key("a"), &again).await;
     assert_eq!(lease.lease_id, again.lease_id);
@@ -1015,10 +1051,16 @@ async fn renewed(
 }
 
 async fn release(s: &Subject, on: &str, lease_id: LeaseId) -> Ending {
-    s.store
-        .release(&key(on), lease_id)
-        .await
-        .expect("an answer")
+    let ending = s.store.release(&key(on), lease_id).await;
+    without_time(ending.expect("an answer"))
+}
+
+/// Whether it is over, however long it was held.
+fn without_time(ending: Ending) -> Ending {
+    match ending {
+        Ending::Ended { .. } => ENDED,
+        lost @ Ending::Lost(_) => lost,
+    }
 }
 
 async fn abandon(s: &Subject, lease_id: LeaseId, attempt: Attempt, keep: Option<Duration>) -> bool {

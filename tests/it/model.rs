@@ -167,7 +167,7 @@ impl Run<'_> {
                     .change(&key, |lock, next| lock.break_lease(known.token, now, next));
                 let got = self.subject.store.break_lease(&key, known.token).await;
                 prop_assert_eq!(got, Ok(expected));
-                if expected == Ending::Ended {
+                if let Ending::Ended { .. } = expected {
                     self.model.valid.remove(&key);
                 }
                 Ok(())
@@ -454,7 +454,7 @@ impl Model {
             self.valid.remove(key);
         }
         match ending {
-            Ending::Ended => {
+            Ending::Ended { .. } => {
                 self.lost.push((key.clone(), lease_id));
                 Ok(())
             }

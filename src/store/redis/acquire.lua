@@ -82,6 +82,7 @@ local function stand_in_line(call, lock_key, l, released, queue, waiting, asked,
   end
   l.acquired, l.deadline = int(call.now), call.now + l.ttl
   save(lock_key, l, released, call)
+  count_lease(lock_key, l.deadline, call)
   if waiting > 0 then announce(queue, l.ttl, call) end
   call.writes = call.writes + 1
   return lease_reply('granted', l)
@@ -96,6 +97,7 @@ function verbs.acquire(call, lock_key, id, ttl, idem, rest, wait)
       l.attempt = ''
       l.deadline = math.max(l.deadline, l.acquired + l.ttl)
       save(lock_key, l, released, call)
+      count_lease(lock_key, l.deadline, call)
       call.writes = call.writes + 1
       return lease_reply('replayed', l)
     end
@@ -114,6 +116,7 @@ function verbs.acquire(call, lock_key, id, ttl, idem, rest, wait)
   local begun = id .. '\t' .. token .. '\t' .. call.now_text .. '\t' .. int(deadline) .. '\t' .. ttl .. '\t0\t'
   local last = released ~= '' and forgotten_at(released, #released - RELEASE_BYTES + 1) or 0
   write(lock_key, 'L\t' .. begun .. rest .. '\n' .. released, math.max(last, deadline), call)
+  count_lease(lock_key, deadline, call)
   call.writes = call.writes + 1
   return 'granted\t' .. begun .. match(rest, '[^\t]*\t[^\t]*$')
 end

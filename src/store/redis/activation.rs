@@ -10,6 +10,7 @@ use std::time::Duration;
 use redis::Value;
 use tokio::time::Instant;
 
+use super::census::KnownLeases;
 use super::diagnosis::Diagnosis;
 use super::node::{Node, Question};
 use super::options::{Address, RedisOptions};
@@ -49,6 +50,7 @@ pub(super) struct Activator {
     /// Tells this server from the others.
     server_id: Arc<str>,
     wake: Wake,
+    census: Arc<KnownLeases>,
     report: Source,
 }
 
@@ -60,6 +62,8 @@ pub(super) struct Heard {
     pub(super) pause: Duration,
     /// How many writes that this server knows to be confirmed are missing there.
     pub(super) missing: u64,
+    /// That its clock has stepped.
+    pub(super) step: Option<Step>,
 }
 
 /// What became of a report.
@@ -80,6 +84,7 @@ impl Activator {
         witness: Arc<Witness>,
         server_id: Arc<str>,
         wake: Wake,
+        census: Arc<KnownLeases>,
     ) -> Self {
         Self {
             report: script::report(options.clock, &options.key_prefix),
@@ -87,6 +92,7 @@ impl Activator {
             witness,
             server_id,
             wake,
+            census,
         }
     }
 
@@ -117,6 +123,7 @@ impl Activator {
                                 activation,
                                 pause,
                                 missing,
+                                step,
                             });
                         }
                         Some(Step::Small) => step = seen,
@@ -208,6 +215,7 @@ impl Activator {
             self.options.meta_key(),
             self.options.servers_key(),
             self.options.turns_key(),
+            self.options.leases_key(),
         ];
         let sent = Instant::now();
         let reply = node
@@ -224,10 +232,13 @@ impl Activator {
                     writes,
                     token,
                     counts_on,
+                    held,
+                    ran_out,
                     places_lost,
                     turns @ ..,
                 ],
             ) => {
+                self.census.held(number(held), number(ran_out));
                 if !places_lost.is_empty() {
                     self.wake.places_lost();
                 }

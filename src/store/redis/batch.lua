@@ -1,11 +1,11 @@
 -- Runs operations one after the other behind one guard.
--- KEYS: the meta hash, the hash of servers, the hash of turns, then one key for each operation.
+-- KEYS: the meta hash, the hash of servers, the hash of turns, the set of leases, then one key for each operation.
 -- ARGV: data format of the caller, its activation id, garbage margin, the caller's estimate of the
 -- time, how far it may be off, how far the time may be ahead of it without a step, replicas that must be
 -- online for grants and renewals, the skew of clocks, how long leases taken over outlast their deadline by
 -- it, the caller's id among the servers, the prefix of all keys, the longest wait, then for each operation its
 -- verb and its arguments.
--- Reply: {'ok', now, replicas online, writes, {reply, reply, ...}, {{lock, waiter}, ...}}; a reply is text, its
+-- Reply: {'ok', now, replicas online, writes, leases found to have run out, {reply, reply, ...}, {{lock, waiter}, ...}}; a reply is text, its
 -- fields set apart by tabs, or a list (see `list.lua`); that of an operation that failed is error, message, of one
 -- that may not run now refused, reason, detail. The last list has the caller's waiters whose turn it is. Or
 -- {'guard', reason, detail}, and nothing was done.
@@ -36,7 +36,7 @@ local call = {
   now = time_us(), meta_key = KEYS[1], servers_key = KEYS[2], turns_key = KEYS[3], margin_us = tonumber(ARGV[3]),
   activation = activation, activated = tonumber(activated), server = ARGV[10], prefix = ARGV[11],
   max_wait_us = tonumber(ARGV[12]), writes = 0, heartbeats = {}, turns = {}, has_written = false,
-  numbers_left = 0, taken_over_below = -1,
+  numbers_left = 0, taken_over_below = -1, leases = {}, over = {},
 }
 call.now_text = int(call.now)
 local _, online = string.gsub(info, 'state=online', '')
@@ -75,7 +75,7 @@ call.grants = not refusal and not lonely and call.paused_us == 0
 
 local replies = {}
 local at = 13
-for operation = 4, #KEYS do
+for operation = 5, #KEYS do
   local verb = ARGV[at]
   local last = at + arguments_of[verb]
   call.operations_left = #KEYS - operation + 1
@@ -87,9 +87,28 @@ for operation = 4, #KEYS do
       result = 'error\t' .. (type(result) == 'table' and result.err or tostring(result))
     end
   end
-  replies[operation - 3] = result
+  replies[operation - 4] = result
   at = last + 1
 end
+
+-- Keeps the set of leases, by their deadlines: what it holds, and what ran out of it, is counted with a heartbeat.
+local held, ended, expired = {}, {}, 0
+for key, deadline in pairs(call.leases) do
+  if deadline then
+    -- It ran out, and somebody else has the lock before that was counted.
+    if call.over[key] and redis.call('ZSCORE', KEYS[4], key) then expired = expired + 1 end
+    held[#held + 1] = int(deadline)
+    held[#held + 1] = key
+  else
+    ended[#ended + 1] = key
+  end
+end
+if #ended > 0 then redis.call('ZREM', KEYS[4], unpack(ended)) end
+if #held > 0 then
+  redis.call('ZADD', KEYS[4], unpack(held))
+  redis.call('PEXPIRE', KEYS[4], int(math.ceil((tonumber(ARGV[9]) + call.margin_us) / 1000)))
+end
+
 -- Counted, so that a node that comes back with fewer is found out.
 if call.writes > 0 then writes = redis.call('HINCRBY', KEYS[1], 'writes', call.writes) end
-return { 'ok', call.now_text, int(online), int(writes or 0), replies, call.turns }
+return { 'ok', call.now_text, int(online), int(writes or 0), int(expired), replies, call.turns }

@@ -81,6 +81,7 @@ impl Batches {
             self.options.meta_key(),
             self.options.servers_key(),
             self.options.turns_key(),
+            self.options.leases_key(),
         ];
         let estimate = self.witness.estimate(Instant::now()).unwrap_or(ANY_TIME);
         let guard = [

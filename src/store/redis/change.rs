@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::activation::{Heard, REPORTING_TIME};
 use super::options::Address;
 use crate::lock::lease::millis;
+use crate::telemetry::{MasterChange, RedisMetrics};
 
 /// The master is another, or begins anew.
 #[derive(Clone, Debug)]
@@ -43,6 +44,17 @@ impl Change {
     /// Whether leases may be gone that clients count on.
     pub(super) fn lost_leases(&self) -> bool {
         self.pause > REPORTING_TIME
+    }
+
+    /// Counts it.
+    pub(super) fn count(&self, metrics: &RedisMetrics) {
+        let kind = if self.from == self.to {
+            MasterChange::Restart
+        } else {
+            MasterChange::Failover
+        };
+        metrics.master_changed(kind, self.away);
+        metrics.lost(self.lost_leases(), self.missing);
     }
 }
 

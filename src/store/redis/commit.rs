@@ -17,8 +17,10 @@ use tokio_util::task::TaskTracker;
 
 use super::activation::explain_guard;
 use super::batch::{Answer, Batches, Operation, Reply};
+use super::census::KnownLeases;
 use super::confirm::{Confirmer, Unconfirmed};
 use super::diagnosis::lacks_permission;
+use super::fault;
 use super::intake::{self, Intake, MAX_BATCH, Outlet, Urgency};
 use super::node::Node;
 use super::options::RedisOptions;
@@ -28,6 +30,7 @@ use super::wake::Wake;
 use super::witness::{Step, Witness};
 use crate::lock::lease::Timestamp;
 use crate::store::contract::{Outcome, StoreError};
+use crate::telemetry::{Fault, Limit, RedisMetrics, Shortfall};
 
 /// How long a connection may be idle before it is asked whether it lives: less than any time after which
 /// Redis or a firewall cuts it.
@@ -43,17 +46,25 @@ struct Queued {
 pub(super) struct Commit {
     intake: Intake<Queued>,
     options: Arc<RedisOptions>,
+    around: Arc<Surroundings>,
     stop: CancellationToken,
     lanes: TaskTracker,
 }
 
+/// What lanes have in common.
+pub(super) struct Surroundings {
+    pub(super) topology: Topology,
+    pub(super) batches: Arc<Batches>,
+    pub(super) witness: Arc<Witness>,
+    pub(super) confirmer: Arc<Confirmer>,
+    pub(super) wake: Wake,
+    pub(super) leases: Arc<KnownLeases>,
+    pub(super) metrics: RedisMetrics,
+}
+
 struct Lane {
     outlet: Arc<Mutex<Outlet<Queued>>>,
-    topology: Topology,
-    batches: Arc<Batches>,
-    witness: Arc<Witness>,
-    confirmer: Arc<Confirmer>,
-    wake: Wake,
+    around: Arc<Surroundings>,
     kept: Option<Kept>,
 }
 
@@ -92,25 +103,14 @@ struct Done {
 }
 
 impl Commit {
-    pub(super) fn start(
-        options: &Arc<RedisOptions>,
-        topology: &Topology,
-        batches: &Arc<Batches>,
-        witness: &Arc<Witness>,
-        confirmer: &Arc<Confirmer>,
-        wake: &Wake,
-    ) -> Self {
+    pub(super) fn start(options: &Arc<RedisOptions>, around: Surroundings) -> Self {
         let (intake, outlet) = intake::queues();
-        let outlet = Arc::new(Mutex::new(outlet));
+        let (outlet, around) = (Arc::new(Mutex::new(outlet)), Arc::new(around));
         let (stop, lanes) = (CancellationToken::new(), TaskTracker::new());
         for _ in 0..options.pool_size {
             let lane = Lane {
                 outlet: Arc::clone(&outlet),
-                topology: topology.clone(),
-                batches: Arc::clone(batches),
-                witness: Arc::clone(witness),
-                confirmer: Arc::clone(confirmer),
-                wake: wake.clone(),
+                around: Arc::clone(&around),
                 kept: None,
             };
             lanes.spawn(lane.run(stop.clone()));
@@ -119,6 +119,7 @@ impl Commit {
         Self {
             intake,
             options: Arc::clone(options),
+            around,
             stop,
             lanes,
         }
@@ -134,6 +135,9 @@ impl Commit {
             answer,
         };
         if !self.intake.put(queued, urgency) {
+            if !self.stop.is_cancelled() {
+                self.around.metrics.limits.count(Limit::RedisQueue);
+            }
             return Err(not_done(
                 "too many operations wait for Redis, or the store is closed",
             ));
@@ -171,9 +175,9 @@ impl Lane {
         let Some(deadline) = batch.iter().map(|queued| queued.deadline).min() else {
             return;
         };
-        let mut generation = match self.topology.current() {
+        let mut generation = match self.around.topology.current() {
             Some(generation) => Some(generation),
-            None => self.topology.newer(None, deadline).await,
+            None => self.around.topology.newer(None, deadline).await,
         };
         let mut why = "no usable master is known".to_owned();
         while let Some(current) = generation {
@@ -191,12 +195,12 @@ impl Lane {
                 }
                 Run::Failed(error) => return fail(batch, &error),
                 Run::Lost(cause) => {
-                    self.topology.doubt();
+                    self.around.topology.doubt();
                     return fail(batch, &lost(cause));
                 }
                 Run::Refused(cause) => why = cause,
             }
-            generation = self.topology.newer(Some(current.number), deadline).await;
+            generation = self.around.topology.newer(Some(current.number), deadline).await;
         }
         fail(batch, &not_done(why));
     }
@@ -209,18 +213,22 @@ impl Lane {
             .await
         {
             Some(Ok(connection)) => connection,
-            Some(Err(error)) => return Run::Refused(no_connection(generation, &error)),
+            Some(Err(error)) => {
+                self.around.metrics.faults.count(fault::of_pool(&error));
+                return Run::Refused(no_connection(generation, &error));
+            }
             None => return Run::Refused("the master changed".into()),
         };
         let operations: Vec<_> = queued.iter().map(|queued| &queued.operation).collect();
         let sent = Instant::now();
-        let call = self.batches.call(&mut connection, generation, &operations);
+        let call = self.around.batches.call(&mut connection, generation, &operations);
         let Some(reply) = node.retired.run_until_cancelled(call).await else {
             drop(Connection::take(connection));
             return Run::Lost("the master changed while the operation was under way".into());
         };
         match reply {
             Ok(value) => {
+                self.around.metrics.batch(queued.len(), sent.elapsed());
                 self.keep(node, connection);
                 let run = self.read(generation, value, queued.len(), sent);
                 self.check_time(generation, run)
@@ -229,6 +237,7 @@ impl Lane {
                 // After a time-out the connection looks healthy and answers the wrong questions.
                 drop(Connection::take(connection));
                 node.connection_broke();
+                self.around.metrics.faults.count(fault::of_call(&error));
                 failed_call(generation, &error)
             }
         }
@@ -268,27 +277,33 @@ impl Lane {
             Value::Array(fields) => fields,
             other => return misread(&other),
         };
-        match &fields[..] {
-            [ok, now, online, writes, Value::Array(replies), turns]
-                if text(ok) == Some("ok") && replies.len() == operations =>
+        let fields = match <[Value; 7]>::try_from(fields) {
+            Ok([ok, now, online, writes, ran_out, Value::Array(replies), turns])
+                if text(&ok) == Some("ok") && replies.len() == operations =>
             {
-                self.wake.turns(turns);
-                match (number(now), number(online), number(writes)) {
+                self.around.wake.turns(&turns);
+                self.around.leases.ran_out(number(&ran_out).unwrap_or(0));
+                return match (number(&now), number(&online), number(&writes)) {
                     (Some(now), Some(online), Some(writes)) => Run::Done(Done {
                         at: Timestamp::from_micros(now),
                         asked_at,
                         online_replicas: usize::try_from(online).unwrap_or(0),
                         writes,
-                        replies: replies.clone(),
+                        replies,
                         stepped: false,
                     }),
                     _ => Run::Lost("a batch was answered without its numbers".into()),
-                }
+                };
             }
+            Ok(other) => return misread(&Value::Array(other.into())),
+            Err(fields) => fields,
+        };
+        match &fields[..] {
             [guard, reason, detail] if text(guard) == Some("guard") => {
+                self.around.metrics.faults.count(Fault::NotMaster);
                 let reason = text(reason).unwrap_or_default();
                 if reason == "role" {
-                    self.topology.role_was_refused();
+                    self.around.topology.role_was_refused();
                 }
                 let detail = text(detail).unwrap_or_default();
                 Run::Refused(explain_guard(&generation.node.address, reason, detail).text)
@@ -301,13 +316,13 @@ impl Lane {
     fn check_time(&self, generation: &Generation, run: Run) -> Run {
         let Run::Done(mut done) = run else { return run };
         let (sent, received) = (done.asked_at, Instant::now());
-        match self.witness.step(done.at, sent, received) {
-            None => self.witness.saw_time(done.at, sent, received),
+        match self.around.witness.step(done.at, sent, received) {
+            None => self.around.witness.saw_time(done.at, sent, received),
             // The resolver sees it too, and what is known of the time stays until it has done so.
-            Some(Step::Small) => self.topology.doubt(),
+            Some(Step::Small) => self.around.topology.doubt(),
             Some(Step::Large) => {
                 done.stepped = true;
-                self.topology.clock_stepped(&generation.activation);
+                self.around.topology.clock_stepped(&generation.activation);
             }
         }
         Run::Done(done)
@@ -315,22 +330,29 @@ impl Lane {
 
     /// Answers what was done, and gives back what was refused here and may be done elsewhere.
     fn deliver(&self, generation: &Arc<Generation>, batch: Vec<Queued>, done: Done) -> Vec<Queued> {
-        let required = self.confirmer.required(generation, done.online_replicas);
+        let required = self.around.confirmer.required(generation, done.online_replicas);
         let mut again = Vec::new();
         for (queued, value) in batch.into_iter().zip(done.replies) {
             let reply = match refusal(&value) {
                 None => match failure(&value) {
-                    Some(said) => Err(failed_operation(&self.topology, &generation.node, said)),
+                    Some(said) => {
+                        self.around.metrics.faults.count(fault::of_operation(said));
+                        Err(failed_operation(&self.around.topology, &generation.node, said))
+                    }
                     None => Ok(Reply {
                         value,
                         at: done.at,
                         asked_at: done.asked_at,
                     }),
                 },
-                Some("replicas") => Err(StoreError::ReplicationUnconfirmed {
-                    outcome: Outcome::None,
-                }),
+                Some("replicas") => {
+                    self.around.metrics.shortfalls.count(Shortfall::Offline);
+                    Err(StoreError::ReplicationUnconfirmed {
+                        outcome: Outcome::None,
+                    })
+                }
                 Some("clock") if !done.stepped => {
+                    self.around.metrics.faults.count(Fault::Late);
                     Err(not_done("the command reached Redis too late"))
                 }
                 Some(_) => {
@@ -354,7 +376,7 @@ impl Lane {
                         deadline,
                         answer,
                     };
-                    self.confirmer.confirm(unconfirmed);
+                    self.around.confirmer.confirm(unconfirmed);
                 }
                 // Nobody waits for it any more if the send fails.
                 reply => drop(answer.send(reply)),

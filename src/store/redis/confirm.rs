@@ -19,11 +19,13 @@ use tokio_util::sync::CancellationToken;
 use super::acks::Acks;
 use super::batch::{Answer, Batches, Operation, Reply};
 use super::diagnosis::Diagnosis;
+use super::fault;
 use super::options::RedisOptions;
 use super::reply::{fields, lease, outcome, texts};
 use super::topology::{Generation, Topology};
 use super::witness::Witness;
 use crate::store::contract::{Outcome, StoreError};
+use crate::telemetry::{Limit, RedisMetrics, Shortfall};
 
 /// The most answers that wait for confirmation.
 const MAX_UNCONFIRMED: usize = 16_384;
@@ -52,6 +54,7 @@ pub(super) struct Confirmer {
     queue: mpsc::Sender<Unconfirmed>,
     acks: Arc<Acks>,
     witness: Arc<Witness>,
+    metrics: RedisMetrics,
     stop: CancellationToken,
     task: Mutex<Option<JoinHandle<()>>>,
 }
@@ -66,6 +69,7 @@ struct Work {
     batches: Arc<Batches>,
     witness: Arc<Witness>,
     topology: Topology,
+    metrics: RedisMetrics,
     connection: Option<(u64, MultiplexedConnection)>,
 }
 
@@ -86,6 +90,7 @@ impl Confirmer {
         batches: &Arc<Batches>,
         witness: &Arc<Witness>,
         acks: &Arc<Acks>,
+        metrics: RedisMetrics,
     ) -> Self {
         let (queue, receiver) = mpsc::channel(MAX_UNCONFIRMED);
         let stop = CancellationToken::new();
@@ -96,6 +101,7 @@ impl Confirmer {
             batches: Arc::clone(batches),
             witness: Arc::clone(witness),
             topology: topology.clone(),
+            metrics: metrics.clone(),
             connection: None,
         };
         let task = tokio::spawn(work.run(stop.clone()));
@@ -103,6 +109,7 @@ impl Confirmer {
             queue,
             acks: Arc::clone(acks),
             witness: Arc::clone(witness),
+            metrics,
             stop,
             task: Mutex::new(Some(task)),
         }
@@ -119,6 +126,9 @@ impl Confirmer {
         if unconfirmed.required == 0 {
             unconfirmed.succeed(&self.witness);
         } else if let Err(refused) = self.queue.try_send(unconfirmed) {
+            if !self.stop.is_cancelled() {
+                self.metrics.limits.count(Limit::ConfirmationQueue);
+            }
             refused.into_inner().fail();
         }
     }
@@ -244,11 +254,12 @@ impl Work {
             return;
         };
         let generation = Arc::clone(generation);
+        let begun = Instant::now();
         let (ours, others): (Vec<_>, Vec<_>) = self
             .pending
             .drain(..)
             .partition(|u| u.generation.number == generation.number);
-        others.into_iter().for_each(Unconfirmed::fail);
+        self.fail(others, Shortfall::Superseded);
         self.pending = ours;
         let round = generation
             .node
@@ -259,11 +270,16 @@ impl Work {
             Some(Round::Acknowledged(replicas)) => {
                 let (done, short) = self.pending.drain(..).partition(|u| u.required <= replicas);
                 self.pending = short;
+                self.metrics.replication_round(begun.elapsed());
                 for unconfirmed in done {
+                    self.metrics.confirmed();
                     unconfirmed.succeed(&self.witness);
                 }
             }
-            Some(Round::Guarded) | None => self.pending.drain(..).for_each(Unconfirmed::fail),
+            Some(Round::Guarded) | None => {
+                let superseded = std::mem::take(&mut self.pending);
+                self.fail(superseded, Shortfall::Superseded);
+            }
             Some(Round::Failed(diagnosis)) => {
                 self.topology.operations_meet(diagnosis);
                 self.connection = None;
@@ -277,12 +293,19 @@ impl Work {
         self.give_up(&generation, overdue).await;
     }
 
+    fn fail(&self, unconfirmed: Vec<Unconfirmed>, why: Shortfall) {
+        for unconfirmed in unconfirmed {
+            self.metrics.shortfalls.count(why);
+            unconfirmed.fail();
+        }
+    }
+
     async fn ask(&mut self, generation: &Generation) -> Round {
         let connection = match self.connection.take() {
             Some((number, connection)) if number == generation.number => connection,
             _ => match generation.node.own_connection().await {
                 Ok(connection) => connection,
-                Err(error) => return Round::Failed(generation.node.explain(&error)),
+                Err(error) => return self.failed(generation, &error),
             },
         };
         let required = self.pending.iter().map(|u| u.required).max().unwrap_or(0);
@@ -315,8 +338,13 @@ impl Work {
                     _ => Round::Guarded,
                 }
             }
-            (Err(error), _) | (_, Err(error)) => Round::Failed(generation.node.explain(&error)),
+            (Err(error), _) | (_, Err(error)) => self.failed(generation, &error),
         }
+    }
+
+    fn failed(&self, generation: &Generation, error: &RedisError) -> Round {
+        self.metrics.faults.count(fault::of_call(error));
+        Round::Failed(generation.node.explain(error))
     }
 
     /// Takes back the grants among `overdue` as well as can be, and says that nobody knows.
@@ -334,6 +362,6 @@ impl Work {
                 self.connection = None;
             }
         }
-        overdue.into_iter().for_each(Unconfirmed::fail);
+        self.fail(overdue, Shortfall::Unconfirmed);
     }
 }

@@ -5,6 +5,7 @@
 //!   last fencing token, a count of grants and renewals, until when new grants pause;
 //! - `servers`, a hash: the activation that each server reported to last, and when;
 //! - `queue:<key>` and `kept:<key>`, sorted sets, and `places:<key>`, a hash: who waits for a lock; see `queue.lua`;
+//! - `leases`, a sorted set: the names of held locks by the deadlines of their leases, to count them;
 //! - `turns`, a hash: for which waiters locks are reserved that were not claimed yet;
 //! - `lock:<key>`, a text of one line for each record; see `record.lua`. The deadline stands in it.
 //!
@@ -13,10 +14,12 @@
 mod acks;
 mod activation;
 mod batch;
+mod census;
 mod change;
 mod commit;
 mod confirm;
 mod diagnosis;
+mod fault;
 mod intake;
 mod node;
 pub mod options;
@@ -37,6 +40,7 @@ use async_trait::async_trait;
 use self::acks::Acks;
 use self::activation::Activator;
 use self::batch::{Batches, Operation, Reply};
+use self::census::KnownLeases;
 use self::commit::Commit;
 use self::confirm::Confirmer;
 use self::intake::Urgency;
@@ -52,7 +56,8 @@ use crate::lock::lease::{Attempt, FencingToken, LeaseId, Timestamp, Ttl, micros}
 use crate::lock::request::{Acquire, Ticket, WaiterId};
 use crate::lock::rules::{Acquisition, Ending, Holding, Loss, Renewal};
 use crate::random;
-use crate::store::contract::{Health, ListQuery, News, Page, Store, StoreError, Timed};
+use crate::store::contract::{Census, Health, ListQuery, News, Page, Store, StoreError, Timed};
+use crate::telemetry::RedisMetrics;
 
 pub use self::node::MIN_REDIS_VERSION;
 
@@ -71,12 +76,13 @@ pub struct RedisStore {
     confirmer: Arc<Confirmer>,
     commit: Commit,
     listener: Listener,
+    leases: Arc<KnownLeases>,
 }
 
 impl RedisStore {
     /// Starts the store's tasks; [`Store::health`] tells when it is ready.
     #[must_use]
-    pub fn start(options: RedisOptions) -> Self {
+    pub fn start(options: RedisOptions, metrics: RedisMetrics) -> Self {
         let options = Arc::new(options);
         let script = Arc::new(script::batch(options.clock, &options.key_prefix));
         let witness = Arc::new(Witness::new(
@@ -85,13 +91,16 @@ impl RedisStore {
         ));
         let server_id: Arc<str> = format!("{:032x}", u128::from_be_bytes(random::bytes())).into();
         let (wake, news) = Wake::new();
+        let leases = Arc::new(KnownLeases::default());
         let activator = Activator::new(
             Arc::clone(&options),
             Arc::clone(&witness),
             Arc::clone(&server_id),
             wake.clone(),
+            Arc::clone(&leases),
         );
-        let (topology, resolver) = resolver::start(&options, Arc::clone(&script), activator);
+        let (topology, resolver) =
+            resolver::start(&options, Arc::clone(&script), activator, metrics.clone());
         let listener = Listener::start(&wake, news, &topology, &options, &server_id);
         let batches = Arc::new(Batches::new(
             script,
@@ -101,9 +110,23 @@ impl RedisStore {
         ));
         let acks = Arc::new(Acks::new(&options, topology.endorsement()));
         let confirmer = Arc::new(Confirmer::start(
-            &options, &topology, &batches, &witness, &acks,
+            &options,
+            &topology,
+            &batches,
+            &witness,
+            &acks,
+            metrics.clone(),
         ));
-        let commit = Commit::start(&options, &topology, &batches, &witness, &confirmer, &wake);
+        let around = commit::Surroundings {
+            topology: topology.clone(),
+            batches,
+            witness: Arc::clone(&witness),
+            confirmer: Arc::clone(&confirmer),
+            wake,
+            leases: Arc::clone(&leases),
+            metrics,
+        };
+        let commit = Commit::start(&options, around);
         Self {
             options,
             witness,
@@ -112,6 +135,7 @@ impl RedisStore {
             confirmer,
             commit,
             listener,
+            leases,
         }
     }
 
@@ -338,6 +362,10 @@ impl Store for RedisStore {
         self.listener.next().await
     }
 
+    fn census(&self) -> Option<Census> {
+        self.leases.known()
+    }
+
     fn health(&self) -> Health {
         self.topology.health()
     }
@@ -375,7 +403,10 @@ fn read_step(reply: &Reply, prefix: &str) -> Option<Step> {
 
 fn ending(fields: &[&str], _: Timestamp) -> Option<Ending> {
     match fields {
-        ["ended"] => Some(Ending::Ended),
+        ["ended", ""] => Some(Ending::Ended { held_for: None }),
+        ["ended", micros] => Some(Ending::Ended {
+            held_for: Some(Duration::from_micros(micros.parse().ok()?)),
+        }),
         ["lost", reason] => Some(Ending::Lost(loss(reason)?)),
         _ => None,
     }

@@ -262,6 +262,10 @@ impl RedisOptions {
         format!("{}turns", self.key_prefix)
     }
 
+    pub(super) fn leases_key(&self) -> String {
+        format!("{}leases", self.key_prefix)
+    }
+
     /// Where all servers hear for how long a lock that others wait for is somebody's.
     pub(super) fn common_channel(&self) -> String {
         format!("{}wake:all", self.key_prefix)

@@ -161,6 +161,7 @@ local function pass_on(lock_key, released, call)
     redis.call('DEL', lock_key)
     call.has_written = true
   end
+  count_lease(lock_key, false, call)
   local queue = queue_of(lock_key, call)
   if redis.call('ZCARD', queue.tickets) == 0 then
     save(lock_key, nil, released, call)

@@ -50,6 +50,8 @@ local function load(key, call)
         server = server, holder = holder, metadata = metadata,
         over_at = deadline + outlasts + call.now - call.expired_at,
       }
+    elseif reserved == '' then
+      call.over[key] = true
     end
     from = after
   end
@@ -102,6 +104,11 @@ local function line_of(l)
     .. (l.reserved and l.server or '') .. '\t' .. l.holder .. '\t' .. l.metadata .. '\n'
 end
 
+-- A lease is held until then, or not any more (false): for the set of leases, which is written once a batch.
+local function count_lease(key, deadline, call)
+  call.leases[key] = deadline
+end
+
 local function save(key, l, released, call)
   local last = released ~= '' and forgotten_at(released, #released - RELEASE_BYTES + 1) or 0
   if l then
@@ -123,6 +130,11 @@ end
 -- A lease with its secret, for its holder alone.
 local function lease_reply(outcome, l)
   return outcome .. '\t' .. l.id .. holding_of(l, l.deadline)
+end
+
+-- That a lease was ended, and for how long it was held; what was only reserved was not.
+local function ended_reply(l, call)
+  return 'ended\t' .. (l.reserved and '' or int(math.max(0, call.now - l.acquired)))
 end
 
 local function lost_reply(l)

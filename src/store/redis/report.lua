@@ -1,5 +1,5 @@
 -- A server says that it lives and what it remembers; a loss found by that pauses new grants.
--- KEYS: the meta hash, the hash of servers, the hash of turns.
+-- KEYS: the meta hash, the hash of servers, the hash of turns, the set of leases.
 -- ARGV: the server's id, its activation id, the activation it reported to last ('' if none), the count of
 -- writes that it saw confirmed then, the highest token it knows of, how long the latest lease that it
 -- confirmed may still be counted on, '1' if it saw the clock step beyond the skew, '2' if by less, the longest
@@ -7,7 +7,7 @@
 -- milliseconds).
 -- Reply: {'ok', now, how long new grants pause, how many writes that it saw confirmed are missing, and of
 -- all servers together: the count of confirmed writes, the highest token, how long the latest lease may be
--- counted on; then '1' if places of the caller's waiters may be lost, and of each lock that is reserved its name,
+-- counted on; how many leases are held, and how many were found to have run out; then '1' if places of the caller's waiters may be lost, and of each lock that is reserved its name,
 -- the waiter if it is one of the caller's, and for how long} | {'guard', 'role' | 'format' | 'inactive' | 'activation', detail}
 --
 -- What a server saw confirmed is kept beside its name for as long as it reports, so that the others know
@@ -17,6 +17,9 @@ local HEARTBEAT_US = 3000000
 
 -- How long a reservation that lapsed is told of: more than a heartbeat, so that every server hears of it.
 local TURN_KEPT_US = 2000000
+
+-- How many leases that ran out are taken out of the set at once: Redis serves nobody else meanwhile (about 5 ms).
+local MAX_RUN_OUT = 10000
 
 local info = redis.call('INFO', 'replication')
 local role = string.match(info, 'role:(%a+)')
@@ -66,8 +69,13 @@ redis.call('PEXPIRE', KEYS[2], ARGV[11])
 local pause = recover - now
 if unlisted == '1' then pause = math.max(pause, tonumber(activated) + 1000000 - now) end
 local function int(number) return string.format('%.0f', number) end
+-- A lease may outlast its deadline by the skew, and be renewed then.
+local run_out = math.min(MAX_RUN_OUT, redis.call('ZCOUNT', KEYS[4], '-inf', int(now - tonumber(ARGV[9]))))
+if run_out > 0 then redis.call('ZREMRANGEBYRANK', KEYS[4], 0, run_out - 1) end
+local held = redis.call('ZCOUNT', KEYS[4], '(' .. int(now), '+inf')
 local reply = {
-  'ok', int(now), int(math.max(0, pause)), int(missing), int(confirmed), token, int(until_all - now), lapsed and '1' or '',
+  'ok', int(now), int(math.max(0, pause)), int(missing), int(confirmed), token, int(until_all - now), int(held),
+  int(run_out), lapsed and '1' or '',
 }
 local turns = redis.call('HGETALL', KEYS[3])
 for i = 1, #turns, 2 do

@@ -21,9 +21,11 @@ use super::options::{Address, Discovery, RedisOptions};
 use super::script::Source;
 use super::sentinel::Sentinels;
 use super::topology::{Generation, Topology, View};
+use super::witness::Step;
 use crate::lock::lease::millis;
 use crate::store::clock::wall_clock;
 use crate::store::contract::{Condition, Event, Health};
+use crate::telemetry::{ClockStep, Fault, RedisMetrics};
 
 /// How often to look whether all is as it was. News from Sentinels and failed operations do not
 /// wait for it.
@@ -45,6 +47,7 @@ pub(super) fn start(
     options: &Arc<RedisOptions>,
     script: Arc<Source>,
     activator: Activator,
+    metrics: RedisMetrics,
 ) -> (Topology, Resolver) {
     let starting = Health {
         condition: Condition::Starting("the store was not reached yet".into()),
@@ -79,6 +82,7 @@ pub(super) fn start(
         last_in_order: Instant::now(),
         last_master: None,
         activator,
+        metrics,
         next_number: 1,
     };
     let task = tokio::spawn(work.run(stop.clone()));
@@ -121,6 +125,7 @@ struct Work {
     /// The one before, also when there is none now.
     last_master: Option<Address>,
     activator: Activator,
+    metrics: RedisMetrics,
     next_number: u64,
 }
 
@@ -241,6 +246,13 @@ impl Work {
             heard,
         } = found;
         let pause = heard.pause;
+        self.metrics.paused(pause);
+        if let Some(step) = heard.step {
+            self.metrics.clock_steps.count(match step {
+                Step::Small => ClockStep::Small,
+                Step::Large => ClockStep::Large,
+            });
+        }
         let away = self.last_in_order.elapsed();
         self.last_in_order = Instant::now();
         self.last_refusal = None;
@@ -253,6 +265,9 @@ impl Work {
         let change = last_master
             .filter(|_| is_new)
             .map(|from| Change::new(from, address.clone(), epoch, away, &heard));
+        if let Some(change) = &change {
+            change.count(&self.metrics);
+        }
         if is_new {
             self.announce(change.as_ref(), &address, away);
         }
@@ -305,6 +320,7 @@ impl Work {
     }
 
     fn complain(&mut self, mut diagnosis: Diagnosis) {
+        self.metrics.faults.count(Fault::NoMaster);
         if !diagnosis.hung_up {
             self.last_refusal = Some(diagnosis.clone());
         } else if let Some(refusal) = &self.last_refusal {

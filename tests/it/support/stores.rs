@@ -15,6 +15,7 @@ use leasehold::store::redis::RedisStore;
 use leasehold::store::redis::options::{
     Address, Clock, Discovery, Endpoint, RedisOptions, ReplicaAcks, Secret,
 };
+use leasehold::telemetry::RedisMetrics;
 
 use super::redis::RedisServer;
 use super::sentinel::SentinelSet;
@@ -95,7 +96,7 @@ impl Subject {
         // Ahead of the server's clock, so that no activation is a moment ago.
         let micros = (now.expect("a clock after 1970") + Duration::from_secs(10)).as_micros();
         server.cli(&["SET", &key, &micros.to_string()]);
-        let store: Arc<dyn Store> = Arc::new(RedisStore::start(options));
+        let store: Arc<dyn Store> = Arc::new(RedisStore::start(options, RedisMetrics::default()));
         for _ in 0..1000 {
             if store.health().condition == Condition::Ready {
                 let clock = TestClock::Redis {

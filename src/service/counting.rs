@@ -1,0 +1,80 @@
+//! Which words of the metrics stand for which results.
+
+use super::request::{Acquired, ServiceError};
+use crate::lock::rules::{Ending, Loss, Renewal};
+use crate::store::contract::{StoreError, Timed};
+use crate::telemetry::{
+    AcquireOutcome, BreakOutcome, Ended, LockMetrics, ReleaseOutcome, RenewOutcome, Waited,
+};
+
+/// The outcome of an acquisition whose client has it.
+pub(super) fn outcome(result: &Result<Acquired, ServiceError>) -> AcquireOutcome {
+    match result {
+        Ok(Acquired::Granted(_)) => AcquireOutcome::Granted,
+        Ok(Acquired::Replayed(_)) => AcquireOutcome::Replayed,
+        Ok(Acquired::Held(_)) => AcquireOutcome::Held,
+        Ok(Acquired::TimedOut(..)) => AcquireOutcome::TimedOut,
+        Ok(Acquired::KeyReused) => AcquireOutcome::KeyReused,
+        Ok(Acquired::AlreadyReleased) => AcquireOutcome::AlreadyReleased,
+        Ok(Acquired::TooManyWaiters) => AcquireOutcome::TooManyWaiters,
+        Err(ServiceError::ShuttingDown) => AcquireOutcome::ShuttingDown,
+        Err(ServiceError::Store(error)) => match error {
+            StoreError::Recovering { .. } => AcquireOutcome::Recovering,
+            StoreError::ReplicationUnconfirmed { .. } => AcquireOutcome::ReplicationUnconfirmed,
+            StoreError::Unavailable { .. }
+            | StoreError::OutOfMemory
+            | StoreError::NotPersisting => AcquireOutcome::Unavailable,
+            StoreError::InvalidCursor | StoreError::Internal { .. } => AcquireOutcome::Internal,
+        },
+    }
+}
+
+/// How a wait with this outcome ended.
+pub(super) fn waited(outcome: AcquireOutcome) -> Waited {
+    match outcome {
+        AcquireOutcome::Granted | AcquireOutcome::Replayed => Waited::Granted,
+        AcquireOutcome::TimedOut => Waited::TimedOut,
+        AcquireOutcome::Abandoned => Waited::Abandoned,
+        _ => Waited::Failed,
+    }
+}
+
+pub(super) fn renewal(metrics: &LockMetrics, result: &Result<Timed<Renewal>, StoreError>) {
+    metrics.renewals.count(match result {
+        Ok(renewal) => match renewal.value {
+            Renewal::Renewed(_) => RenewOutcome::Renewed,
+            Renewal::Lost(Loss::NotHeld) => RenewOutcome::NotHeld,
+            Renewal::Lost(Loss::HeldByOther) => RenewOutcome::HeldByOther,
+        },
+        Err(_) => RenewOutcome::Error,
+    });
+}
+
+pub(super) fn release(metrics: &LockMetrics, result: &Result<Ending, StoreError>) {
+    metrics.releases.count(match result {
+        Ok(Ending::Ended {
+            held_for: Some(held),
+        }) => {
+            metrics.holds.observe(Ended::Release, *held);
+            ReleaseOutcome::Released
+        }
+        Ok(Ending::Ended { held_for: None }) => ReleaseOutcome::Repeated,
+        Ok(Ending::Lost(Loss::NotHeld)) => ReleaseOutcome::NotHeld,
+        Ok(Ending::Lost(Loss::HeldByOther)) => ReleaseOutcome::HeldByOther,
+        Err(_) => ReleaseOutcome::Error,
+    });
+}
+
+pub(super) fn breaking(metrics: &LockMetrics, result: &Result<Ending, StoreError>) {
+    metrics.breaks.count(match result {
+        Ok(Ending::Ended {
+            held_for: Some(held),
+        }) => {
+            metrics.holds.observe(Ended::Break, *held);
+            BreakOutcome::Broken
+        }
+        Ok(Ending::Ended { held_for: None }) => BreakOutcome::AlreadyOver,
+        Ok(Ending::Lost(_)) => BreakOutcome::HeldByOther,
+        Err(_) => BreakOutcome::Error,
+    });
+}

@@ -1,0 +1,203 @@
+//! All that is counted, and how it is written down.
+
+use std::sync::{Arc, Mutex};
+
+use prometheus::{Encoder, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+
+use super::http::RequestMetrics;
+use super::label::{Counters, Label, VALID, label, register};
+use super::locks::{Limit, LockMetrics};
+use super::redis::RedisMetrics;
+
+label! {
+    /// How the store is.
+    StoreCondition {
+        /// Never reached so far.
+        Starting = "starting",
+        /// In order.
+        Ready = "ready",
+        /// In trouble, or running with less than it promises.
+        Degraded = "degraded",
+    }
+}
+
+/// What is known at a moment rather than counted.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Whether `/readyz` says so.
+    pub ready: bool,
+    /// Whether the server is about to end.
+    pub draining: bool,
+    /// How the store is.
+    pub store: StoreCondition,
+    /// Requests that wait on this server.
+    pub waiters: usize,
+    /// How many of them may.
+    pub max_waiters: usize,
+    /// Leases in the store, once that is known.
+    pub leases: Option<Leases>,
+}
+
+/// The leases of a whole store.
+#[derive(Clone, Copy, Debug)]
+pub struct Leases {
+    /// Those that are held.
+    pub held: u64,
+    /// Those that ran out and that this server counted.
+    pub expired_total: u64,
+}
+
+/// See the module. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// Of requests.
+    pub requests: RequestMetrics,
+    /// Of locks.
+    pub locks: LockMetrics,
+    limits: Counters<Limit>,
+    registry: Registry,
+    gauges: Arc<Mutex<Gauges>>,
+}
+
+/// What is set when the metrics are written down.
+#[derive(Debug)]
+struct Gauges {
+    ready: IntGauge,
+    draining: IntGauge,
+    store: IntGaugeVec,
+    waiters: IntGauge,
+    max_waiters: IntGauge,
+    /// Without a label, and not shown before they are known.
+    leases_held: IntGaugeVec,
+    leases_expired: IntCounterVec,
+}
+
+impl Metrics {
+    /// All at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let limits = Counters::new(
+            &registry,
+            "leasehold_limits_hit_total",
+            "What was refused because a limit was met, by the limit.",
+            "limit",
+        );
+        let build = IntGaugeVec::new(Opts::new("leasehold_build_info", "Always 1."), &["version"])
+            .expect(VALID);
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        register(&registry, build);
+        Self {
+            requests: RequestMetrics::new(&registry, limits.clone()),
+            locks: LockMetrics::new(&registry, limits.clone()),
+            limits,
+            gauges: Arc::new(Mutex::new(Gauges::new(&registry))),
+            registry,
+        }
+    }
+
+    /// Those of a Redis store; there is at most one.
+    #[must_use]
+    pub fn redis(&self) -> RedisMetrics {
+        RedisMetrics::new(&self.registry, self.limits.clone())
+    }
+
+    /// All metrics in the Prometheus text format.
+    ///
+    /// # Errors
+    /// If a metric cannot be written, which would be a defect.
+    pub fn render(&self, now: &Now) -> Result<String, prometheus::Error> {
+        // Held meanwhile, so that two who ask at once are told no mixture.
+        let gauges = self
+            .gauges
+            .lock()
+            .expect("nothing panics while it holds the gauges");
+        gauges.set(now);
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Counts for nobody, as a store in a test does.
+impl Default for RedisMetrics {
+    fn default() -> Self {
+        Metrics::new().redis()
+    }
+}
+
+impl Gauges {
+    fn new(registry: &Registry) -> Self {
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(name, help).expect(VALID);
+            register(registry, gauge.clone());
+            gauge
+        };
+        let store = IntGaugeVec::new(
+            Opts::new(
+                "leasehold_store_condition",
+                "1 for the condition that the store is in, 0 for the others.",
+            ),
+            &["condition"],
+        )
+        .expect(VALID);
+        register(registry, store.clone());
+        let held = Opts::new(
+            "leasehold_leases_held",
+            "Leases that are held in the store; the same number at every server.",
+        );
+        let leases_held = IntGaugeVec::new(held, &[]).expect(VALID);
+        register(registry, leases_held.clone());
+        let expired = Opts::new(
+            "leasehold_leases_expired_total",
+            "Leases that ran out without a release and were counted by this server; each is counted once, by one of the servers.",
+        );
+        let leases_expired = IntCounterVec::new(expired, &[]).expect(VALID);
+        register(registry, leases_expired.clone());
+        Self {
+            ready: gauge(
+                "leasehold_ready",
+                "1 while this server takes requests, as /readyz says.",
+            ),
+            draining: gauge("leasehold_draining", "1 while this server is about to end."),
+            store,
+            waiters: gauge(
+                "leasehold_waiters",
+                "Requests that wait for a lock on this server.",
+            ),
+            max_waiters: gauge(
+                "leasehold_waiters_limit",
+                "How many requests may wait on this server.",
+            ),
+            leases_held,
+            leases_expired,
+        }
+    }
+
+    fn set(&self, now: &Now) {
+        let size = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.ready.set(now.ready.into());
+        self.draining.set(now.draining.into());
+        for condition in StoreCondition::ALL {
+            let is_so = *condition == now.store;
+            self.store
+                .with_label_values(&[condition.text()])
+                .set(is_so.into());
+        }
+        self.waiters.set(size(now.waiters));
+        self.max_waiters.set(size(now.max_waiters));
+        let none: [&str; 0] = [];
+        if let Some(leases) = now.leases {
+            let held = i64::try_from(leases.held).unwrap_or(i64::MAX);
+            self.leases_held.with_label_values(&none).set(held);
+            let expired = self.leases_expired.with_label_values(&none);
+            expired.inc_by(leases.expired_total.saturating_sub(expired.get()));
+        }
+    }
+}
