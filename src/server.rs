@@ -1,24 +1,22 @@
 //! The server: builds the service out of the configuration, serves it, and ends in order.
 
-use std::convert::Infallible;
 use std::fmt;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::config::{Config, StoreConfig};
-use crate::http::{self, App, Auth};
+use crate::http::{App, Auth, Door, Parts};
 use crate::service::LockService;
 use crate::store::contract::Store;
 use crate::store::memory::MemoryStore;
@@ -80,9 +78,9 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let app = build(&config);
     introduce(&config, at);
     let connections = GracefulShutdown::new();
-    let router = http::router(app.clone());
+    let door = Door::new(app.clone());
     tokio::select! {
-        () = accept(&listener, router.clone(), &connections) => {}
+        () = accept(&listener, &door, &connections) => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
@@ -92,7 +90,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let late = GracefulShutdown::new();
     let in_order = async {
         tokio::select! {
-            () = accept(&listener, router, &late) => {}
+            () = accept(&listener, &door, &late) => {}
             () = connections.shutdown() => {}
         }
         drop(listener);
@@ -122,12 +120,12 @@ fn build(config: &Config) -> App {
         expose(&config.token).as_deref(),
         expose(&config.break_token).as_deref(),
     );
-    App {
+    App::new(Parts {
         service: LockService::new(store, config.wait_limits, metrics.locks.clone()),
         limits: config.limits,
-        auth: Arc::new(auth),
+        auth,
         metrics,
-    }
+    })
 }
 
 /// Says in a few lines what a newcomer needs to know.
@@ -170,10 +168,10 @@ fn introduce(config: &Config, at: SocketAddr) {
 }
 
 /// Takes connections for as long as it is polled.
-async fn accept(listener: &TcpListener, router: Router, connections: &GracefulShutdown) {
+async fn accept(listener: &TcpListener, door: &Door, connections: &GracefulShutdown) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => serve_connection(stream, router.clone(), connections),
+            Ok((stream, _)) => serve_connection(stream, door.clone(), connections),
             Err(error) => {
                 warn!("a connection could not be taken: {error}");
                 sleep(ACCEPT_PAUSE).await;
@@ -182,7 +180,7 @@ async fn accept(listener: &TcpListener, router: Router, connections: &GracefulSh
     }
 }
 
-fn serve_connection(stream: TcpStream, router: Router, connections: &GracefulShutdown) {
+fn serve_connection(stream: TcpStream, door: Door, connections: &GracefulShutdown) {
     // Without it small answers would wait for the client's acknowledgement; if it fails they do.
     let _set = stream.set_nodelay(true);
     let connection = http1::Builder::new()
@@ -192,7 +190,7 @@ fn serve_connection(stream: TcpStream, router: Router, connections: &GracefulShu
         .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(
             TokioIo::new(stream),
-            TowerToHyperService::new(infallible(router)),
+            service_fn(move |request| door.answer(request)),
         );
     let connection = connections.watch(connection);
     // Ended by the drain, or cut by the end of the process after its deadline.
@@ -201,19 +199,4 @@ fn serve_connection(stream: TcpStream, router: Router, connections: &GracefulShu
             tracing::debug!("a connection broke off: {error}");
         }
     });
-}
-
-/// A router answers everything; the type says so.
-fn infallible(
-    router: Router,
-) -> impl tower::Service<
-    hyper::Request<hyper::body::Incoming>,
-    Response = axum::response::Response,
-    Error = Infallible,
-    Future: Send,
-> + Clone
-+ Send {
-    tower::ServiceBuilder::new()
-        .map_request(|request: hyper::Request<_>| request.map(axum::body::Body::new))
-        .service(router)
 }

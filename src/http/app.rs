@@ -1,5 +1,6 @@
 //! What handlers share.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::http::auth::Auth;
@@ -7,15 +8,34 @@ use crate::http::wire::Limits;
 use crate::service::LockService;
 use crate::telemetry::Metrics;
 
-/// The service and what surrounds it; cheap to clone.
+/// The service and what surrounds it; cheap to clone, which each request does.
 #[derive(Clone)]
-pub struct App {
+pub struct App(Arc<Parts>);
+
+/// What an [`App`] has.
+pub struct Parts {
     /// The locks.
     pub service: LockService,
     /// Bounds that the operator set.
     pub limits: Limits,
     /// Who may do what.
-    pub auth: Arc<Auth>,
+    pub auth: Auth,
     /// What is counted.
     pub metrics: Metrics,
+}
+
+impl App {
+    /// Shares the parts.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+}
+
+impl Deref for App {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
 }

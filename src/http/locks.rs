@@ -39,8 +39,8 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 )]
 pub(super) async fn acquire(
     State(app): State<App>,
+    principal: Principal,
     Extension(Arrived(arrived)): Extension<Arrived>,
-    Extension(principal): Extension<Principal>,
     Key(key): Key,
     Query(parameters): Query,
     IdempotencyKey(idempotency_key): IdempotencyKey,
@@ -83,6 +83,7 @@ pub(super) async fn acquire(
 )]
 pub(super) async fn renew(
     State(app): State<App>,
+    _: Principal,
     Extension(Arrived(arrived)): Extension<Arrived>,
     Key(key): Key,
     Query(parameters): Query,
@@ -121,7 +122,7 @@ pub(super) async fn renew(
 )]
 pub(super) async fn release(
     State(app): State<App>,
-    Extension(principal): Extension<Principal>,
+    principal: Principal,
     Key(key): Key,
     Query(parameters): Query,
     OptionalLeaseId(lease_id): OptionalLeaseId,
@@ -154,6 +155,7 @@ pub(super) async fn release(
 )]
 pub(super) async fn inspect(
     State(app): State<App>,
+    _: Principal,
     Key(key): Key,
     Query(parameters): Query,
 ) -> Result<axum::Json<LockStatus>, Problem> {
@@ -173,6 +175,7 @@ pub(super) async fn inspect(
 )]
 pub(super) async fn list(
     State(app): State<App>,
+    _: Principal,
     Query(parameters): Query,
 ) -> Result<axum::Json<LockPage>, Problem> {
     let page = app.service.list(&list_query(&parameters)?).await?;

@@ -1,8 +1,8 @@
 //! The service over HTTP: routes and what surrounds them.
 //!
-//! Each request passes, from the outside in: the request id, the log line and the cache header; the
-//! guard against panics; the lock's key set apart from the path; the router; for lock routes the
-//! bearer token; the extractors; a handler of a few lines.
+//! Each request passes, from the outside in: the request id, the log line and the cache header; the lock's key
+//! set apart from the path; the router and the guard against panics; the extractors, of which the first of each lock
+//! route is for the bearer token; a handler of a few lines.
 
 mod app;
 pub mod auth;
@@ -14,27 +14,30 @@ pub mod problem;
 pub mod wire;
 
 use std::any::Any;
+use std::convert::Infallible;
+use std::future::Future;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::body::Body;
+use axum::extract::Request;
 use axum::http::header::{CACHE_CONTROL, HOST, TRANSFER_ENCODING};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
-use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use hyper::body::Incoming;
 use tokio::time::Instant;
+use tower::Service;
 use tower_http::catch_panic::CatchPanicLayer;
-use tracing::Instrument;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-pub use self::app::App;
+pub use self::app::{App, Parts};
 pub use self::auth::Auth;
 use self::extract::{Arrived, named_key, set_key_apart};
 use self::problem::{Kind, Problem};
 use crate::lock::lease::millis;
 use crate::random;
-use crate::telemetry::{self, Label, Route};
+use crate::telemetry::{self, Label, RequestLine, Route, log_request};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -61,34 +64,53 @@ pub fn openapi() -> String {
     docs::complete(&routes().merge(lock_routes()).into_openapi())
 }
 
-/// All routes, with what surrounds them.
-pub fn router(app: App) -> Router {
-    let locks: Router<App> = lock_routes().into();
-    let others: Router<App> = routes().into();
-    let inner = others
-        .merge(locks.route_layer(from_fn_with_state(app.clone(), authenticate)))
-        .merge(docs::routes())
-        .fallback(async || {
-            Problem::new(Kind::NotFound, "the routes are at /docs and /openapi.json")
-        })
-        .method_not_allowed_fallback(async || {
-            Problem::new(
-                Kind::MethodNotAllowed,
-                "the Allow header names the methods of this route",
-            )
-        })
-        .layer(CatchPanicLayer::custom(report_panic))
-        .with_state(app.clone());
-    // Layers of a router come after its routing; the key must be set apart before it.
-    Router::new()
-        .fallback_service(inner)
-        .layer(from_fn_with_state(app, answer))
+/// Where requests come in. Cheap to clone.
+#[derive(Clone)]
+pub struct Door {
+    app: App,
+    routes: Router,
 }
 
-/// The outermost layer: gives the request an id and a time, finishes problems, logs and counts.
-async fn answer(State(app): State<App>, mut request: Request, next: Next) -> Response {
+impl Door {
+    /// All routes, with what surrounds them.
+    #[must_use]
+    pub fn new(app: App) -> Self {
+        let locks: Router<App> = lock_routes().into();
+        let others: Router<App> = routes().into();
+        let routes = others
+            .merge(locks)
+            .merge(docs::routes())
+            .fallback(async || {
+                Problem::new(Kind::NotFound, "the routes are at /docs and /openapi.json")
+            })
+            .method_not_allowed_fallback(async || {
+                Problem::new(
+                    Kind::MethodNotAllowed,
+                    "the Allow header names the methods of this route",
+                )
+            })
+            .layer(CatchPanicLayer::custom(report_panic))
+            .with_state(app.clone());
+        Self { app, routes }
+    }
+
+    /// Answers a request: gives it an id and a time, finishes problems, logs and counts.
+    ///
+    /// Around the router and not a layer of it: a layer comes after the routing, before which the key must be set
+    /// apart, and costs each request a clone of the router.
+    pub fn answer(
+        &self,
+        request: axum::http::Request<Incoming>,
+    ) -> impl Future<Output = Result<Response, Infallible>> + Send + use<> {
+        let (app, routes) = (self.app.clone(), self.routes.clone());
+        async move { Ok(answer(&app, routes, request.map(Body::new)).await) }
+    }
+}
+
+async fn answer(app: &App, mut routes: Router, mut request: Request) -> Response {
     let arrived = Instant::now();
     let request_id = request_id(request.headers());
+    let id = request_id.to_str().unwrap_or_default();
     let method = request.method().clone();
     request.extensions_mut().insert(Arrived(arrived));
     let request = set_key_apart(request);
@@ -98,47 +120,32 @@ async fn answer(State(app): State<App>, mut request: Request, next: Next) -> Res
     let path = key.is_none().then(|| path.to_owned());
     let mut response = match check_framing(&request) {
         Ok(()) => {
-            // Whatever is logged on the way has the id that the client is told.
-            let span = tracing::info_span!(
-                "request",
-                request_id = request_id.to_str().unwrap_or_default()
-            );
-            next.run(request).instrument(span).await
+            let Ok(response) = routes.call(request).await;
+            response
         }
         Err(problem) => problem.into_response(),
     };
     if let Some(problem) = pending_problem(&mut response) {
-        problem.write(request_id.to_str().unwrap_or_default(), &mut response);
+        problem.write(id, &mut response);
     }
     let status = response.status().as_u16();
+    let took = arrived.elapsed();
     app.metrics
         .requests
-        .answered(route, counted(&method), status, arrived.elapsed());
-    tracing::info!(
-        request_id = request_id.to_str().unwrap_or_default(),
-        %method,
-        route = route.text(),
-        key,
-        path,
+        .answered(route, counted(&method), status, took);
+    log_request(&RequestLine {
+        request_id: id,
+        method: method.as_str(),
+        route: route.text(),
+        key: key.as_deref(),
+        path: path.as_deref(),
         status,
-        duration_ms = millis(arrived.elapsed()),
-        "request"
-    );
+        duration_ms: millis(took),
+    });
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(REQUEST_ID, request_id);
     response
-}
-
-/// Lets a request to a lock route pass only with a token, if one is set.
-async fn authenticate(
-    State(app): State<App>,
-    mut request: Request,
-    next: Next,
-) -> Result<Response, Problem> {
-    let principal = app.auth.principal(request.headers())?;
-    request.extensions_mut().insert(principal);
-    Ok(next.run(request).await)
 }
 
 /// The route of a path whose key was set apart; what clients make up must not become a metric's label each.

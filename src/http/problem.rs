@@ -224,6 +224,8 @@ impl Kind {
 pub struct Problem {
     kind: Kind,
     retry_after: Option<u64>,
+    /// For the log, and never for the client.
+    cause: Option<String>,
     body: Box<ProblemBody>,
 }
 
@@ -324,6 +326,7 @@ impl Problem {
         Self {
             kind,
             retry_after,
+            cause: None,
             body: Box::new(body),
         }
     }
@@ -472,8 +475,11 @@ impl Problem {
         body
     }
 
-    /// Writes the body into a response that [`Problem::into_response`] began.
+    /// Writes the body into a response that [`Problem::into_response`] began, and logs the cause.
     pub fn write(mut self, request_id: &str, response: &mut Response) {
+        if let Some(cause) = self.cause {
+            tracing::error!(request_id, "{cause}");
+        }
         request_id.clone_into(&mut self.body.request_id);
         let json = serde_json::to_vec(&*self.body).expect("a problem is JSON");
         *response.body_mut() = json.into();
@@ -531,11 +537,9 @@ impl From<ServiceError> for Problem {
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        if error != StoreError::InvalidCursor {
-            tracing::error!("{error}");
-        }
+        let cause = (error != StoreError::InvalidCursor).then(|| error.to_string());
         let outcome = error.outcome();
-        match error {
+        let problem = match error {
             StoreError::Unavailable { .. } => {
                 let detail = match outcome {
                     Outcome::None => "nothing was done; GET /readyz says what the store is missing",
@@ -572,7 +576,8 @@ impl From<StoreError> for Problem {
                 Self::invalid("cursor is not one that this service gave out in next_cursor")
             }
             StoreError::Internal { .. } => Self::internal(),
-        }
+        };
+        Self { cause, ..problem }
     }
 }
 

@@ -200,7 +200,11 @@ impl Lane {
                 }
                 Run::Refused(cause) => why = cause,
             }
-            generation = self.around.topology.newer(Some(current.number), deadline).await;
+            generation = self
+                .around
+                .topology
+                .newer(Some(current.number), deadline)
+                .await;
         }
         fail(batch, &not_done(why));
     }
@@ -221,7 +225,10 @@ impl Lane {
         };
         let operations: Vec<_> = queued.iter().map(|queued| &queued.operation).collect();
         let sent = Instant::now();
-        let call = self.around.batches.call(&mut connection, generation, &operations);
+        let call = self
+            .around
+            .batches
+            .call(&mut connection, generation, &operations);
         let Some(reply) = node.retired.run_until_cancelled(call).await else {
             drop(Connection::take(connection));
             return Run::Lost("the master changed while the operation was under way".into());
@@ -278,9 +285,17 @@ impl Lane {
             other => return misread(&other),
         };
         let fields = match <[Value; 7]>::try_from(fields) {
-            Ok([ok, now, online, writes, ran_out, Value::Array(replies), turns])
-                if text(&ok) == Some("ok") && replies.len() == operations =>
-            {
+            Ok(
+                [
+                    ok,
+                    now,
+                    online,
+                    writes,
+                    ran_out,
+                    Value::Array(replies),
+                    turns,
+                ],
+            ) if text(&ok) == Some("ok") && replies.len() == operations => {
                 self.around.wake.turns(&turns);
                 self.around.leases.ran_out(number(&ran_out).unwrap_or(0));
                 return match (number(&now), number(&online), number(&writes)) {
@@ -330,14 +345,21 @@ impl Lane {
 
     /// Answers what was done, and gives back what was refused here and may be done elsewhere.
     fn deliver(&self, generation: &Arc<Generation>, batch: Vec<Queued>, done: Done) -> Vec<Queued> {
-        let required = self.around.confirmer.required(generation, done.online_replicas);
+        let required = self
+            .around
+            .confirmer
+            .required(generation, done.online_replicas);
         let mut again = Vec::new();
         for (queued, value) in batch.into_iter().zip(done.replies) {
             let reply = match refusal(&value) {
                 None => match failure(&value) {
                     Some(said) => {
                         self.around.metrics.faults.count(fault::of_operation(said));
-                        Err(failed_operation(&self.around.topology, &generation.node, said))
+                        Err(failed_operation(
+                            &self.around.topology,
+                            &generation.node,
+                            said,
+                        ))
                     }
                     None => Ok(Reply {
                         value,
