@@ -210,6 +210,7 @@ impl Activator {
             micros(self.options.max_clock_skew).to_string(),
             DATA_FORMAT.to_owned(),
             millis(self.options.max_ttl + SERVERS_MEMORY).to_string(),
+            self.options.wake_channel(&self.server_id),
         ];
         let keys = [
             self.options.meta_key(),

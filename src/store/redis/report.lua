@@ -4,7 +4,7 @@
 -- writes that it saw confirmed then, the highest token it knows of, how long the latest lease that it
 -- confirmed may still be counted on, '1' if it saw the clock step beyond the skew, '2' if by less, the longest
 -- pause, the skew of clocks, the data format of the caller, how long the list of servers is kept (in
--- milliseconds).
+-- milliseconds), and the channel on which it hears news.
 -- Reply: {'ok', now, how long new grants pause, how many writes that it saw confirmed are missing, and of
 -- all servers together: the count of confirmed writes, the highest token, how long the latest lease may be
 -- counted on; how many leases are held, and how many were found to have run out; then '1' if places of the caller's waiters may be lost, and of each lock that is reserved its name,
@@ -77,6 +77,8 @@ local reply = {
   'ok', int(now), int(math.max(0, pause)), int(missing), int(confirmed), token, int(until_all - now), int(held),
   int(run_out), lapsed and '1' or '',
 }
+-- So that it notices when it does not hear.
+redis.call('PUBLISH', ARGV[12], '')
 local turns = redis.call('HGETALL', KEYS[3])
 for i = 1, #turns, 2 do
   local server, waiter, deadline = string.match(turns[i + 1], '^(%x+) (%x+) (%d+)$')

@@ -37,6 +37,10 @@ const TROUBLED_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The shortest time between two looks.
 const MIN_POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How often a master that is in order is asked what it is: its answer to the heartbeat says all but its settings.
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+
 /// The task behind a [`Topology`]; its owner stops it and waits for it.
 pub(super) struct Resolver {
     stop: CancellationToken,
@@ -84,6 +88,7 @@ pub(super) fn start(
         activator,
         metrics,
         next_number: 1,
+        probe_at: Instant::now(),
     };
     let task = tokio::spawn(work.run(stop.clone()));
     (
@@ -127,6 +132,8 @@ struct Work {
     activator: Activator,
     metrics: RedisMetrics,
     next_number: u64,
+    /// When the known master is asked again what it is: at once if there is a doubt.
+    probe_at: Instant,
 }
 
 /// A generation, and what it said to this server's report.
@@ -151,13 +158,17 @@ impl Work {
                 }
                 Err(diagnosis) => {
                     self.complain(diagnosis);
+                    self.probe_at = begun;
                     TROUBLED_POLL_INTERVAL
                 }
             };
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = tokio::time::sleep(interval) => {}
-                () = doubts.notified() => tokio::time::sleep_until(begun + MIN_POLL_INTERVAL).await,
+                () = doubts.notified() => {
+                    self.probe_at = begun;
+                    tokio::time::sleep_until(begun + MIN_POLL_INTERVAL).await;
+                }
             }
         }
         if let Some(generation) = self.topology.current() {
@@ -194,7 +205,12 @@ impl Work {
                 Arc::clone(&self.script),
             )?),
         };
-        let probed = node.probe().await;
+        let probed = if known.is_none() || self.probe_at <= Instant::now() {
+            self.probe_at = Instant::now() + PROBE_INTERVAL;
+            node.probe().await
+        } else {
+            Ok(())
+        };
         let refused = self.topology.take_role_refused();
         if matches!(self.finder, Finder::Direct(_))
             && (known.is_none()

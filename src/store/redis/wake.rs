@@ -23,7 +23,7 @@ use crate::store::contract::News;
 /// The most news that nobody has read yet; what is beyond it is lost, and read with the next heartbeat.
 const MAX_NEWS: usize = 65_536;
 
-/// How often the subscription is checked, so that a silent connection is not taken for no news.
+/// For how long a subscription may be silent that hears of each heartbeat, before it is asked whether it lives.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long to wait before subscribing again.
@@ -155,6 +155,7 @@ async fn listen(
                         let left = Duration::from_micros(micros.parse().unwrap_or(0));
                         wake.reserved(lock, Instant::now() + left);
                     }
+                    // A heartbeat: it hears.
                     None => {}
                 }
             }
