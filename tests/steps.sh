@@ -46,6 +46,10 @@ install_packages() {
   # For the chart's tests.
   python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
   command -v openssl >/dev/null || missing+=(openssl)
+  # For the programs that the README shows.
+  command -v node >/dev/null || missing+=(nodejs)
+  command -v javac >/dev/null || missing+=(default-jdk-headless)
+  command -v go >/dev/null || missing+=(golang-go)
   if [ ${#missing[@]} -eq 0 ]; then
     return
   fi

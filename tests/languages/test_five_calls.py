@@ -1,0 +1,108 @@
+"""The programs of "From your language" print what the README shows, and the server saw what they say."""
+
+import os
+import subprocess
+import tempfile
+import time
+import unittest
+from pathlib import Path
+
+import readme
+from server import Server, call
+
+KEY = "my_lock"
+TTL_MS = 3000
+# How much less than the TTL may be left when a line is printed, on a busy machine.
+SLACK_MS = 500
+LIMIT_S = 60
+# Go's renews in the background as well, two or three times in the four seconds of its work.
+SEEN = {
+    "python": ["POST 201", "POST 423", "PUT 200", "DELETE 204", "PUT 409"],
+    "javascript": ["POST 201", "POST 423", "PUT 200", "DELETE 204", "PUT 409"],
+    "java": ["POST 201", "POST 423", "PUT 200", "DELETE 204", "PUT 409"],
+    "go": ["POST 201", "POST 423", "PUT 200", "PUT 200", "PUT 200", "PUT 200", "DELETE 204", "PUT 409"],
+}
+
+
+class FiveCalls(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        directory = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(directory.cleanup)
+        cls.directory = Path(directory.name)
+        for name in ("five_calls.py", "five_calls.mjs", "FiveCalls.java", "leasehold.go", "five_calls.go"):
+            (cls.directory / name).write_text(readme.programs()[name], encoding="utf-8")
+        (cls.directory / "go.mod").write_text("module five_calls\n\ngo 1.19\n", encoding="utf-8")
+        cls.build("javac", "-Xlint:all", "-Werror", "FiveCalls.java")
+        cls.build("go", "vet", ".")
+        cls.build("go", "build", "-o", "five_calls", ".")
+
+    @classmethod
+    def build(cls, *command):
+        built = subprocess.run(command, cwd=cls.directory, capture_output=True, text=True)
+        if built.returncode != 0:
+            raise AssertionError(f"{command}\n{built.stdout}{built.stderr}")
+
+    def begin(self, *command):
+        process = subprocess.Popen(
+            command, cwd=self.directory, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
+        )
+        self.addCleanup(process.kill)
+        return process
+
+    def printed(self, process):
+        output, errors = process.communicate(timeout=LIMIT_S)
+        self.assertEqual(process.returncode, 0, output + errors)
+        return output.splitlines()
+
+    def five_calls(self, holder, *command):
+        with Server() as server:
+            self.check(holder, self.printed(self.begin(*command)), server.requests(KEY))
+        # The same when it waits in line first, which must cost it nothing: its lease begins after that.
+        with Server() as server:
+            status, lease = call("POST", f"/locks/{KEY}")
+            self.assertEqual(status, 201)
+            process = self.begin(*command)
+            self.wait_for_waiter()
+            time.sleep(1)
+            self.assertEqual(call("DELETE", f"/locks/{KEY}", Lease_Id=lease["lease_id"])[0], 204)
+            token = self.check(holder, self.printed(process), server.requests(KEY)[-len(SEEN[holder]):])
+            self.assertGreater(token, lease["fencing_token"])
+            # It left nothing behind.
+            self.assertEqual(call("POST", f"/locks/{KEY}")[0], 201)
+
+    def wait_for_waiter(self):
+        limit = time.monotonic() + LIMIT_S
+        while call("GET", f"/locks/{KEY}")[1]["waiters"] == 0:
+            self.assertLess(time.monotonic(), limit, "it does not wait")
+            time.sleep(0.01)
+
+    def check(self, holder, lines, requests):
+        patterns = readme.shown("From your language")
+        self.assertEqual(len(lines), len(patterns), lines)
+        values = [readme.resembles(line, pattern) for line, pattern in zip(lines, patterns)]
+        self.assertNotIn(None, values, lines)
+        (token, acquired_ms), (who, held_ms), (renewed_ms,), _, _ = values
+        self.assertEqual(who, holder)
+        for left_ms in map(int, (acquired_ms, held_ms, renewed_ms)):
+            self.assertLessEqual(left_ms, TTL_MS, lines)
+            self.assertGreater(left_ms, TTL_MS - SLACK_MS, lines)
+        self.assertEqual(requests, SEEN[holder])
+        return int(token)
+
+    def test_python(self):
+        self.five_calls("python", "python3", "five_calls.py")
+
+    def test_javascript(self):
+        self.five_calls("javascript", "node", "five_calls.mjs")
+
+    def test_java(self):
+        self.five_calls("java", "java", "-cp", ".", "FiveCalls")
+
+    def test_go(self):
+        self.five_calls("go", "./five_calls")
+
+
+if __name__ == "__main__":
+    unittest.main()
