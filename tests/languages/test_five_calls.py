@@ -1,5 +1,6 @@
 """The programs of "From your language" print what the README shows, and the server saw what they say."""
 
+import itertools
 import os
 import subprocess
 import tempfile
@@ -12,16 +13,12 @@ from server import Server, call
 
 KEY = "my_lock"
 TTL_MS = 3000
-# How much less than the TTL may be left when a line is printed, on a busy machine.
-SLACK_MS = 500
+# The first run waits for nothing, the second for this long. A deadline that leaves that out, or that is counted from the answer, is
+# wrong by as much: more than a line may be late on a busy machine.
+WAIT_S = 2
+SLACK_MS = 1500
 LIMIT_S = 60
-# Go's renews in the background as well, two or three times in the four seconds of its work.
-SEEN = {
-    "python": ["POST 201", "POST 423", "PUT 200", "DELETE 204", "PUT 409"],
-    "javascript": ["POST 201", "POST 423", "PUT 200", "DELETE 204", "PUT 409"],
-    "java": ["POST 201", "POST 423", "PUT 200", "DELETE 204", "PUT 409"],
-    "go": ["POST 201", "POST 423", "PUT 200", "PUT 200", "PUT 200", "PUT 200", "DELETE 204", "PUT 409"],
-}
+SEEN = ["POST 201", "POST 423", "PUT 200", "DELETE 204", "PUT 409"]
 
 
 class FiveCalls(unittest.TestCase):
@@ -59,15 +56,19 @@ class FiveCalls(unittest.TestCase):
     def five_calls(self, holder, *command):
         with Server() as server:
             self.check(holder, self.printed(self.begin(*command)), server.requests(KEY))
-        # The same when it waits in line first, which must cost it nothing: its lease begins after that.
         with Server() as server:
             status, lease = call("POST", f"/locks/{KEY}")
             self.assertEqual(status, 201)
             process = self.begin(*command)
             self.wait_for_waiter()
-            time.sleep(1)
+            time.sleep(WAIT_S)
             self.assertEqual(call("DELETE", f"/locks/{KEY}", Lease_Id=lease["lease_id"])[0], 204)
-            token = self.check(holder, self.printed(process), server.requests(KEY)[-len(SEEN[holder]):])
+            lines = self.printed(process)
+            # Without those of the test itself.
+            requests = [seen for seen in server.requests(KEY) if seen != "GET 200"]
+            requests.remove("POST 201")
+            requests.remove("DELETE 204")
+            token = self.check(holder, lines, requests)
             self.assertGreater(token, lease["fencing_token"])
             # It left nothing behind.
             self.assertEqual(call("POST", f"/locks/{KEY}")[0], 201)
@@ -88,7 +89,9 @@ class FiveCalls(unittest.TestCase):
         for left_ms in map(int, (acquired_ms, held_ms, renewed_ms)):
             self.assertLessEqual(left_ms, TTL_MS, lines)
             self.assertGreater(left_ms, TTL_MS - SLACK_MS, lines)
-        self.assertEqual(requests, SEEN[holder])
+        # Go's renews in the background as well.
+        self.assertEqual([seen for seen, _ in itertools.groupby(requests)], SEEN)
+        self.assertGreaterEqual(requests.count("PUT 200"), 3 if holder == "go" else 1)
         return int(token)
 
     def test_python(self):
