@@ -11,6 +11,7 @@ from pathlib import Path
 import readme
 from server import Server, call
 
+FILES = ("five_calls.py", "five_calls.mjs", "FiveCalls.java", "leasehold.go", "five_calls.go")
 KEY = "my_lock"
 TTL_MS = 3000
 # The first run waits for nothing, the second for this long. A deadline that leaves that out, or that is counted from the answer, is
@@ -27,7 +28,7 @@ class FiveCalls(unittest.TestCase):
         directory = tempfile.TemporaryDirectory()
         cls.addClassCleanup(directory.cleanup)
         cls.directory = Path(directory.name)
-        for name in ("five_calls.py", "five_calls.mjs", "FiveCalls.java", "leasehold.go", "five_calls.go"):
+        for name in FILES:
             (cls.directory / name).write_text(readme.programs()[name], encoding="utf-8")
         (cls.directory / "go.mod").write_text("module five_calls\n\ngo 1.19\n", encoding="utf-8")
         cls.build("javac", "-Xlint:all", "-Werror", "FiveCalls.java")
