@@ -119,7 +119,7 @@ class Migration(unittest.TestCase):
             self.counted("before_redislock", "after")
 
     def test_each_row_of_the_table(self):
-        output = self.go("test", "-count=1", "-v", "./after", env=self.environment)
+        output = self.go("test", "-count=1", "-timeout=120s", "-v", "./after", env=self.environment)
         self.assertNotIn("SKIP", output)
         self.assertGreater(output.count("--- PASS"), 15)
         self.assertEqual(call("GET", "/readyz")[1]["store"], "ok")

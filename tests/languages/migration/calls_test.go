@@ -104,6 +104,14 @@ func status(t *testing.T, key string) map[string]any {
 	return fields
 }
 
+func untilWaiting(t *testing.T, key string, waiters int) {
+	t.Helper()
+	for limit := time.Now().Add(20 * time.Second); status(t, key)["waiters"] != float64(waiters); {
+		check(t, time.Now().Before(limit), "nobody waits:", status(t, key))
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
 func problem(t *testing.T, err error, status int, name string) *Problem {
 	t.Helper()
 	problem, ok := refused(err, status)
@@ -214,9 +222,7 @@ func TestWaitersAreServedInTheirOrder(t *testing.T) {
 			order <- waiter
 			_ = next.Release(ctx)
 		}()
-		for status(t, c)["waiters"] != float64(waiter+1) {
-			time.Sleep(5 * time.Millisecond)
-		}
+		untilWaiting(t, c, waiter+1)
 	}
 	must(t, lease.Release(ctx))
 	for waiter := 0; waiter < cap(order); waiter++ {
@@ -299,12 +305,12 @@ func TestTooLateToRenew(t *testing.T) {
 	lock := obtain(t, b, short)
 	lease := acquire(t, c, Request{TTLMs: shortMs})
 	time.Sleep(short + 100*time.Millisecond)
-	check(t, setNX(t, a, "another's", 2*time.Second))
-	obtain(t, b, 2*time.Second)
-	next := acquire(t, c, Request{TTLMs: 2000, WaitMs: 2000})
+	check(t, setNX(t, a, "another's", 5*time.Second))
+	obtain(t, b, 5*time.Second)
+	next := acquire(t, c, Request{TTLMs: 5000, WaitMs: 2000})
 	// This prolongs the lock of another one.
 	check(t, client.Expire(ctx, a, ttl).Val())
-	check(t, client.PTTL(ctx, a).Val() > 3*time.Second)
+	check(t, client.PTTL(ctx, a).Val() > 6*time.Second)
 	err := lock.Refresh(ctx, ttl, nil)
 	check(t, errors.Is(err, redislock.ErrNotObtained), err)
 	_, err = lease.Renew(ctx)
@@ -433,12 +439,12 @@ func TestLostAnswer(t *testing.T) {
 
 func TestKeptLeaseOutlivesItsTTL(t *testing.T) {
 	_, _, c := keys(t)
-	lease := acquire(t, c, Request{TTLMs: 600})
+	lease := acquire(t, c, Request{TTLMs: 1500})
 	kept, stop := lease.Keep(ctx)
-	check(t, sleep(kept, 2*time.Second), "it was lost")
+	check(t, sleep(kept, 4*time.Second), "it was lost")
 	check(t, status(t, c)["fencing_token"] == float64(lease.FencingToken))
 	stop()
-	time.Sleep(800 * time.Millisecond)
+	time.Sleep(1700 * time.Millisecond)
 	check(t, status(t, c)["held"] == false, "it is renewed although nobody keeps it")
 }
 
@@ -516,17 +522,13 @@ func TestPlaceIsKeptForTheNextRequest(t *testing.T) {
 		_, err := locks.Acquire(ctx, c, Request{WaitMs: 1000})
 		next <- err
 	}()
-	for status(t, c)["waiters"] != float64(1) {
-		time.Sleep(5 * time.Millisecond)
-	}
+	untilWaiting(t, c, 1)
 	granted := make(chan int)
 	go func() {
 		code, _ := call(t, "POST", "/locks/"+c, locks.Token, header, `{"wait_ms": 5000}`)
 		granted <- code
 	}()
-	for status(t, c)["waiters"] != float64(2) {
-		time.Sleep(5 * time.Millisecond)
-	}
+	untilWaiting(t, c, 2)
 	must(t, lease.Release(ctx))
 	check(t, <-granted == 201)
 	problem(t, <-next, 423, "wait-timeout")
