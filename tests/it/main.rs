@@ -15,6 +15,7 @@ mod openapi;
 mod queue;
 mod readme;
 mod replication;
+mod rolling;
 mod sentinel;
 mod soak;
 mod support;
