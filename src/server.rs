@@ -1,18 +1,23 @@
 //! The server: builds the service out of the configuration, serves it, and ends in order.
 
 use std::fmt;
+use std::future::{Future, poll_fn};
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::config::{Config, StoreConfig};
@@ -32,6 +37,10 @@ pub const MAX_HEAD_BYTES: usize = 64 * 1024;
 
 /// How long an end in order may take.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How many connections may have been made that nobody has taken: when a server ends, all who waited there come to
+/// another one at once, and those for whom there is no room try again after a second, then after three.
+const BACKLOG: u32 = 4096;
 
 /// How long to wait when the system has no room for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -69,15 +78,14 @@ impl std::error::Error for ServeError {}
 pub async fn serve(config: Config) -> Result<(), ServeError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .map_err(|error| ServeError::Listen(config.listen, error))?;
+    let listener =
+        listen(config.listen).map_err(|error| ServeError::Listen(config.listen, error))?;
     let at = listener
         .local_addr()
         .map_err(|error| ServeError::Listen(config.listen, error))?;
     let app = build(&config);
     introduce(&config, at);
-    let connections = GracefulShutdown::new();
+    let connections = Connections::default();
     let door = Door::new(app.clone());
     tokio::select! {
         () = accept(&listener, &door, &connections) => {}
@@ -87,14 +95,15 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     info!("draining");
     app.service.drain();
     // Whoever comes now is told so, and can still renew and release, for as long as others are under way.
-    let late = GracefulShutdown::new();
+    let late = Connections::default();
     let in_order = async {
         tokio::select! {
             () = accept(&listener, &door, &late) => {}
-            () = connections.shutdown() => {}
+            () = connections.end() => {}
         }
+        accept_rest(&listener, &door, &late).await;
         drop(listener);
-        late.shutdown().await;
+        late.end().await;
         app.service.close().await;
     };
     if timeout(DRAIN_DEADLINE, in_order).await.is_err() {
@@ -105,6 +114,17 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     }
     info!("ended");
     Ok(())
+}
+
+fn listen(at: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match at {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    // The address is free although connections of the server before are still being closed.
+    socket.set_reuseaddr(true)?;
+    socket.bind(at)?;
+    socket.listen(BACKLOG)
 }
 
 fn build(config: &Config) -> App {
@@ -167,8 +187,24 @@ fn introduce(config: &Config, at: SocketAddr) {
     }
 }
 
+/// Connections that end together.
+#[derive(Default)]
+struct Connections {
+    ending: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Connections {
+    /// Ends them when what is under way on them has been answered.
+    async fn end(&self) {
+        self.ending.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
 /// Takes connections for as long as it is polled.
-async fn accept(listener: &TcpListener, door: &Door, connections: &GracefulShutdown) {
+async fn accept(listener: &TcpListener, door: &Door, connections: &Connections) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => serve_connection(stream, door.clone(), connections),
@@ -180,7 +216,25 @@ async fn accept(listener: &TcpListener, door: &Door, connections: &GracefulShutd
     }
 }
 
-fn serve_connection(stream: TcpStream, door: Door, connections: &GracefulShutdown) {
+/// Takes the connections that the system has made and nobody has taken, as requests may have come on them.
+async fn accept_rest(listener: &TcpListener, door: &Door, connections: &Connections) {
+    loop {
+        let mut none = true;
+        // What has come is known after the runtime has looked.
+        yield_now().await;
+        while let Poll::Ready(Ok((stream, _))) =
+            poll_fn(|context| Poll::Ready(listener.poll_accept(context))).await
+        {
+            none = false;
+            serve_connection(stream, door.clone(), connections);
+        }
+        if none {
+            return;
+        }
+    }
+}
+
+fn serve_connection(stream: TcpStream, door: Door, connections: &Connections) {
     // Without it small answers would wait for the client's acknowledgement; if it fails they do.
     let _set = stream.set_nodelay(true);
     let connection = http1::Builder::new()
@@ -192,10 +246,28 @@ fn serve_connection(stream: TcpStream, door: Door, connections: &GracefulShutdow
             TokioIo::new(stream),
             service_fn(move |request| door.answer(request)),
         );
-    let connection = connections.watch(connection);
+    let ending = connections.ending.clone();
     // Ended by the drain, or cut by the end of the process after its deadline.
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
+    connections.tasks.spawn(async move {
+        let mut connection = pin!(connection);
+        let mut ended = tokio::select! {
+            ended = connection.as_mut() => Poll::Ready(ended),
+            () = ending.cancelled() => Poll::Pending,
+        };
+        if ended.is_pending() {
+            // hyper closes at once where it has read nothing, also if there is a request: it has to read first, and the
+            // runtime to look what has come before that.
+            yield_now().await;
+            ended = poll_fn(|context| Poll::Ready(connection.as_mut().poll(context))).await;
+        }
+        let ended = match ended {
+            Poll::Ready(ended) => ended,
+            Poll::Pending => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
             tracing::debug!("a connection broke off: {error}");
         }
     });

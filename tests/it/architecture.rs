@@ -136,6 +136,33 @@ fn each_layer_keeps_to_what_it_may_know() {
     assert!(found.is_empty(), "{found:#?}");
 }
 
+/// The compiler and clippy see to the standard library's guards; what they let pass is a lock that may be held while others
+/// run, such as Tokio's.
+#[test]
+fn memory_store_holds_no_lock_across_an_await() {
+    let sources = sources();
+    let source = sources
+        .iter()
+        .find(|(file, _)| file.ends_with("store/memory.rs"));
+    let (_, source) = source.expect("the memory store");
+    assert!(source.contains("use std::sync::{Mutex, MutexGuard};"));
+    assert!(source.contains("    state: Mutex<State>,"));
+    let functions: Vec<_> = source.split("fn ").skip(1).collect();
+    let touches = |function: &str| {
+        ["self.state", "self.change"]
+            .iter()
+            .any(|use_of| function.contains(use_of))
+    };
+    assert!(functions.iter().filter(|body| touches(body)).count() > 5);
+    for function in functions {
+        let name = function.split('(').next().unwrap_or_default();
+        assert!(
+            !(touches(function) && function.contains(".await")),
+            "{name} of the memory store awaits something, and uses the locks"
+        );
+    }
+}
+
 #[test]
 fn statuses_stand_in_one_place() {
     let numbers = [

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::support::eventually;
 use crate::support::http::Reply;
 use crate::support::leasehold::Leasehold;
+use crate::support::net::TcpProxy;
 use crate::support::redis::RedisServer;
 
 /// How many operations come together.
@@ -45,8 +47,12 @@ fn acquire_together(redis: &RedisServer, server: &Leasehold, keys: &[String]) ->
 }
 
 fn patient(redis: &RedisServer) -> Leasehold {
+    patient_at(redis.url())
+}
+
+fn patient_at(redis_url: String) -> Leasehold {
     let server = Leasehold::start([
-        ("LEASEHOLD_REDIS_URL", redis.url()),
+        ("LEASEHOLD_REDIS_URL", redis_url),
         ("LEASEHOLD_REDIS_RESPONSE_TIMEOUT_MS", "10000".to_owned()),
         // As long as Redis is stopped here.
         ("LEASEHOLD_MAX_CLOCK_SKEW_MS", "5000".to_owned()),
@@ -115,4 +121,37 @@ fn operation_that_comes_alone_waits_for_no_others() {
     let quickest = (0..200).map(once).min().expect("some");
     println!("{quickest:?}");
     assert!(quickest < Duration::from_millis(5), "{quickest:?}");
+}
+
+#[test]
+fn batch_that_is_stalled_does_not_hold_up_those_on_other_connections() {
+    let redis = RedisServer::plain();
+    let proxy = TcpProxy::start(&redis.addr());
+    let server = patient_at(format!("redis://{}", proxy.addr()));
+    let api = server.api();
+    proxy.hold_who_says("lock:stalled/");
+    // Every connection but one.
+    let stalled: Vec<_> = (1..LANES)
+        .map(|number| {
+            let api = api.clone();
+            let asked = thread::spawn(move || api.acquire(&format!("stalled/{number}"), None));
+            let limit = Duration::from_secs(5);
+            eventually(limit, "its batch is under way", || proxy.held() == number);
+            asked
+        })
+        .collect();
+    let begun = Instant::now();
+    for number in 0..OPERATIONS {
+        let reply = api.acquire(&format!("a/{number}"), None);
+        assert_eq!(reply.status, 201, "{}", reply.body);
+    }
+    println!("{OPERATIONS} operations in {:?}", begun.elapsed());
+    assert!(!stalled.iter().any(JoinHandle::is_finished));
+    assert_eq!(proxy.held(), LANES - 1);
+    proxy.hold_who_says("");
+    proxy.let_go();
+    for asked in stalled {
+        let reply = asked.join().expect("an answer");
+        assert_eq!(reply.status, 201, "{}", reply.body);
+    }
 }

@@ -1,5 +1,6 @@
 //! A server that was told to end: what it still does, and for how long.
 
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::thread::{self, JoinHandle, sleep};
 use std::time::{Duration, Instant};
@@ -100,6 +101,59 @@ fn idle_connections_do_not_hold_up_the_end() {
         assert!(told.elapsed() < SLACK, "{:?}", told.elapsed());
         drop(silent);
     }
+}
+
+/// What was sent before the server was told to end, and what it had not read by then.
+#[test]
+fn request_that_nobody_has_read_yet_is_answered() {
+    let redis = RedisServer::plain();
+    for server in [Leasehold::in_memory(), Leasehold::on(&redis)] {
+        server.wait_ready();
+        let (looking, asking) = (
+            format!("GET /locks/a HTTP/1.1\r\nHost: {}\r\n\r\n", server.addr()),
+            format!("POST /locks/a HTTP/1.1\r\nHost: {}\r\n\r\n", server.addr()),
+        );
+        let connect = || {
+            let addr = server.addr().parse().expect("an address");
+            let stream = TcpStream::connect_timeout(&addr, SLACK).expect("a connection");
+            stream.set_read_timeout(Some(SLACK)).expect("a time-out");
+            stream
+        };
+        let mut used = [(); 20].map(|()| connect());
+        for stream in &mut used {
+            stream.write_all(looking.as_bytes()).expect("it is sent");
+            assert_eq!(status(stream), "200");
+        }
+        let mut unused = [(); 20].map(|()| connect());
+        // They are taken, and nothing has come on them.
+        assert_eq!(server.readiness().status, 200);
+        server.pause();
+        // More than the runtime takes at a time.
+        let mut new = [(); 300].map(|()| connect());
+        for stream in used.iter_mut().chain(&mut unused).chain(&mut new) {
+            stream.write_all(asking.as_bytes()).expect("it is sent");
+        }
+        server.terminate();
+        server.resume();
+        for stream in used.iter_mut().chain(&mut unused).chain(&mut new) {
+            // As it comes before the signal, or after it.
+            let status = status(stream);
+            assert!(
+                ["201", "423", "503"].contains(&&*status),
+                "{status}\n{}",
+                server.stderr()
+            );
+        }
+        assert!(server.wait_exit(SLACK).success());
+    }
+}
+
+/// The status of the next answer; a text without one if the connection ended.
+fn status(stream: &mut TcpStream) -> String {
+    let mut answer = [0; 4096];
+    let read = stream.read(&mut answer);
+    let answer = String::from_utf8_lossy(&answer[..read.unwrap_or(0)]).into_owned();
+    answer.split(' ').nth(1).unwrap_or("no answer").to_owned()
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod openapi;
 mod queue;
 mod readme;
 mod replication;
+mod rolling;
 mod sentinel;
 mod soak;
 mod support;

@@ -47,7 +47,15 @@ impl Leasehold {
     pub(crate) fn start<K: AsRef<OsStr>, V: AsRef<OsStr>>(
         env: impl IntoIterator<Item = (K, V)>,
     ) -> Self {
-        let mut command = command(&["--listen", "127.0.0.1:0"], env);
+        Self::start_at("127.0.0.1:0", env)
+    }
+
+    /// As `start`, on this address.
+    pub(crate) fn start_at<K: AsRef<OsStr>, V: AsRef<OsStr>>(
+        listen: &str,
+        env: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
+        let mut command = command(&["--listen", listen], env);
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

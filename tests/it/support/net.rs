@@ -51,6 +51,7 @@ impl TcpProxy {
         let state = State {
             listener: Some(listener),
             targets: vec![target.to_owned()],
+            mark: String::new(),
             turn: 0,
             links: Vec::new(),
             stopped: false,
@@ -118,6 +119,21 @@ impl TcpProxy {
         self.shared
             .state()
             .for_each(|link| link.held.store(true, Ordering::SeqCst));
+    }
+
+    /// Holds back, until `let_go`, what each connection sends from the moment on at which its client says `mark`; gives
+    /// the others their way. An empty mark ends that.
+    pub(crate) fn hold_who_says(&self, mark: &str) {
+        mark.clone_into(&mut self.shared.state().mark);
+    }
+
+    /// How many connections are held back.
+    pub(crate) fn held(&self) -> usize {
+        let mut held = 0;
+        self.shared
+            .state()
+            .for_each(|link| held += usize::from(link.held.load(Ordering::SeqCst)));
+        held
     }
 
     /// Carries on what `hold` held back, also for clients that have closed their connection since.
@@ -193,6 +209,8 @@ struct State {
     /// None while connections are refused.
     listener: Option<TcpListener>,
     targets: Vec<String>,
+    /// Who says this is held back from then on; nobody if it is empty.
+    mark: String,
     /// How many connections were forwarded since the targets were set.
     turn: usize,
     links: Vec<Weak<Link>>,
@@ -200,10 +218,16 @@ struct State {
 }
 
 impl State {
-    fn for_each(&self, change: impl Fn(&Link)) {
+    fn for_each(&self, mut change: impl FnMut(&Link)) {
         for link in self.links.iter().filter_map(Weak::upgrade) {
             change(&link);
         }
+    }
+
+    /// Whether this says what its connection is to be held back for.
+    fn marks(&self, said: &[u8]) -> bool {
+        let mark = self.mark.as_bytes();
+        !mark.is_empty() && said.windows(mark.len()).any(|part| part == mark)
     }
 
     /// Cuts the links that `chosen` picks and forgets those that have ended.
@@ -308,7 +332,12 @@ fn link(client: TcpStream, target: Option<TcpStream>, shared: &Arc<Shared>) -> A
     let (there, back) = (Arc::clone(&link), Arc::clone(&link));
     let (one, other) = (Arc::clone(shared), Arc::clone(shared));
     thread::spawn(move || {
-        let held = || there.held.load(Ordering::SeqCst);
+        let held = |said: &[u8]| {
+            if one.state().marks(said) {
+                there.held.store(true, Ordering::SeqCst);
+            }
+            there.held.load(Ordering::SeqCst)
+        };
         pump(
             &there,
             Some(&there.client),
@@ -323,19 +352,19 @@ fn link(client: TcpStream, target: Option<TcpStream>, shared: &Arc<Shared>) -> A
             back.target.as_ref(),
             Some(&back.client),
             &other,
-            || false,
+            |_| false,
         );
     });
     link
 }
 
-/// Carries bytes one way until that way ends, and waits with each piece while it is `held`.
+/// Carries bytes one way until that way ends, and waits with each piece that is `held`, until the link is not any more.
 fn pump(
     link: &Link,
     from: Option<&TcpStream>,
     to: Option<&TcpStream>,
     shared: &Shared,
-    held: impl Fn() -> bool,
+    held: impl Fn(&[u8]) -> bool,
 ) {
     let Some(mut from) = from else { return };
     let mut buffer = [0; 16 * 1024];
@@ -350,8 +379,10 @@ fn pump(
             return;
         }
         let Some(mut to) = to else { return };
-        while held() && !shared.state().stopped {
-            thread::sleep(ACCEPT_INTERVAL);
+        if held(read.as_ref().map_or(&[], |count| &buffer[..*count])) {
+            while link.held.load(Ordering::SeqCst) && !shared.state().stopped {
+                thread::sleep(ACCEPT_INTERVAL);
+            }
         }
         match read {
             Ok(0) => {

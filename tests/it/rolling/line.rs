@@ -1,0 +1,225 @@
+//! A lock, and those who wait for it one behind the other.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::sleep;
+
+use super::client::{Call, Client, Service};
+use super::lease::{acquisition, random_key, release, renew_until};
+use super::{ONE_WITHOUT_A_KEY, Stage, WAITERS_PER_LOCK};
+
+/// The longest wait that servers allow by default.
+const WAIT_MS: u64 = 50_000;
+/// How long somebody has a busy lock.
+const BUSY_FOR: Duration = Duration::from_millis(150);
+/// How long after its last request came a waiter may be passed over: until the request is in the queue.
+const UNTIL_QUEUED: Duration = Duration::from_secs(5);
+
+/// When a lock changes hands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// From the begin of the update on, all the time.
+    Busy,
+    /// When it is opened.
+    Quiet,
+}
+
+pub(super) struct Line {
+    state: Arc<State>,
+    first: JoinHandle<u64>,
+    waiters: JoinHandle<JoinSet<()>>,
+}
+
+struct State {
+    key: String,
+    pace: Pace,
+    /// Lets the first holder of a quiet lock let go.
+    open: watch::Sender<bool>,
+    stands: AtomicBool,
+    /// Somebody has the lock.
+    taken: AtomicBool,
+    through: AtomicUsize,
+    /// In the order in which clients heard of them.
+    grants: Mutex<Vec<Grant>>,
+}
+
+#[derive(Clone, Debug)]
+struct Grant {
+    place: usize,
+    has_a_key: bool,
+    token: u64,
+    /// When its last request reached a server.
+    came: Instant,
+    heard: Instant,
+}
+
+impl Line {
+    /// Somebody takes the lock, and then one after the other waits for it, in turn at each server.
+    pub(super) fn form(
+        service: &Arc<Service>,
+        pace: Pace,
+        number: usize,
+        stage: &watch::Sender<Stage>,
+        runtime: &Handle,
+    ) -> Self {
+        let state = Arc::new(State {
+            key: format!("{pace:?}/{number}"),
+            pace,
+            open: watch::channel(false).0,
+            stands: AtomicBool::new(false),
+            taken: AtomicBool::new(false),
+            through: AtomicUsize::new(0),
+            grants: Mutex::default(),
+        });
+        let holder = Client::new(service, number % 2);
+        let first = runtime.spawn(hold(holder, Arc::clone(&state), stage.subscribe()));
+        let waiters = runtime.spawn(stand_in_line(
+            Arc::clone(service),
+            Arc::clone(&state),
+            number,
+        ));
+        Self {
+            state,
+            first,
+            waiters,
+        }
+    }
+
+    pub(super) fn pace(&self) -> Pace {
+        self.state.pace
+    }
+
+    /// Whether all wait.
+    pub(super) fn stands(&self) -> bool {
+        self.state.stands.load(Ordering::SeqCst)
+    }
+
+    /// Whether all had the lock.
+    pub(super) fn is_through(&self) -> bool {
+        self.state.through.load(Ordering::SeqCst) == WAITERS_PER_LOCK
+    }
+
+    pub(super) fn open(&self) {
+        self.state.open.send_replace(true);
+    }
+
+    /// Waits until everybody had the lock, and gives all tokens.
+    pub(super) async fn end(self) -> Vec<u64> {
+        let waiters = self.waiters.await.expect("a line");
+        waiters.join_all().await;
+        let first = self.first.await.expect("a first holder");
+        let grants = self.state.grants.lock();
+        let grants = grants.unwrap_or_else(PoisonError::into_inner).clone();
+        assert_eq!(grants.len(), WAITERS_PER_LOCK, "{}", self.state.key);
+        let mut tokens = vec![first];
+        tokens.extend(grants.iter().map(|grant| grant.token));
+        assert!(tokens.is_sorted(), "{}: tokens rise", self.state.key);
+        check_order(&self.state, &grants);
+        tokens
+    }
+}
+
+/// First come, first served. Who has a key and whose server ended is passed over until the next one has the request:
+/// that can be seen where the lock changes hands meanwhile.
+fn check_order(state: &State, grants: &[Grant]) {
+    let with_a_key: Vec<_> = grants.iter().filter(|grant| grant.has_a_key).collect();
+    if state.pace == Pace::Quiet {
+        let places: Vec<_> = with_a_key.iter().map(|grant| grant.place).collect();
+        assert!(places.is_sorted(), "{}: {places:?}", state.key);
+        return;
+    }
+    for (at, later) in with_a_key.iter().enumerate() {
+        for earlier in &with_a_key[..at] {
+            let was_there = later.came + UNTIL_QUEUED < earlier.heard;
+            assert!(
+                later.place > earlier.place || !was_there,
+                "{}: {later:?} waited when {earlier:?} was served",
+                state.key
+            );
+        }
+    }
+}
+
+/// The first has the lock until others shall have it.
+async fn hold(mut client: Client, state: Arc<State>, mut stage: watch::Receiver<Stage>) -> u64 {
+    let lease = client
+        .call(&acquisition(&state.key, None, random_key()))
+        .await;
+    assert_eq!(lease.status, 201, "{}", lease.body);
+    state.taken.store(true, Ordering::SeqCst);
+    let mut open = state.open.subscribe();
+    let pace = state.pace;
+    let end = async {
+        match pace {
+            Pace::Busy => drop(stage.wait_for(|stage| *stage >= Stage::Begun).await),
+            Pace::Quiet => drop(open.wait_for(|open| *open).await),
+        }
+    };
+    let kept = renew_until(&mut client, &state.key, &lease, end).await;
+    state.taken.store(false, Ordering::SeqCst);
+    release(&mut client, &state.key, &lease.lease_id()).await;
+    kept.token
+}
+
+/// Each comes when the one before is seen to wait.
+async fn stand_in_line(service: Arc<Service>, state: Arc<State>, number: usize) -> JoinSet<()> {
+    let mut looking = Client::new(&service, number % 2);
+    while !state.taken.load(Ordering::SeqCst) {
+        sleep(Duration::from_millis(2)).await;
+    }
+    let mut waiters = JoinSet::new();
+    for place in 0..WAITERS_PER_LOCK {
+        let client = Client::new(&service, (number + place) % 2);
+        waiters.spawn(wait(client, Arc::clone(&state), place));
+        let look = Call {
+            method: "GET",
+            path: format!("/locks/{}", state.key),
+            header: None,
+            body: None,
+        };
+        while looking.call(&look).await.number("waiters") <= place as u64 {
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+    state.stands.store(true, Ordering::SeqCst);
+    waiters
+}
+
+/// Waits for the lock, has it for a while, and lets it go.
+async fn wait(mut client: Client, state: Arc<State>, place: usize) {
+    let has_a_key = place % ONE_WITHOUT_A_KEY != ONE_WITHOUT_A_KEY - 1;
+    let idempotency_key = random_key().filter(|_| has_a_key);
+    let acquisition = acquisition(&state.key, Some(WAIT_MS), idempotency_key);
+    let mut lease = client.call(&acquisition).await;
+    while lease.status == 423 {
+        client.service().figures.waited_in_vain();
+        lease = client.call(&acquisition).await;
+    }
+    // A replay, if the answer to the first request was lost with its server.
+    assert!(matches!(lease.status, 200 | 201), "{}", lease.body);
+    let was_taken = state.taken.swap(true, Ordering::SeqCst);
+    assert!(!was_taken, "{} is held twice: {}", state.key, lease.body);
+    let heard = Instant::now();
+    let grant = Grant {
+        place,
+        has_a_key,
+        token: lease.number("fencing_token"),
+        came: heard
+            .checked_sub(lease.millis("waited_ms"))
+            .expect("some time ago"),
+        heard,
+    };
+    let grants = state.grants.lock();
+    grants.unwrap_or_else(PoisonError::into_inner).push(grant);
+    if state.pace == Pace::Busy {
+        sleep(BUSY_FOR).await;
+    }
+    state.taken.store(false, Ordering::SeqCst);
+    release(&mut client, &state.key, &lease.lease_id()).await;
+    state.through.fetch_add(1, Ordering::SeqCst);
+}
