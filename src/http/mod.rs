@@ -32,6 +32,7 @@ pub use self::app::App;
 pub use self::auth::Auth;
 use self::extract::{Arrived, named_key, set_key_apart};
 use self::problem::{Kind, Problem};
+use self::wire::Limits;
 use crate::lock::lease::millis;
 use crate::random;
 
@@ -54,10 +55,15 @@ fn lock_routes() -> OpenApiRouter<App> {
         .routes(routes!(locks::renew))
 }
 
-/// The OpenAPI document, made of the same table as the routes.
+/// The OpenAPI document, made of the same table as the routes. The maxima that an operator sets are
+/// not in it: each server names its own at `/openapi.json`.
 #[must_use]
 pub fn openapi() -> String {
-    docs::complete(&routes().merge(lock_routes()).into_openapi())
+    document(None)
+}
+
+fn document(limits: Option<&Limits>) -> String {
+    docs::complete(&routes().merge(lock_routes()).into_openapi(), limits)
 }
 
 /// All routes, with what surrounds them.
@@ -66,7 +72,7 @@ pub fn router(app: App) -> Router {
     let others: Router<App> = routes().into();
     let inner = others
         .merge(locks.route_layer(from_fn_with_state(app.clone(), authenticate)))
-        .merge(docs::routes())
+        .merge(docs::routes(&app.limits))
         .fallback(async || {
             Problem::new(Kind::NotFound, "the routes are at /docs and /openapi.json")
         })
