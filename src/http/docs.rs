@@ -4,9 +4,10 @@
 //! operations share (parameters, refusals with their problem types, headers) is added here out of the
 //! tables that the code itself uses, so that no refusal can be forgotten at one route.
 
-use std::sync::LazyLock;
+use std::time::Duration;
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use axum::http::{HeaderName, HeaderValue};
 use axum::routing::get;
@@ -18,13 +19,18 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 use crate::http::app::App;
 use crate::http::health::{Status, StoreStatus};
 use crate::http::problem::{Effect, Kind, Problem, ProblemBody, Reason};
-use crate::http::wire::{DEFAULT_LIST_LIMIT, IDEMPOTENCY_KEY_LENGTH, MAX_LIST_LIMIT};
+use crate::http::wire::{
+    DEFAULT_LIST_LIMIT, IDEMPOTENCY_KEY_LENGTH, Limits, MAX_CURSOR_BYTES, MAX_LIST_LIMIT,
+};
 use crate::lock::key::MAX_KEY_BYTES;
-use crate::lock::lease::{FencingToken, Metadata};
+use crate::lock::lease::{FencingToken, Metadata, millis};
 
 /// The keys as a regular expression without look-ahead, which not every engine has: it admits a
 /// last segment `lease`, which the service refuses.
 const KEY_PATTERN: &str = r"^(?:\.{0,2}[A-Za-z0-9_~:@+=,-][A-Za-z0-9._~:@+=,-]*|\.{3}[A-Za-z0-9._~:@+=,-]*)(?:/(?:\.{0,2}[A-Za-z0-9_~:@+=,-][A-Za-z0-9._~:@+=,-]*|\.{3}[A-Za-z0-9._~:@+=,-]*))*$";
+
+/// Printable text as a regular expression: no control characters.
+const PRINTABLE_PATTERN: &str = r"^[^\x00-\x1F\x7F-\x9F]*$";
 
 /// What the pages of the documentation may load: themselves.
 const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
@@ -37,7 +43,8 @@ const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src '
         description = "A lock service over HTTP: leases with fencing tokens.\n\nAcquire a lock with `POST /locks/{key}`, \
             keep it with `PUT /locks/{key}/lease`, let it go with `DELETE /locks/{key}`. A client may count on its \
             lease until the moment it sent the request, plus `waited_ms`, plus `expires_in_ms`, on its own monotonic \
-            clock. Refusals are `application/problem+json`; their `type` is the part to branch on.\n\nA key may hold \
+            clock. Refusals are `application/problem+json`; their `type` is the part to branch on.\n\nIntegers are \
+            written as digits alone: `1e3` and `1.0` are refused. The service counts the length of texts in bytes.\n\nA key may hold \
             slashes, written `/` or `%2F`.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
         contact(name = "Leasehold maintainers"),
@@ -112,7 +119,7 @@ fn shared(operation_id: &str) -> Option<Shared> {
             ],
         ),
         "inspect" => (&["key"], &[Kind::InvalidKey]),
-        "list" => (&["prefix", "limit", "cursor"], &[]),
+        "list_locks" => (&["prefix", "limit", "cursor"], &[]),
         _ => return None,
     };
     Some(Shared {
@@ -172,14 +179,14 @@ fn parameter(name: &str) -> Value {
         "cursor" => json!({
             "name": "cursor", "in": "query", "required": false,
             "description": "`next_cursor` of the page before.",
-            "schema": {"type": "string"},
+            "schema": {"type": "string", "minLength": 1, "maxLength": MAX_CURSOR_BYTES},
         }),
         other => unreachable!("{other} is in the table above"),
     }
 }
 
-/// The whole document, as JSON with a line feed at its end.
-pub(super) fn complete(api: &utoipa::openapi::OpenApi) -> String {
+/// The whole document, as JSON with a line feed at its end: of the server with these `limits`, or of any.
+pub(super) fn complete(api: &utoipa::openapi::OpenApi, limits: Option<&Limits>) -> String {
     let mut document = serde_json::to_value(api).expect("a document is JSON");
     document["components"]["securitySchemes"] = json!({"bearer": {
         "type": "http", "scheme": "bearer",
@@ -187,7 +194,7 @@ pub(super) fn complete(api: &utoipa::openapi::OpenApi) -> String {
     }});
     document["security"] = json!([{}]);
     document["components"]["headers"] = headers();
-    complete_schemas(&mut document["components"]["schemas"]);
+    complete_schemas(&mut document["components"]["schemas"], limits);
     let paths = document["paths"]
         .as_object_mut()
         .expect("a document has paths");
@@ -204,7 +211,7 @@ pub(super) fn complete(api: &utoipa::openapi::OpenApi) -> String {
 }
 
 /// What the derive cannot say: it would make a union of an enumeration with a description.
-fn complete_schemas(schemas: &mut Value) {
+fn complete_schemas(schemas: &mut Value, limits: Option<&Limits>) {
     let mut add = |schema: &str, property: &str, keyword: &str, value: Value| {
         schemas[schema]["properties"][property][keyword] = value;
     };
@@ -214,6 +221,19 @@ fn complete_schemas(schemas: &mut Value) {
         "maxProperties",
         json!(Metadata::MAX_PAIRS),
     );
+    add(
+        "AcquireBody",
+        "metadata",
+        "propertyNames",
+        json!({"minLength": 1, "pattern": PRINTABLE_PATTERN}),
+    );
+    add(
+        "AcquireBody",
+        "metadata",
+        "additionalProperties",
+        json!({"type": "string", "pattern": PRINTABLE_PATTERN}),
+    );
+    add("AcquireBody", "holder", "pattern", json!(PRINTABLE_PATTERN));
     add(
         "Problem",
         "reason",
@@ -242,6 +262,25 @@ fn complete_schemas(schemas: &mut Value) {
             StoreStatus::Unreached
         ]),
     );
+    if let Some(limits) = limits {
+        bound(&mut schemas["AcquireBody"], "ttl_ms", limits.max_ttl);
+        bound(&mut schemas["AcquireBody"], "wait_ms", limits.max_wait);
+        bound(&mut schemas["RenewBody"], "ttl_ms", limits.max_ttl);
+    }
+}
+
+/// Names the maximum of a property in milliseconds, which its default and the example then keep to.
+fn bound(schema: &mut Value, property: &str, maximum: Duration) {
+    let maximum = millis(maximum);
+    let lower = |value: &mut Value| {
+        if value.as_u64().is_some_and(|value| value > maximum) {
+            *value = json!(maximum);
+        }
+    };
+    lower(&mut schema["example"][property]);
+    let property = &mut schema["properties"][property];
+    property.get_mut("default").into_iter().for_each(lower);
+    property["maximum"] = json!(maximum);
 }
 
 fn complete_operation(operation: &mut Value) {
@@ -252,7 +291,7 @@ fn complete_operation(operation: &mut Value) {
     if let Some(body) = operation.get_mut("requestBody") {
         body["required"] = json!(false);
     }
-    let mut refusals = vec![Kind::MethodNotAllowed];
+    let mut refusals = vec![Kind::InvalidRequest, Kind::MethodNotAllowed, Kind::Internal];
     if let Some(shared) = shared(&id) {
         operation["security"] = json!([{}, {"bearer": []}]);
         operation["parameters"] = shared
@@ -261,8 +300,6 @@ fn complete_operation(operation: &mut Value) {
             .map(|name| parameter(name))
             .collect();
         refusals = [&LOCK_ROUTE, shared.refusals].concat();
-    } else if id == "readyz" || id == "livez" {
-        refusals.clear();
     }
     let responses = operation["responses"]
         .as_object_mut()
@@ -324,9 +361,9 @@ fn headers_of(operation_id: &str, status: &str) -> Vec<(&'static str, &'static s
         .collect()
 }
 
-/// `/openapi.json` and `/docs`, which work with no internet.
-pub(super) fn routes() -> Router<App> {
-    static DOCUMENT: LazyLock<String> = LazyLock::new(super::openapi);
+/// `/openapi.json`, which names the limits of this server, and `/docs`; both work with no internet.
+pub(super) fn routes(limits: &Limits) -> Router<App> {
+    let document = Bytes::from(super::document(Some(limits)));
     let json = [(CONTENT_TYPE, "application/json")];
     let policy = SetResponseHeaderLayer::overriding(
         CONTENT_SECURITY_POLICY,
@@ -340,8 +377,5 @@ pub(super) fn routes() -> Router<App> {
         .config(Config::from("/openapi.json"))
         .into();
     let ui = ui.layer(policy).layer(no_sniffing);
-    ui.route(
-        "/openapi.json",
-        get(async move || (json, DOCUMENT.as_str())),
-    )
+    ui.route("/openapi.json", get(async move || (json, document.clone())))
 }

@@ -170,7 +170,7 @@ pub(super) async fn inspect(
 /// twice; a key that is held during the whole listing does appear. The last page has no
 /// `next_cursor`.
 #[utoipa::path(
-    get, path = "/locks", operation_id = "list", tag = "locks",
+    get, path = "/locks", operation_id = "list_locks", tag = "locks",
     responses((status = 200, description = "A page of held locks.", body = LockPage)),
 )]
 pub(super) async fn list(

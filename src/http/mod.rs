@@ -35,6 +35,7 @@ pub use self::app::{App, Parts};
 pub use self::auth::Auth;
 use self::extract::{Arrived, named_key, set_key_apart};
 use self::problem::{Kind, Problem};
+use self::wire::Limits;
 use crate::lock::lease::millis;
 use crate::random;
 use crate::telemetry::{self, Label, RequestLine, Route, log_request};
@@ -58,10 +59,15 @@ fn lock_routes() -> OpenApiRouter<App> {
         .routes(routes!(locks::renew))
 }
 
-/// The OpenAPI document, made of the same table as the routes.
+/// The OpenAPI document, made of the same table as the routes. The maxima that an operator sets are
+/// not in it: each server names its own at `/openapi.json`.
 #[must_use]
 pub fn openapi() -> String {
-    docs::complete(&routes().merge(lock_routes()).into_openapi())
+    document(None)
+}
+
+fn document(limits: Option<&Limits>) -> String {
+    docs::complete(&routes().merge(lock_routes()).into_openapi(), limits)
 }
 
 /// Where requests come in. Cheap to clone.
@@ -79,7 +85,7 @@ impl Door {
         let others: Router<App> = routes().into();
         let routes = others
             .merge(locks)
-            .merge(docs::routes())
+            .merge(docs::routes(&app.limits))
             .fallback(async || {
                 Problem::new(Kind::NotFound, "the routes are at /docs and /openapi.json")
             })

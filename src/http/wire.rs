@@ -32,7 +32,7 @@ pub const DEFAULT_LIST_LIMIT: u64 = 100;
 pub const MAX_LIST_LIMIT: u64 = 1000;
 
 /// The longest cursor that is looked at.
-const MAX_CURSOR_BYTES: usize = 512;
+pub(super) const MAX_CURSOR_BYTES: usize = 512;
 
 /// Bounds that the operator sets.
 #[derive(Clone, Copy, Debug)]
