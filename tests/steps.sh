@@ -46,11 +46,16 @@ install_packages() {
   # For the chart's tests.
   python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
   command -v openssl >/dev/null || missing+=(openssl)
-  if [ ${#missing[@]} -eq 0 ]; then
+  debian_packages "${missing[@]}"
+}
+
+# debian_packages PACKAGE...: Debian packages.
+debian_packages() {
+  if [ $# -eq 0 ]; then
     return
   fi
   if [ "$(id -u)" -ne 0 ]; then
-    echo "please install: ${missing[*]}" >&2
+    echo "please install: $*" >&2
     return 1
   fi
   # The tests start servers of their own; the packages must not start one.
@@ -60,5 +65,5 @@ install_packages() {
     chmod +x "$policy"
     trap 'rm -f /usr/sbin/policy-rc.d' EXIT
   fi
-  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
