@@ -12,21 +12,20 @@ FROM ${BUILDER_IMAGE} AS builder
 WORKDIR /build
 # Linked statically, so that no library comes along; and against glibc, not musl: that is what the tests run with, and what
 # other pods look names up with. Since 2.34 it holds `files` and `dns` itself, all that is asked without an nsswitch.conf, so
-# a static program too finds its hosts. The target is named because these flags then spare macros, which are loaded and
-# must not be static.
-ENV CARGO_BUILD_TARGET=host-tuple \
-    RUSTFLAGS="-C target-feature=+crt-static"
+# a static program too finds its hosts. With a target named, though it is the host, macros are spared these flags: they are
+# loaded, and must not be static.
+ENV RUSTFLAGS="-C target-feature=+crt-static"
 
-# The dependencies, for an empty program, which is thrown away: this layer stays as long as these two files do.
+# The dependencies, with an empty program, which is thrown away: this layer stays as long as these two files do.
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir src \
     && touch src/lib.rs \
     && echo 'fn main() {}' >src/main.rs \
-    && cargo build --release --locked --bin leasehold \
-    && cargo clean --release --package leasehold
+    && cargo build --release --locked --target host-tuple --bin leasehold \
+    && cargo clean --release --locked --target host-tuple --package leasehold
 
 COPY src src
-RUN cargo build --release --locked --bin leasehold \
+RUN cargo build --release --locked --target host-tuple --bin leasehold \
     && cp target/*/release/leasehold leasehold
 
 FROM ${RUNTIME_IMAGE}
