@@ -259,6 +259,13 @@ class Building(unittest.TestCase):
         self.addCleanup(image.remove)
         self.assertEqual(image.config["Labels"]["org.opencontainers.image.version"], "0.1.0-changed")
 
+    def test_the_base_is_an_argument(self):
+        image = Image("based")
+        self.addCleanup(image.remove)
+        files = image.files()
+        self.assertIn("/etc/debian_version", files)
+        self.assertIn(PROGRAM, files)
+
     def test_the_builder_sees_the_sources_and_nothing_else(self):
         image = Image("context")
         self.addCleanup(image.remove)
