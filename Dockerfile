@@ -1,7 +1,7 @@
 # The image of the server: the program and the roots of the certificate authorities, nothing else.
 #
-#   docker build -t registry.example.com/leasehold .
-#   buildah build --format docker -t registry.example.com/leasehold .    (HEALTHCHECK is lost in the OCI format)
+#   docker build --tag registry.example.com/leasehold:0.1.0 .
+#   buildah build --format docker --tag registry.example.com/leasehold:0.1.0 .    (the OCI format has no HEALTHCHECK)
 
 # Rust 1.91 or newer, a C compiler, the static library of glibc 2.34 or newer, and ca-certificates.
 ARG BUILDER_IMAGE=docker.io/library/rust:1.95-slim-bookworm
@@ -12,7 +12,8 @@ FROM ${BUILDER_IMAGE} AS builder
 WORKDIR /build
 # Linked statically, so that no library comes along; and against glibc, not musl: that is what the tests run with, and what
 # other pods look names up with. Since 2.34 it holds `files` and `dns` itself, all that is asked without an nsswitch.conf, so
-# a static program too finds its hosts. With a target named, though it is the host, macros are spared these flags: they are
+# a static program too finds its hosts. It reads its random numbers from /dev/urandom, which every runtime provides, as
+# it cannot see whether its libc has the call for them. With a target named, though it is the host, macros are spared these flags: they are
 # loaded, and must not be static.
 ENV RUSTFLAGS="-C target-feature=+crt-static"
 

@@ -1,7 +1,7 @@
 """Images as buildah has them, and containers as a runtime would make them.
 
 A container gets namespaces of its own, but for the network, which is the tests' own: processes, mounts, IPC, host name. Its root is the
-image's files with the mount points that every runtime adds, and is read-only; it runs as the image's user, with no capability and no way
+image's files with the mount points and devices that every runtime adds, and is read-only; it runs as the image's user, with no capability and no way
 to gain one. That is done with unshare, mount, chroot and setpriv, as buildah itself (with chroot isolation) leaves the root writable.
 """
 
@@ -19,6 +19,7 @@ from pathlib import Path
 WORK = Path(os.environ["LEASEHOLD_TEST_IMAGE_WORK"])
 READY_LIMIT_S = 30
 END_LIMIT_S = 15
+LOG_LIMIT = 5000
 # As Kubernetes writes it for pods of this namespace, with a name server on loopback.
 RESOLV_CONF = """search redis-sentinel.svc.cluster.local svc.cluster.local cluster.local
 nameserver 127.0.0.53
@@ -31,6 +32,10 @@ mount --bind "$root" "$root"
 mount -t proc -o ro,nosuid,nodev,noexec proc "$root/proc"
 mount -t tmpfs -o mode=755,nosuid,noexec tmpfs "$root/dev"
 mknod -m 666 "$root/dev/null" c 1 3
+mknod -m 666 "$root/dev/zero" c 1 5
+mknod -m 666 "$root/dev/full" c 1 7
+mknod -m 666 "$root/dev/random" c 1 8
+mknod -m 666 "$root/dev/urandom" c 1 9
 mount --bind "$hosts" "$root/etc/hosts"
 mount --bind "$resolv" "$root/etc/resolv.conf"
 mount -o remount,bind,ro,nosuid,nodev "$root"
@@ -177,7 +182,7 @@ class Container:
         raise AssertionError(f"{status} {body}\n{self.text()}")
 
     def text(self):
-        return (self.directory / "log").read_text(encoding="utf-8")
+        return (self.directory / "log").read_text(encoding="utf-8")[:LOG_LIMIT]
 
 
 def call(method, path, **headers):
