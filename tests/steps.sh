@@ -52,11 +52,16 @@ install_packages() {
   command -v node >/dev/null || missing+=(nodejs)
   command -v javac >/dev/null || missing+=(default-jdk-headless)
   command -v go >/dev/null || missing+=(golang-go)
-  if [ ${#missing[@]} -eq 0 ]; then
+  debian_packages "${missing[@]}"
+}
+
+# debian_packages PACKAGE...: Debian packages.
+debian_packages() {
+  if [ $# -eq 0 ]; then
     return
   fi
   if [ "$(id -u)" -ne 0 ]; then
-    echo "please install: ${missing[*]}" >&2
+    echo "please install: $*" >&2
     return 1
   fi
   # The tests start servers of their own; the packages must not start one.
@@ -66,5 +71,5 @@ install_packages() {
     chmod +x "$policy"
     trap 'rm -f /usr/sbin/policy-rc.d' EXIT
   fi
-  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
