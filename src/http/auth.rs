@@ -1,13 +1,10 @@
 //! Bearer tokens, compared in constant time.
 
-use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
-use axum::http::request::Parts;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::http::app::App;
 use crate::http::problem::{Kind, Problem};
 
 /// Who may do what. A token is kept as its digest, so that comparing takes the same time whatever
@@ -38,15 +35,6 @@ impl Principal {
             Self::Client => "client",
             Self::Breaker => "breaker",
         }
-    }
-}
-
-/// The first extractor of each lock route: nobody learns anything of a lock without a token, if one is set.
-impl FromRequestParts<App> for Principal {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        app.auth.principal(&parts.headers)
     }
 }
 

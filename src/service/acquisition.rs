@@ -55,8 +55,8 @@ pub(super) struct Attempted {
     request: AcquireRequest,
     lease_id: LeaseId,
     attempt: Attempt,
-    /// Cancelled when the client is not there any more.
-    gone: CancellationToken,
+    /// Cancelled when the client of a request that waits is not there any more.
+    gone: Option<CancellationToken>,
     /// It may have a place in the store's queue.
     queued: bool,
     /// It was asked for without an answer, and had none since.
@@ -72,7 +72,7 @@ impl Attempted {
         service: Arc<Surroundings>,
         key: LockKey,
         request: AcquireRequest,
-        gone: CancellationToken,
+        gone: Option<CancellationToken>,
     ) -> Self {
         let lease_id = LeaseId::from_bytes(random::bytes());
         let attempt = Attempt(random::number());
@@ -180,6 +180,7 @@ impl Attempted {
         wait_until: Instant,
         begun: Instant,
     ) -> Result<Acquired, ServiceError> {
+        let gone = self.gone.clone().unwrap_or_default();
         let mut ticket = None;
         let mut ask_at = Some(begun);
         let mut not_before = begun;
@@ -222,7 +223,7 @@ impl Attempted {
             let next = [ask_at, seat.ask_at()].into_iter().flatten().min();
             let next = next.map(|at| at.max(not_before));
             tokio::select! {
-                () = self.gone.cancelled() => return Err(ServiceError::ShuttingDown),
+                () = gone.cancelled() => return Err(ServiceError::ShuttingDown),
                 () = self.service.draining.cancelled() => return Err(ServiceError::ShuttingDown),
                 () = seat.bell().rung() => {}
                 () = sleep_until(wait_until) => return self.out_of_time().await,

@@ -83,8 +83,9 @@ impl LockService {
             metrics.acquires.count(AcquireOutcome::ShuttingDown);
             return Err(ServiceError::ShuttingDown);
         }
-        let gone = CancellationToken::new();
-        let _leave_when_dropped = gone.clone().drop_guard();
+        // Only who waits must be told.
+        let gone = request.wait_until.map(|_| CancellationToken::new());
+        let _leave_when_dropped = gone.clone().map(CancellationToken::drop_guard);
         let acquisition = Attempted::new(Arc::clone(&self.surroundings), key, request, gone);
         let tasks = self.tasks.clone();
         let (acquisition, result) = Outlive::new(acquisition.run(), move |rest| {
