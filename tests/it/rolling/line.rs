@@ -64,7 +64,7 @@ impl Line {
         service: &Arc<Service>,
         pace: Pace,
         number: usize,
-        stage: &watch::Sender<Stage>,
+        update: &watch::Sender<Stage>,
         runtime: &Handle,
     ) -> Self {
         let state = Arc::new(State {
@@ -77,7 +77,7 @@ impl Line {
             grants: Mutex::default(),
         });
         let holder = Client::new(service, number % 2);
-        let first = runtime.spawn(hold(holder, Arc::clone(&state), stage.subscribe()));
+        let first = runtime.spawn(hold(holder, Arc::clone(&state), update.subscribe()));
         let waiters = runtime.spawn(stand_in_line(
             Arc::clone(service),
             Arc::clone(&state),
@@ -146,9 +146,9 @@ fn check_order(state: &State, grants: &[Grant]) {
 }
 
 /// The first has the lock until others shall have it.
-async fn hold(mut client: Client, state: Arc<State>, mut stage: watch::Receiver<Stage>) -> u64 {
+async fn hold(mut client: Client, state: Arc<State>, mut update: watch::Receiver<Stage>) -> u64 {
     let lease = client
-        .call(&acquisition(&state.key, None, random_key()))
+        .call(&acquisition(&state.key, None, Some(random_key())))
         .await;
     assert_eq!(lease.status, 201, "{}", lease.body);
     state.taken.store(true, Ordering::SeqCst);
@@ -156,7 +156,7 @@ async fn hold(mut client: Client, state: Arc<State>, mut stage: watch::Receiver<
     let pace = state.pace;
     let end = async {
         match pace {
-            Pace::Busy => drop(stage.wait_for(|stage| *stage >= Stage::Begun).await),
+            Pace::Busy => drop(update.wait_for(|update| *update >= Stage::Begun).await),
             Pace::Quiet => drop(open.wait_for(|open| *open).await),
         }
     };
@@ -193,7 +193,7 @@ async fn stand_in_line(service: Arc<Service>, state: Arc<State>, number: usize) 
 /// Waits for the lock, has it for a while, and lets it go.
 async fn wait(mut client: Client, state: Arc<State>, place: usize) {
     let has_a_key = place % ONE_WITHOUT_A_KEY != ONE_WITHOUT_A_KEY - 1;
-    let idempotency_key = random_key().filter(|_| has_a_key);
+    let idempotency_key = has_a_key.then(random_key);
     let acquisition = acquisition(&state.key, Some(WAIT_MS), idempotency_key);
     let mut lease = client.call(&acquisition).await;
     while lease.status == 423 {
