@@ -383,6 +383,34 @@ const EXAMPLES: &[Example] = &[
     ("a key that cannot be taken any more", &["liveness"], || {
         vec![grant("a", 0, 10, "l1", 1), fault("", Phase::Probe, 100)]
     }),
+    (
+        "a key that was asked for late, and taken at once",
+        &[],
+        || {
+            let probe = with(grant("p", 3500, 3510, "l9", 9), |call| {
+                call.client = PROBE_CLIENT;
+            });
+            vec![
+                grant("a", 0, 10, "l1", 1),
+                fault("", Phase::Probe, 100),
+                probe,
+            ]
+        },
+    ),
+    (
+        "a key that could be taken only later",
+        &["liveness"],
+        || {
+            let of_the_probe = |event| with(event, |call| call.client = PROBE_CLIENT);
+            let refused = outcome(call("p", Op::Acquire, 1100, 1110), Outcome::Refused);
+            vec![
+                grant("a", 0, 10, "l1", 1),
+                fault("", Phase::Probe, 100),
+                of_the_probe(refused),
+                of_the_probe(grant("p", 3500, 3510, "l9", 9)),
+            ]
+        },
+    ),
     ("a key that can be taken after the last lease", &[], || {
         let probe = with(grant("p", 1500, 1510, "l9", 9), |call| {
             call.client = PROBE_CLIENT;

@@ -102,7 +102,14 @@ pub(super) fn liveness(
             .filter(|call| call.key == key)
             .filter_map(|call| doubtful_hold(call))
             .map(|(_, until)| until);
-        let may_last_until = held.chain(maybe).max().unwrap_or(0).max(probe.at);
+        // What nobody asks for cannot be taken: the probe has many keys.
+        let asked = calls
+            .iter()
+            .filter(|call| call.client == PROBE_CLIENT && call.key == key)
+            .map(|call| call.sent_at)
+            .min();
+        let asked = asked.unwrap_or(probe.at).max(probe.at);
+        let may_last_until = held.chain(maybe).max().unwrap_or(0).max(asked);
         let taken = calls.iter().find(|call| {
             call.client == PROBE_CLIENT
                 && call.key == key
