@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::client::{Call, Client, Service};
 use super::lease::{acquisition, random_key, release, renew_until};
-use super::{ONE_WITHOUT_A_KEY, Stage, WAITERS_PER_LOCK};
+use super::{ONE_WITHOUT_A_KEY, SURELY_KEPT, Stage, WAITERS_PER_LOCK};
 
 /// The longest wait that servers allow by default.
 const WAIT_MS: u64 = 50_000;
@@ -51,7 +51,8 @@ struct State {
 #[derive(Clone, Debug)]
 struct Grant {
     place: usize,
-    has_a_key: bool,
+    /// It has a key, and was back in time.
+    keeps_its_place: bool,
     token: u64,
     /// When its last request reached a server.
     came: Instant,
@@ -127,14 +128,29 @@ impl Line {
 /// First come, first served. Who has a key and whose server ended is passed over until the next one has the request:
 /// that can be seen where the lock changes hands meanwhile.
 fn check_order(state: &State, grants: &[Grant]) {
-    let with_a_key: Vec<_> = grants.iter().filter(|grant| grant.has_a_key).collect();
+    let in_order: Vec<_> = grants
+        .iter()
+        .filter(|grant| grant.keeps_its_place)
+        .collect();
+    println!(
+        "{}: {} of {} kept their places",
+        state.key,
+        in_order.len(),
+        grants.len()
+    );
+    // On a machine that has too much to do some come too late.
+    assert!(
+        in_order.len() * 2 > grants.len(),
+        "{}: {grants:?}",
+        state.key
+    );
     if state.pace == Pace::Quiet {
-        let places: Vec<_> = with_a_key.iter().map(|grant| grant.place).collect();
+        let places: Vec<_> = in_order.iter().map(|grant| grant.place).collect();
         assert!(places.is_sorted(), "{}: {places:?}", state.key);
         return;
     }
-    for (at, later) in with_a_key.iter().enumerate() {
-        for earlier in &with_a_key[..at] {
+    for (at, later) in in_order.iter().enumerate() {
+        for earlier in &in_order[..at] {
             let was_there = later.came + UNTIL_QUEUED < earlier.heard;
             assert!(
                 later.place > earlier.place || !was_there,
@@ -205,13 +221,18 @@ async fn wait(mut client: Client, state: Arc<State>, place: usize) {
     let was_taken = state.taken.swap(true, Ordering::SeqCst);
     assert!(!was_taken, "{} is held twice: {}", state.key, lease.body);
     let heard = Instant::now();
+    let came = heard
+        .checked_sub(lease.millis("waited_ms"))
+        .expect("some time ago");
+    let away = lease
+        .without_since
+        .map(|since| came.saturating_duration_since(since));
+    let was_back = away.is_none_or(|away| away < SURELY_KEPT);
     let grant = Grant {
         place,
-        has_a_key,
+        keeps_its_place: has_a_key && was_back,
         token: lease.number("fencing_token"),
-        came: heard
-            .checked_sub(lease.millis("waited_ms"))
-            .expect("some time ago"),
+        came,
         heard,
     };
     let grants = state.grants.lock();
