@@ -26,6 +26,8 @@ const PROXY_PORT: u16 = 8081;
 const KEYS: [&str; 10] = [
     "hot", "warm/a", "warm/b", "cool/a", "cool/b", "cool/c", "cold/a", "cold/b", "cold/c", "cold/d",
 ];
+/// Locks at which only the clients of one group meet, so that nobody else's request wakes those who wait.
+const MEETINGS: [&str; 4] = ["meeting/a", "meeting/b", "meeting/c", "meeting/d"];
 /// How long every server gets until it grants again after the last fault was healed.
 const BACK_LIMIT: Duration = Duration::from_secs(60);
 /// Quiet between two faults, in which the service has to be as without any.
@@ -112,6 +114,8 @@ fn record(
         }
         .clone(),
         keys: keys.clone(),
+        meeting: MEETINGS[client % MEETINGS.len()].to_owned(),
+        member: (client / MEETINGS.len()) as u64,
         probe: false,
     };
     let clients = (0..options.clients).map(|client| (client_host(client), config(client)));
@@ -145,9 +149,15 @@ fn record(
     if is_stopped() {
         return Ok(());
     }
-    note(log, "campaign", Phase::Probe, &keys.join(" "));
+    let all_keys: Vec<String> = [&KEYS[..], &MEETINGS]
+        .concat()
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
+    note(log, "campaign", Phase::Probe, &all_keys.join(" "));
     let probe = ClientConfig {
         servers: direct.clone(),
+        keys: all_keys,
         ..config(1)
     };
     let all = Crowd::probe(log, &client_host(1), probe, Duration::from_secs(30))?;

@@ -15,6 +15,9 @@ pub(crate) struct ClientConfig {
     /// `address:port` of each server, as this client reaches it.
     pub(crate) servers: Vec<String>,
     pub(crate) keys: Vec<String>,
+    /// The lock that this client meets others at, and its number among them.
+    pub(crate) meeting: String,
+    pub(crate) member: u64,
     /// Take each key once, and end.
     pub(crate) probe: bool,
 }

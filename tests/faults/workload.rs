@@ -1,5 +1,6 @@
 //! What a client does: takes locks, uses the resource behind them, renews, lets go, repeats calls whose answer it
-//! did not get, and now and then oversleeps its lease, asks for it back when it is over, or breaks another's.
+//! did not get, and now and then oversleeps its lease, asks for it back when it is over, or breaks another's. From time
+//! to time it meets some others at a lock of their own.
 
 use std::thread;
 use std::time::Duration;
@@ -20,6 +21,13 @@ const WAITS_MS: [u64; 6] = [0, 0, 500, 2000, 5000, 9000];
 /// How much longer than its wait a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 const TRIES: u32 = 5;
+/// How often the clients of a group meet, and how far apart the groups do.
+const MEETING_US: u64 = 16_000_000;
+const GROUPS_APART_US: u64 = 4_000_000;
+/// How long after its begin a client may still join in.
+const MEETING_FOR_US: u64 = 2_000_000;
+/// How long a client waits there: shorter than the longest TTL, and longer than any excuse.
+const MEETING_WAIT_MS: u64 = 14_000;
 
 /// Runs a client process to its end.
 pub(crate) fn run(config: ClientConfig) {
@@ -30,11 +38,14 @@ pub(crate) fn run(config: ClientConfig) {
         rng: Rng::new(seed),
         attempts: 0,
         stale: None,
+        met: 0,
     };
+    worker.met = worker.meeting();
     if probe {
         worker.probe();
     } else {
         while !worker.client.is_stopped() {
+            worker.meet();
             worker.turn();
         }
     }
@@ -46,6 +57,8 @@ struct Worker {
     attempts: u64,
     /// A lease that is over, to be released once more by mistake.
     stale: Option<Held>,
+    /// The number of the last meeting.
+    met: u64,
 }
 
 #[derive(Clone)]
@@ -87,6 +100,52 @@ impl Worker {
             Client::make(call, PATIENCE);
         }
         pause_ms(self.rng.between(5, 120));
+    }
+
+    /// Takes its part in the meeting that is due: one has the lock for much less time than it might have it, and the others,
+    /// who wait for it, have it for a short time and never let go, as if they had died. Whoever waits at another server
+    /// than the one before has to hear of these short leases.
+    fn meet(&mut self) {
+        let meeting = self.meeting();
+        if std::mem::replace(&mut self.met, meeting) == meeting {
+            return;
+        }
+        let begun = meeting * MEETING_US - self.group() * GROUPS_APART_US;
+        if now_us() > begun + MEETING_FOR_US {
+            // Who comes late would wake the others.
+            return;
+        }
+        let first = (self.client.config.member + meeting).is_multiple_of(4);
+        if !first {
+            pause_ms(self.rng.between(300, 700));
+        }
+        let (attempt, key) = (self.next_attempt(), self.client.config.meeting.clone());
+        let ttl_ms = if first {
+            LONGEST_TTL_MS
+        } else {
+            self.rng.between(300, 600)
+        };
+        let mut call = self.prepare(&attempt, &key, Op::Acquire);
+        call.idempotent = self.rng.percent(50);
+        call.ttl_ms = Some(ttl_ms);
+        call.wait_ms = MEETING_WAIT_MS;
+        let patience = PATIENCE + Duration::from_millis(MEETING_WAIT_MS);
+        let call = Client::make(call, patience);
+        if let Some(held) = held(&call, ttl_ms).filter(|_| first) {
+            let end = begun + MEETING_FOR_US + 1_000_000;
+            pause_ms(end.saturating_sub(now_us()) / 1000);
+            self.release(&held);
+        }
+    }
+
+    /// The number of the meeting that this client's group had last.
+    fn meeting(&self) -> u64 {
+        (now_us() + self.group() * GROUPS_APART_US) / MEETING_US
+    }
+
+    fn group(&self) -> u64 {
+        let last = self.client.config.meeting.bytes().last();
+        u64::from(last.unwrap_or_default() % 4)
     }
 
     /// Takes a lock, repeating calls that are safe to repeat.

@@ -1,8 +1,8 @@
 //! Group commit: operations that arrive while a batch is under way form the next one.
 //!
 //! A batch is one script call behind one guard, one round trip, and needs no timer: an idle store
-//! sends an operation at once. A few *lanes* (one pooled connection each) keep as many batches in
-//! flight. An operation that fails does not fail its neighbours. What a client will count on, a lease as
+//! sends an operation at once. A few *lanes* (one pooled connection each) keep two batches in flight, and more if
+//! these are slow. An operation that fails does not fail its neighbours. What a client will count on, a lease as
 //! well as a refusal, is answered only after [`super::confirm`] has heard from the replicas.
 
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use deadpool_redis::{Connection, PoolError};
 use redis::{ErrorKind, RedisError, Value};
-use tokio::sync::{Mutex, oneshot};
-use tokio::time::Instant;
+use tokio::sync::{Mutex, Semaphore, oneshot};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -35,6 +35,13 @@ use crate::telemetry::{Fault, Limit, RedisMetrics, Shortfall};
 /// How long a connection may be idle before it is asked whether it lives: less than any time after which
 /// Redis or a firewall cuts it.
 const TRUSTED_IDLE: Duration = Duration::from_millis(100);
+
+/// How many batches are under way unless they are slow: fewer are larger, and cost Redis and this server less for each
+/// operation.
+const IN_FLIGHT: usize = 2;
+
+/// When batches are slow: a connection may have stalled, and others are there.
+const SLOW: Duration = Duration::from_millis(10);
 
 struct Queued {
     operation: Operation,
@@ -64,6 +71,7 @@ pub(super) struct Surroundings {
 
 struct Lane {
     outlet: Arc<Mutex<Outlet<Queued>>>,
+    in_flight: Arc<Semaphore>,
     around: Arc<Surroundings>,
     kept: Option<Kept>,
 }
@@ -106,10 +114,12 @@ impl Commit {
     pub(super) fn start(options: &Arc<RedisOptions>, around: Surroundings) -> Self {
         let (intake, outlet) = intake::queues();
         let (outlet, around) = (Arc::new(Mutex::new(outlet)), Arc::new(around));
+        let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
         let (stop, lanes) = (CancellationToken::new(), TaskTracker::new());
         for _ in 0..options.pool_size {
             let lane = Lane {
                 outlet: Arc::clone(&outlet),
+                in_flight: Arc::clone(&in_flight),
                 around: Arc::clone(&around),
                 kept: None,
             };
@@ -159,13 +169,17 @@ impl Lane {
         let mut batch = Vec::with_capacity(MAX_BATCH);
         loop {
             let outlet = Arc::clone(&self.outlet);
-            let receive = async { outlet.lock().await.fill(&mut batch).await };
-            let stopped = stop.run_until_cancelled(receive).await.is_none();
+            let in_flight = Arc::clone(&self.in_flight);
+            // Past the limit after a while, and then it is nobody's place that is given back.
+            let place = async { timeout(SLOW, in_flight.acquire()).await.ok() };
+            let receive = async { outlet.lock().await.fill(&mut batch, place).await };
+            let place = stop.run_until_cancelled(receive).await;
             // Nothing comes if nobody is left who could ask.
-            if stopped || batch.is_empty() {
+            if place.is_none() || batch.is_empty() {
                 return;
             }
             self.run_batch(std::mem::take(&mut batch)).await;
+            drop(place);
         }
     }
 

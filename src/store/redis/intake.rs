@@ -57,9 +57,13 @@ impl<T> Intake<T> {
 }
 
 impl<T> Outlet<T> {
-    /// Fills `batch` with what there is, and waits for the first if there is nothing. It stays empty if there
-    /// will be nothing any more. What was taken is in `batch` if the future is dropped.
-    pub(super) async fn fill(&mut self, batch: &mut Vec<T>) {
+    /// Waits until there is something, then for `ready`, and fills `batch` with what there is by then. It stays
+    /// empty if there will be nothing any more. What was taken is in `batch` if the future is dropped.
+    pub(super) async fn fill<R>(
+        &mut self,
+        batch: &mut Vec<T>,
+        ready: impl Future<Output = R>,
+    ) -> R {
         self.take(batch);
         if batch.is_empty() {
             let first = tokio::select! {
@@ -69,8 +73,10 @@ impl<T> Outlet<T> {
                 else => None,
             };
             batch.extend(first);
-            self.take(batch);
         }
+        let ready = ready.await;
+        self.take(batch);
+        ready
     }
 
     fn take(&mut self, batch: &mut Vec<T>) {
@@ -102,7 +108,7 @@ mod tests {
             assert!(intake.put("work", Urgency::Work));
         }
         let mut batch = Vec::new();
-        outlet.fill(&mut batch).await;
+        outlet.fill(&mut batch, async {}).await;
         let work = batch.iter().filter(|what| **what == "work").count();
         assert_eq!((batch.len(), work), (MAX_BATCH, MAX_BATCH - WAITERS_SHARE));
     }
@@ -115,7 +121,7 @@ mod tests {
                 assert!(intake.put((), urgency));
             }
             let mut batch = Vec::new();
-            outlet.fill(&mut batch).await;
+            outlet.fill(&mut batch, async {}).await;
             assert_eq!(batch.len(), MAX_BATCH, "{urgency:?}");
         }
     }

@@ -330,6 +330,50 @@ const EXAMPLES: &[Example] = &[
             ]
         },
     ),
+    ("a shorter lease after a longer one, noticed", &[], || {
+        short_after_long(900)
+    }),
+    (
+        "a shorter lease after a longer one, noticed when the longer one would have been over",
+        &["lost-wake-up"],
+        || short_after_long(9_000),
+    ),
+    ("the same while clients die", &["lost-wake-up"], || {
+        under("client-dies-granted", 200, 12_000, short_after_long(9_000))
+    }),
+    ("the same while a server is killed", &[], || {
+        under("kill-server", 200, 12_000, short_after_long(9_000))
+    }),
+    (
+        "a waiter whom nobody woke before a server was killed",
+        &["lost-wake-up"],
+        || under("kill-server", 6_000, 12_000, short_after_long(9_000)),
+    ),
+    (
+        "a waiter that is served some time after a fault",
+        &[],
+        || under("sentinel-failover", 200, 1_000, short_after_long(9_500)),
+    ),
+    (
+        "a waiter that nobody remembers after a fault",
+        &["lost-wake-up"],
+        || under("sentinel-failover", 200, 1_000, short_after_long(12_000)),
+    ),
+    (
+        "a lock that nobody can be sure of after a fault",
+        &[],
+        || under("clock-minus-ttl", 200, 1_000, short_after_long(12_000)),
+    ),
+    (
+        "a lock let go under a fault, whose lease may be back",
+        &[],
+        || {
+            let long = answer(call("a", Op::Acquire, 0, 10), "l1", 1, 15_000);
+            let released = release("a", 500, 510, "l1", Outcome::Done);
+            let history = vec![long, released, waiting(100, 14_000)];
+            under("sentinel-failover", 200, 1_000, history)
+        },
+    ),
     ("a waiter on a held lock", &[], || {
         vec![
             answer(call("a", Op::Acquire, 0, 10), "l1", 1, 6000),
@@ -339,6 +383,34 @@ const EXAMPLES: &[Example] = &[
     ("a key that cannot be taken any more", &["liveness"], || {
         vec![grant("a", 0, 10, "l1", 1), fault("", Phase::Probe, 100)]
     }),
+    (
+        "a key that was asked for late, and taken at once",
+        &[],
+        || {
+            let probe = with(grant("p", 3500, 3510, "l9", 9), |call| {
+                call.client = PROBE_CLIENT;
+            });
+            vec![
+                grant("a", 0, 10, "l1", 1),
+                fault("", Phase::Probe, 100),
+                probe,
+            ]
+        },
+    ),
+    (
+        "a key that could be taken only later",
+        &["liveness"],
+        || {
+            let of_the_probe = |event| with(event, |call| call.client = PROBE_CLIENT);
+            let refused = outcome(call("p", Op::Acquire, 1100, 1110), Outcome::Refused);
+            vec![
+                grant("a", 0, 10, "l1", 1),
+                fault("", Phase::Probe, 100),
+                of_the_probe(refused),
+                of_the_probe(grant("p", 3500, 3510, "l9", 9)),
+            ]
+        },
+    ),
     ("a key that can be taken after the last lease", &[], || {
         let probe = with(grant("p", 1500, 1510, "l9", 9), |call| {
             call.client = PROBE_CLIENT;
@@ -372,6 +444,29 @@ pub(crate) fn run() -> ExitCode {
     }
     println!("{} passed, {failed} failed", EXAMPLES.len() - failed);
     ExitCode::from(u8::from(failed > 0))
+}
+
+/// A lock is let go long before its lease is over, for somebody who has it for 300 ms and never lets go; who comes next
+/// has it after so many milliseconds.
+fn short_after_long(next: u64) -> Vec<Event> {
+    let long = answer(call("a", Op::Acquire, 0, 10), "l1", 1, 15_000);
+    let short = answer(call("b", Op::Acquire, 50, 110), "l2", 2, 300);
+    let waiter = answer(call("c", Op::Acquire, 60, next), "l3", 3, 1_000);
+    let waits = |event| {
+        with(event, |call| {
+            (call.wait_ms, call.status) = (14_000, Some(201))
+        })
+    };
+    let released = release("a", 100, 105, "l1", Outcome::Done);
+    vec![long, released, waits(short), waits(waiter)]
+}
+
+/// The same history while a fault is at work from one moment to the other.
+fn under(nemesis: &str, inject: u64, back: u64, mut history: Vec<Event>) -> Vec<Event> {
+    history.push(fault(nemesis, Phase::Inject, inject));
+    history.push(fault(nemesis, Phase::Heal, back));
+    history.push(fault(nemesis, Phase::Back, back));
+    history
 }
 
 fn one_after_the_other() -> Vec<Event> {

@@ -63,7 +63,7 @@ pub(crate) const RULES: [(&str, &str); 13] = [
     ),
     (
         "lost-wake-up",
-        "nobody waits more than 3 s for a lock that is free, while nothing is broken",
+        "nobody waits more than 3 s for a lock that is free, whoever died with it, before a fault and after it",
     ),
     (
         "liveness",

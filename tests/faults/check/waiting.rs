@@ -16,13 +16,17 @@ const LIVENESS_US: u64 = 1_000_000;
 /// How long a client waits for an answer at most, beyond its wait.
 const PATIENCE_US: u64 = 3_000_000;
 
-/// A waiter stood in line while the lock was certainly free for longer than a hand-over takes.
+/// A waiter stood in line while the lock was certainly free for longer than a hand-over takes, because it was let go or
+/// because a lease was over, also one that was shorter than another that the waiter's server knew of. That clients die
+/// is no excuse. A fault is one while it lasts: what was waited before it and after it counts.
 pub(super) fn lost_wake_ups(
     leases: &[Lease],
     calls: &[&Call],
     windows: &Windows,
 ) -> Vec<Violation> {
-    let holds = holds(leases, calls, windows);
+    let known = holds(leases, calls, windows, Doubt::IfSeen);
+    let longest = holds(leases, calls, windows, Doubt::Always);
+    let none = Vec::new();
     let mut violations = Vec::new();
     for call in calls
         .iter()
@@ -33,12 +37,15 @@ pub(super) fn lost_wake_ups(
         };
         // After its wait it is no waiter any more.
         let until = answered.min(call.sent_at + call.wait_ms * 1000);
-        if windows.disturbed(call.sent_at, until) {
+        let parts = windows.whole(call.sent_at, until).into_iter();
+        let gaps = parts.map(|(from, until)| {
+            let is_first = from == call.sent_at;
+            let holds = if is_first { &known } else { &longest };
+            longest_gap(holds.get(call.key.as_str()).unwrap_or(&none), from, until)
+        });
+        let Some((from, gap)) = gaps.max_by_key(|(_, gap)| *gap) else {
             continue;
-        }
-        let none = Vec::new();
-        let held = holds.get(call.key.as_str()).unwrap_or(&none);
-        let (from, gap) = longest_gap(held, call.sent_at, until);
+        };
         if gap > HAND_OVER_US {
             violations.push(Violation::new(
                 "lost-wake-up",
@@ -95,7 +102,14 @@ pub(super) fn liveness(
             .filter(|call| call.key == key)
             .filter_map(|call| doubtful_hold(call))
             .map(|(_, until)| until);
-        let may_last_until = held.chain(maybe).max().unwrap_or(0).max(probe.at);
+        // What nobody asks for cannot be taken: the probe has many keys.
+        let asked = calls
+            .iter()
+            .filter(|call| call.client == PROBE_CLIENT && call.key == key)
+            .map(|call| call.sent_at)
+            .min();
+        let asked = asked.unwrap_or(probe.at).max(probe.at);
+        let may_last_until = held.chain(maybe).max().unwrap_or(0).max(asked);
         let taken = calls.iter().find(|call| {
             call.client == PROBE_CLIENT
                 && call.key == key
@@ -135,11 +149,20 @@ fn not_back(event: &Event) -> Option<Violation> {
     }
 }
 
+/// When a lease that was let go under a fault is taken to be back: releases are not confirmed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Doubt {
+    /// If somebody saw it since.
+    IfSeen,
+    Always,
+}
+
 /// For each key, when it may have been held, in order and without overlaps.
 fn holds<'a>(
     leases: &[Lease<'a>],
     calls: &[&'a Call],
     windows: &Windows,
+    doubt: Doubt,
 ) -> HashMap<&'a str, Vec<(u64, u64)>> {
     let mut last_seen: HashMap<(&str, u64), u64> = HashMap::new();
     for call in calls {
@@ -152,8 +175,8 @@ fn holds<'a>(
     for lease in leases {
         let (from, mut until) = hold_of(lease);
         let seen = last_seen.get(&(lease.key, lease.token));
-        // Releases are not confirmed: a failover may bring the lease back, and then somebody sees it.
-        if seen.is_some_and(|seen| *seen > until) && windows.disturbed(from, until) {
+        let is_back = doubt == Doubt::Always || seen.is_some_and(|seen| *seen > until);
+        if is_back && windows.disturbed(from, until) {
             until = longest_hold_of(lease);
         }
         holds.entry(lease.key).or_default().push((from, until));

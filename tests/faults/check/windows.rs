@@ -5,6 +5,23 @@ use crate::history::{Event, Phase};
 /// How long after everything is back the outcome of a call still says nothing.
 const SETTLE_US: u64 = 1_000_000;
 
+/// The same for those who wait for a lock: it may have been reserved for somebody at a server that was killed and that
+/// nobody missed yet.
+const WAITERS_SETTLE_US: u64 = 6_000_000;
+/// Faults in which nothing is done to the service.
+const NO_FAULTS: [&str; 1] = ["none"];
+/// Faults in which clients die: the service is as whole as ever, and has to be without them.
+const DEATHS: [&str; 2] = ["client-dies-granted", "client-dies-waiting"];
+/// Faults after which a lease may last longer than anybody knows of: a clock went back by more than the skew, or an old copy
+/// of the data is in use.
+const LENGTHENING: [&str; 5] = [
+    "clock-minus-2s",
+    "clock-minus-ttl",
+    "clock-plus-2s",
+    "clock-plus-ttl",
+    "restored-backup",
+];
+
 /// One injection.
 #[derive(Clone, Debug)]
 pub(super) struct Window {
@@ -84,8 +101,39 @@ impl Windows {
             .any(|window| window.inject <= until && from <= window.back + SETTLE_US)
     }
 
+    /// The parts of the time between these moments in which who waits for a lock needs no patience with a fault. What
+    /// comes after a fault that makes leases last longer is none, as nobody can say when a lock is free.
+    pub(super) fn whole(&self, from: u64, until: u64) -> Vec<(u64, u64)> {
+        let mut parts = Vec::new();
+        let mut from = from;
+        for window in self.faults() {
+            let name = window.nemesis.as_str();
+            let over = window.back + WAITERS_SETTLE_US;
+            if DEATHS.contains(&name) || over < from {
+                continue;
+            }
+            if until < window.inject {
+                break;
+            }
+            if from < window.inject {
+                parts.push((from, window.inject));
+            }
+            // One of a pair is any of them.
+            if LENGTHENING.contains(&name) || name == "random-pair" {
+                return parts;
+            }
+            from = over;
+        }
+        if from < until {
+            parts.push((from, until));
+        }
+        parts
+    }
+
     /// All but those in which nothing was done.
     fn faults(&self) -> impl Iterator<Item = &Window> {
-        self.all.iter().filter(|window| window.nemesis != "none")
+        self.all
+            .iter()
+            .filter(|window| !NO_FAULTS.contains(&window.nemesis.as_str()))
     }
 }

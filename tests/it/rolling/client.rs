@@ -67,6 +67,8 @@ pub(super) struct Answer {
     pub(super) sent: Instant,
     /// How often it was sent.
     pub(super) times: usize,
+    /// When the client first had no server for it.
+    pub(super) without_since: Option<Instant>,
 }
 
 enum Failure {
@@ -163,7 +165,11 @@ impl Client {
                         let back = if waits { answer.sent } else { Instant::now() };
                         figures.was_without(back - since, waits);
                     }
-                    return Answer { times, ..answer };
+                    return Answer {
+                        times,
+                        without_since,
+                        ..answer
+                    };
                 }
                 Err(Failure::Unreachable) => {
                     figures.unreachable.fetch_add(1, Ordering::Relaxed);
@@ -228,6 +234,7 @@ impl Client {
             retry_after,
             sent,
             times: 1,
+            without_since: None,
         })
     }
 }
@@ -306,11 +313,6 @@ impl Figures {
         };
         let ms = u64::try_from(how_long.as_millis()).expect("seconds");
         longest.fetch_max(ms, Ordering::Relaxed);
-    }
-
-    pub(super) fn longest_without_a_server(&self) -> Duration {
-        let longest = self.without_ms.load(Ordering::Relaxed);
-        Duration::from_millis(longest.max(self.waiting_without_ms.load(Ordering::Relaxed)))
     }
 
     pub(super) fn told(&self) -> String {

@@ -28,7 +28,9 @@ pub(super) async fn keep(
 ) -> Kept {
     let key = format!("kept/{number}");
     sleep(ONE_BY_ONE * u32::try_from(number).expect("a thousand")).await;
-    let lease = client.call(&acquisition(&key, None, random_key())).await;
+    let lease = client
+        .call(&acquisition(&key, None, Some(random_key())))
+        .await;
     assert_eq!(lease.status, 201, "{}", lease.body);
     held.fetch_add(1, Ordering::SeqCst);
     let kept = renew_until(&mut client, &key, &lease, async {
@@ -105,6 +107,6 @@ pub(super) fn acquisition(
     }
 }
 
-pub(super) fn random_key() -> Option<String> {
-    Some(format!("{:016x}", leasehold::random::number()))
+pub(super) fn random_key() -> String {
+    format!("{:016x}", leasehold::random::number())
 }

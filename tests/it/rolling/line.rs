@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::client::{Call, Client, Service};
 use super::lease::{acquisition, random_key, release, renew_until};
-use super::{ONE_WITHOUT_A_KEY, Stage, WAITERS_PER_LOCK};
+use super::{ONE_WITHOUT_A_KEY, SURELY_KEPT, Stage, WAITERS_PER_LOCK};
 
 /// The longest wait that servers allow by default.
 const WAIT_MS: u64 = 50_000;
@@ -51,7 +51,8 @@ struct State {
 #[derive(Clone, Debug)]
 struct Grant {
     place: usize,
-    has_a_key: bool,
+    /// It has a key, and was back in time.
+    keeps_its_place: bool,
     token: u64,
     /// When its last request reached a server.
     came: Instant,
@@ -64,7 +65,7 @@ impl Line {
         service: &Arc<Service>,
         pace: Pace,
         number: usize,
-        stage: &watch::Sender<Stage>,
+        update: &watch::Sender<Stage>,
         runtime: &Handle,
     ) -> Self {
         let state = Arc::new(State {
@@ -77,7 +78,7 @@ impl Line {
             grants: Mutex::default(),
         });
         let holder = Client::new(service, number % 2);
-        let first = runtime.spawn(hold(holder, Arc::clone(&state), stage.subscribe()));
+        let first = runtime.spawn(hold(holder, Arc::clone(&state), update.subscribe()));
         let waiters = runtime.spawn(stand_in_line(
             Arc::clone(service),
             Arc::clone(&state),
@@ -127,14 +128,29 @@ impl Line {
 /// First come, first served. Who has a key and whose server ended is passed over until the next one has the request:
 /// that can be seen where the lock changes hands meanwhile.
 fn check_order(state: &State, grants: &[Grant]) {
-    let with_a_key: Vec<_> = grants.iter().filter(|grant| grant.has_a_key).collect();
+    let in_order: Vec<_> = grants
+        .iter()
+        .filter(|grant| grant.keeps_its_place)
+        .collect();
+    println!(
+        "{}: {} of {} kept their places",
+        state.key,
+        in_order.len(),
+        grants.len()
+    );
+    // On a machine that has too much to do some come too late.
+    assert!(
+        in_order.len() * 2 > grants.len(),
+        "{}: {grants:?}",
+        state.key
+    );
     if state.pace == Pace::Quiet {
-        let places: Vec<_> = with_a_key.iter().map(|grant| grant.place).collect();
+        let places: Vec<_> = in_order.iter().map(|grant| grant.place).collect();
         assert!(places.is_sorted(), "{}: {places:?}", state.key);
         return;
     }
-    for (at, later) in with_a_key.iter().enumerate() {
-        for earlier in &with_a_key[..at] {
+    for (at, later) in in_order.iter().enumerate() {
+        for earlier in &in_order[..at] {
             let was_there = later.came + UNTIL_QUEUED < earlier.heard;
             assert!(
                 later.place > earlier.place || !was_there,
@@ -146,9 +162,9 @@ fn check_order(state: &State, grants: &[Grant]) {
 }
 
 /// The first has the lock until others shall have it.
-async fn hold(mut client: Client, state: Arc<State>, mut stage: watch::Receiver<Stage>) -> u64 {
+async fn hold(mut client: Client, state: Arc<State>, mut update: watch::Receiver<Stage>) -> u64 {
     let lease = client
-        .call(&acquisition(&state.key, None, random_key()))
+        .call(&acquisition(&state.key, None, Some(random_key())))
         .await;
     assert_eq!(lease.status, 201, "{}", lease.body);
     state.taken.store(true, Ordering::SeqCst);
@@ -156,7 +172,7 @@ async fn hold(mut client: Client, state: Arc<State>, mut stage: watch::Receiver<
     let pace = state.pace;
     let end = async {
         match pace {
-            Pace::Busy => drop(stage.wait_for(|stage| *stage >= Stage::Begun).await),
+            Pace::Busy => drop(update.wait_for(|update| *update >= Stage::Begun).await),
             Pace::Quiet => drop(open.wait_for(|open| *open).await),
         }
     };
@@ -193,7 +209,7 @@ async fn stand_in_line(service: Arc<Service>, state: Arc<State>, number: usize) 
 /// Waits for the lock, has it for a while, and lets it go.
 async fn wait(mut client: Client, state: Arc<State>, place: usize) {
     let has_a_key = place % ONE_WITHOUT_A_KEY != ONE_WITHOUT_A_KEY - 1;
-    let idempotency_key = random_key().filter(|_| has_a_key);
+    let idempotency_key = has_a_key.then(random_key);
     let acquisition = acquisition(&state.key, Some(WAIT_MS), idempotency_key);
     let mut lease = client.call(&acquisition).await;
     while lease.status == 423 {
@@ -205,13 +221,18 @@ async fn wait(mut client: Client, state: Arc<State>, place: usize) {
     let was_taken = state.taken.swap(true, Ordering::SeqCst);
     assert!(!was_taken, "{} is held twice: {}", state.key, lease.body);
     let heard = Instant::now();
+    let came = heard
+        .checked_sub(lease.millis("waited_ms"))
+        .expect("some time ago");
+    let away = lease
+        .without_since
+        .map(|since| came.saturating_duration_since(since));
+    let was_back = away.is_none_or(|away| away < SURELY_KEPT);
     let grant = Grant {
         place,
-        has_a_key,
+        keeps_its_place: has_a_key && was_back,
         token: lease.number("fencing_token"),
-        came: heard
-            .checked_sub(lease.millis("waited_ms"))
-            .expect("some time ago"),
+        came,
         heard,
     };
     let grants = state.grants.lock();
