@@ -128,6 +128,8 @@ fn shared(operation_id: &str) -> Option<Shared> {
     })
 }
 
+/// Examples of parameters are what `/docs` sends unless somebody changes them: only a key has one. With the same
+/// `Idempotency-Key` two people would be given the same lease.
 fn parameter(name: &str) -> Value {
     match name {
         "key" => json!({
@@ -141,16 +143,15 @@ fn parameter(name: &str) -> Value {
             "name": "Lease-Id", "in": "header", "required": name == "Lease-Id",
             "description": "The `lease_id` that the acquisition answered.",
             "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
-            "example": "5f0c2f7f1c7e4f0b9a4d2b6c8e1f3a57",
         }),
         "Idempotency-Key" => json!({
             "name": "Idempotency-Key", "in": "header", "required": false,
-            "description": "Makes repeating the request safe: random for each acquisition, the same for its repetitions.",
+            "description": "Makes repeating the request safe: random for each acquisition (such as a UUID), the same for its \
+                repetitions.",
             "schema": {
                 "type": "string", "pattern": "^[!-~]+$",
                 "minLength": IDEMPOTENCY_KEY_LENGTH.start(), "maxLength": IDEMPOTENCY_KEY_LENGTH.end(),
             },
-            "example": "2c1c9a58-3f52-4c5e-8a38-1f6e0d5c9b7a",
         }),
         "force" => json!({
             "name": "force", "in": "query", "required": false,
@@ -164,9 +165,8 @@ fn parameter(name: &str) -> Value {
         }),
         "prefix" => json!({
             "name": "prefix", "in": "query", "required": false,
-            "description": "Only keys that begin with this.",
+            "description": "Only keys that begin with this, such as `billing/`.",
             "schema": {"type": "string", "maxLength": MAX_KEY_BYTES, "pattern": "^[A-Za-z0-9._~:@/+=,-]*$"},
-            "example": "billing/",
         }),
         "limit" => json!({
             "name": "limit", "in": "query", "required": false,

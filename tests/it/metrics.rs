@@ -285,6 +285,41 @@ fn scene_is_counted_on_redis() {
 }
 
 #[test]
+fn operations_of_a_batch_are_counted() {
+    let redis = RedisServer::plain();
+    let server = Leasehold::start([
+        ("LEASEHOLD_REDIS_URL", &*redis.url()),
+        ("LEASEHOLD_REDIS_POOL_SIZE", "1"),
+        ("LEASEHOLD_REDIS_RESPONSE_TIMEOUT_MS", "30000"),
+    ]);
+    server.wait_ready();
+    let before = Scrape::of(&server);
+    // The first goes alone, and the others go together when Redis is back.
+    redis.pause();
+    let asking: Vec<_> = (0..20)
+        .map(|number| {
+            let api = server.api();
+            spawn(move || api.acquire(&lock(&number.to_string()), None))
+        })
+        .collect();
+    sleep(Duration::from_millis(800));
+    redis.resume();
+    for one in asking {
+        assert_eq!(one.join().expect("an answer").status, 201);
+    }
+    let after = Scrape::of(&server);
+    let since = |series| after.value(series) - before.value(series);
+    let (operations, batches) = (
+        since("redis_batch_operations_sum"),
+        since("redis_batch_operations_count"),
+    );
+    assert!((operations - 20.0).abs() < 1e-9, "{operations}");
+    assert!((2.0..10.0).contains(&batches), "{batches}");
+    let took = since("redis_round_trip_seconds_sum");
+    assert!(took > 0.0 && took < 20.0, "{took}");
+}
+
+#[test]
 fn replicas_are_counted_and_so_is_a_failover() {
     let set = SentinelConfig::new().down_after_ms(3_000).start();
     let server = set.serve();

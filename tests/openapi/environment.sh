@@ -30,6 +30,7 @@ serve() {
   local scratch pid
   binary
   scratch=$(mktemp --directory)
+  touch "$scratch/out"
   env --unset=LEASEHOLD_TEST_BINARY "$@" "$binary" --listen 127.0.0.1:0 >"$scratch/out" 2>"$scratch/log" &
   pid=$!
   stops+=("kill $pid && wait $pid || true; rm -rf $scratch")
