@@ -104,6 +104,9 @@ impl Door {
     ///
     /// Around the router and not a layer of it: a layer comes after the routing, before which the key must be set
     /// apart, and costs each request a clone of the router.
+    ///
+    /// # Errors
+    /// Never: what goes wrong is a response too.
     pub fn answer(
         &self,
         request: axum::http::Request<Incoming>,

@@ -124,7 +124,7 @@ CASES = {
             **counter("leases_expired_total", rising(1)), series("leases_expired_total", "b"): rising(1),
             **counter("acquires_total", rising(2), outcome="granted"),
         },
-        "28m", {**JOB, "severity": "warning"}, "60 leases ran out without a release within 15 minutes.",
+        "28m", {**JOB, "severity": "warning"}, "120 leases ran out without a release within 15 minutes.",
         [
             {**counter("leases_expired_total", rising(1)), **counter("acquires_total", rising(10), outcome="granted")},
             {**counter("leases_expired_total", once(5)), **counter("acquires_total", once(5), outcome="granted")},
