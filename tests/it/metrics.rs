@@ -261,6 +261,9 @@ fn scene_is_counted_on_redis() {
     let server = Leasehold::start([&[("LEASEHOLD_REDIS_URL", &*url)], &LIMITS[..]].concat());
     server.wait_ready();
     scene(&server);
+    // With its next heartbeat the server hears of the leases: what is left is the third lock; the fourth ran out.
+    until(&server, "leases_expired_total", 1.0);
+    until(&server, "leases_held", 1.0);
     let scrape = Scrape::of(&server);
     scrape.assert(&SCENE);
     scrape.assert(&[
