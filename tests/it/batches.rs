@@ -1,11 +1,12 @@
 //! Operations that come together go to Redis together, and each has its own answer.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::thread::{self, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::support::api::Api;
 use crate::support::eventually;
 use crate::support::http::Reply;
 use crate::support::leasehold::Leasehold;
@@ -46,17 +47,57 @@ fn acquire_together(redis: &RedisServer, server: &Leasehold, keys: &[String]) ->
     answers.map(|answer| answer.expect("an answer")).collect()
 }
 
-fn patient(redis: &RedisServer) -> Leasehold {
-    patient_at(redis.url())
+/// One call of the API.
+type Call = Box<dyn FnOnce(Api) -> Reply + Send>;
+
+/// Makes these calls one after the other while Redis does not answer, and lets it go on when all were made. With one
+/// lane they are one batch, in this order: the lane is busy with a call before them.
+fn batch<const CALLS: usize>(
+    redis: &RedisServer,
+    server: &Leasehold,
+    calls: [Call; CALLS],
+) -> [Reply; CALLS] {
+    let make = |call: Call| {
+        let api = server.api();
+        let made = thread::spawn(move || call(api));
+        sleep(Duration::from_millis(200));
+        made
+    };
+    redis.pause();
+    let before = make(Box::new(|api| api.inspect("before")));
+    let made = calls.map(make);
+    redis.resume();
+    assert_eq!(before.join().expect("an answer").status, 200);
+    made.map(|call| call.join().expect("an answer"))
 }
 
-fn patient_at(redis_url: String) -> Leasehold {
+/// Leaves Redis no memory for anything new.
+fn fill(redis: &RedisServer) {
+    assert_eq!(redis.cli(&["CONFIG", "SET", "maxmemory", "1"]), "OK");
+    assert!(redis.cli(&["SET", "filler", "x"]).starts_with("OOM"));
+}
+
+fn make_room(redis: &RedisServer) {
+    assert_eq!(redis.cli(&["CONFIG", "SET", "maxmemory", "0"]), "OK");
+}
+
+fn granted(server: &Leasehold, key: &str) -> Reply {
+    let reply = server.api().acquire(key, json!({"ttl_ms": 60_000}));
+    assert_eq!(reply.status, 201, "{reply:?}");
+    reply
+}
+
+fn patient(redis: &RedisServer) -> Leasehold {
+    with_lanes(redis.url(), LANES)
+}
+
+fn with_lanes(redis_url: String, lanes: usize) -> Leasehold {
     let server = Leasehold::start([
         ("LEASEHOLD_REDIS_URL", redis_url),
         ("LEASEHOLD_REDIS_RESPONSE_TIMEOUT_MS", "10000".to_owned()),
         // As long as Redis is stopped here.
         ("LEASEHOLD_MAX_CLOCK_SKEW_MS", "5000".to_owned()),
-        ("LEASEHOLD_REDIS_POOL_SIZE", LANES.to_string()),
+        ("LEASEHOLD_REDIS_POOL_SIZE", lanes.to_string()),
     ]);
     server.wait_ready();
     server
@@ -107,6 +148,70 @@ fn operation_that_fails_leaves_its_neighbours_alone() {
 }
 
 #[test]
+fn each_operation_of_a_batch_has_a_token_of_its_own() {
+    let redis = RedisServer::plain();
+    let server = patient(&redis);
+    let mut tokens = BTreeSet::new();
+    for round in 0..2 {
+        let keys: Vec<_> = (0..OPERATIONS)
+            .map(|number| format!("{round}/{number}"))
+            .collect();
+        let highest = tokens.last().copied();
+        for answer in acquire_together(&redis, &server, &keys) {
+            assert_eq!(answer.status, 201, "{}", answer.body);
+            let token = answer.fencing_token();
+            assert!(Some(token) > highest, "{token} was passed before");
+            assert!(tokens.insert(token), "{token} is given twice");
+        }
+    }
+    let last = granted(&server, "last").fencing_token();
+    assert!(Some(&last) > tokens.last(), "{last} is not the highest");
+}
+
+#[test]
+fn token_that_could_not_be_drawn_is_nobodys() {
+    let redis = RedisServer::plain();
+    let server = with_lanes(redis.url(), 1);
+    let held = granted(&server, "held").lease_id();
+    fill(&redis);
+    // Letting go needs no memory, and after it a script may write.
+    let [refused, released, given] = batch(
+        &redis,
+        &server,
+        [
+            Box::new(|api| api.acquire("refused", None)),
+            Box::new(move |api| api.release("held", &held)),
+            Box::new(|api| api.acquire("given", None)),
+        ],
+    );
+    assert_eq!(refused.status, 503, "{refused:?}");
+    assert_eq!(released.status, 204, "{released:?}");
+    assert_eq!(given.status, 201, "{given:?}");
+    make_room(&redis);
+    let next = granted(&server, "next").fencing_token();
+    assert!(next > given.fencing_token(), "{next} after {given:?}");
+}
+
+#[test]
+fn write_that_fails_for_want_of_memory_keeps_nobody_behind_it_from_letting_go() {
+    let redis = RedisServer::plain();
+    let server = with_lanes(redis.url(), 1);
+    let renewed = granted(&server, "renewed").lease_id();
+    let held = granted(&server, "held").lease_id();
+    fill(&redis);
+    let [renewed, released] = batch(
+        &redis,
+        &server,
+        [
+            Box::new(move |api| api.renew("renewed", &renewed, None)),
+            Box::new(move |api| api.release("held", &held)),
+        ],
+    );
+    assert_eq!(renewed.status, 503, "{renewed:?}");
+    assert_eq!(released.status, 204, "{released:?}");
+}
+
+#[test]
 fn operation_that_comes_alone_waits_for_no_others() {
     let redis = RedisServer::plain();
     let server = patient(&redis);
@@ -127,7 +232,7 @@ fn operation_that_comes_alone_waits_for_no_others() {
 fn batch_that_is_stalled_does_not_hold_up_those_on_other_connections() {
     let redis = RedisServer::plain();
     let proxy = TcpProxy::start(&redis.addr());
-    let server = patient_at(format!("redis://{}", proxy.addr()));
+    let server = with_lanes(format!("redis://{}", proxy.addr()), LANES);
     let api = server.api();
     proxy.hold_who_says("lock:stalled/");
     // Every connection but one.

@@ -62,6 +62,7 @@ on_every_store! {
     released_lock_is_free_and_the_release_can_be_repeated_for_ten_seconds
     late_release_does_not_free_a_successor
     only_the_last_sixteen_releases_are_remembered
+    release_is_known_by_its_own_id_alone
     break_and_undo_keep_the_memory_of_releases
     tokens_rise_over_all_keys_and_endings
     replay_is_the_same_lease_with_the_same_deadline
@@ -275,6 +276,32 @@ async fn only_the_last_sixteen_releases_are_remembered(s: &Subject) {
     assert_eq!(release(s, "a", ids[0]).await, Ending::Lost(Loss::NotHeld));
     for id in &ids[1..] {
         assert_eq!(release(s, "a", *id).await, ENDED);
+    }
+}
+
+async fn release_is_known_by_its_own_id_alone(s: &Subject) {
+    // What is the lease id of one is the idempotency key of the other.
+    let id = |number| LeaseId::from_bytes([number; 16]);
+    let of = |lease_id: u8, key: u8| Acquire {
+        lease_id: id(lease_id),
+        idempotency: Some(idempotency(key, 1)),
+        ..request(1000)
+    };
+    let (first, second) = (of(1, 2), of(2, 1));
+    s.granted(&key("a"), &first).await;
+    assert_eq!(release(s, "a", id(1)).await, ENDED);
+    assert_eq!(release(s, "a", id(2)).await, Ending::Lost(Loss::NotHeld));
+    s.granted(&key("a"), &second).await;
+    assert_eq!(release(s, "a", id(2)).await, ENDED);
+    // Each is found behind what looks like it.
+    for known in [id(1), id(2)] {
+        assert_eq!(release(s, "a", known).await, ENDED);
+    }
+    for known in [&first, &second] {
+        assert_eq!(
+            s.acquire(&key("a"), &repeated(known)).await,
+            Acquisition::AlreadyReleased
+        );
     }
 }
 

@@ -399,6 +399,41 @@ fn each_request_is_one_line_of_the_log() {
 }
 
 #[test]
+fn cause_of_a_503_is_in_the_log_under_its_request_id_and_nowhere_else() {
+    let redis = RedisServer::plain();
+    let server = Leasehold::on(&redis);
+    redis.kill();
+    let reply = server.api().acquire("a", None);
+    assert_eq!(reply.status, 503, "{reply:?}");
+    let id = reply.header("x-request-id").expect("an id");
+    assert_eq!(reply.json()["request_id"], id);
+    let causes = || -> Vec<String> {
+        let log = server.stderr();
+        let lines = log.lines().map(serde_json::from_str::<Value>);
+        let lines = lines.map(|line| line.expect("JSON"));
+        let of_it = lines.filter(|line| line["request_id"] == id && line["level"] == "ERROR");
+        of_it
+            .map(|line| line["message"].as_str().expect("a text").to_owned())
+            .collect()
+    };
+    eventually(Duration::from_secs(5), "a cause", || !causes().is_empty());
+    let causes = causes();
+    let [cause] = &causes[..] else {
+        panic!("not one cause: {causes:?}")
+    };
+    // What it has of an address, or of a connection, is nothing for a client.
+    assert!(cause.len() > 20, "{cause}");
+    let detail = reply.json()["detail"].as_str().expect("a text").to_owned();
+    assert!(
+        !detail.contains(&**cause) && !cause.contains(&detail),
+        "{reply:?}"
+    );
+    for word in ["127.0.0.1", &redis.port().to_string()] {
+        assert!(!reply.body.contains(word), "{reply:?}");
+    }
+}
+
+#[test]
 fn health_metrics_and_documents_are_served() {
     for (server, _redis) in servers() {
         let get = |path| http(server.addr(), "GET", path, &[], None);

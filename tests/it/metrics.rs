@@ -323,6 +323,72 @@ fn operations_of_a_batch_are_counted() {
 }
 
 #[test]
+fn lease_on_redis_is_counted_from_its_grant_to_its_end() {
+    let redis = RedisServer::plain();
+    let server = Leasehold::on(&redis);
+    let api = server.api();
+    let acquire = |name: &str, ttl_ms: u64| {
+        let lease = api.acquire(&lock(name), json!({"ttl_ms": ttl_ms}));
+        assert_eq!(lease.status, 201, "{lease:?}");
+        lease
+    };
+    let released = acquire("a", 60_000).lease_id();
+    let broken = acquire("b", 60_000).fencing_token();
+    let renewed = acquire("c", 2_000).lease_id();
+    let longer = json!({"ttl_ms": 60_000});
+    assert_eq!(api.renew(&lock("c"), &renewed, longer).status, 200);
+    until(&server, "leases_held", 3.0);
+    assert_eq!(api.release(&lock("a"), &released).status, 204);
+    assert_eq!(api.break_lease(&lock("b"), broken).status, 204);
+    until(&server, "leases_held", 1.0);
+    // It runs out after the renewed one would have.
+    acquire("d", 2_000);
+    until(&server, "leases_expired_total", 1.0);
+    Scrape::of(&server).assert(&[("leases_held", 1.0), ("leases_expired_total", 1.0)]);
+}
+
+#[test]
+fn lease_that_ran_out_on_redis_is_counted_once_whoever_notices() {
+    let redis = RedisServer::plain();
+    let server = Leasehold::on(&redis);
+    let api = server.api();
+    let acquire = |name: &str, ttl_ms: u64| {
+        let lease = api.acquire(&lock(name), json!({"ttl_ms": ttl_ms}));
+        assert_eq!(lease.status, 201, "{lease:?}");
+    };
+    // Somebody takes the lock before a heartbeat tells.
+    acquire("a", 100);
+    sleep(Duration::from_millis(150));
+    acquire("a", 60_000);
+    until(&server, "leases_expired_total", 1.0);
+    // Somebody takes it after that.
+    acquire("b", 100);
+    until(&server, "leases_expired_total", 2.0);
+    acquire("b", 60_000);
+    Scrape::of(&server).assert(&[("leases_expired_total", 2.0)]);
+    until(&server, "leases_held", 2.0);
+    // Nobody takes it.
+    acquire("c", 100);
+    until(&server, "leases_expired_total", 3.0);
+    until(&server, "leases_held", 2.0);
+    Scrape::of(&server).assert(&[("leases_expired_total", 3.0)]);
+}
+
+#[test]
+fn set_of_leases_is_kept_as_long_as_the_longest_lease_and_no_longer() {
+    let redis = RedisServer::plain();
+    let server = Leasehold::start([
+        ("LEASEHOLD_REDIS_URL", redis.url()),
+        ("LEASEHOLD_MAX_TTL_MS", "600000".to_owned()),
+    ]);
+    server.wait_ready();
+    assert_eq!(server.api().acquire(&lock("a"), None).status, 201);
+    let left = redis.cli(&["PTTL", "leasehold:leases"]);
+    let left: i64 = left.parse().expect("milliseconds");
+    assert!((600_000..=640_000).contains(&left), "{left}");
+}
+
+#[test]
 fn replicas_are_counted_and_so_is_a_failover() {
     let set = SentinelConfig::new().down_after_ms(3_000).start();
     let server = set.serve();

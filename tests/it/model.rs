@@ -366,6 +366,24 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// The set of leases has each until its deadline, and besides only what has run out.
+    fn check_counted(&self, server: &RedisServer) -> TestCaseResult {
+        let set = server.cli(&["ZRANGE", "leasehold:leases", "0", "-1", "WITHSCORES"]);
+        let words: Vec<&str> = set.lines().collect();
+        let counted: HashMap<_, _> = words
+            .chunks_exact(2)
+            .map(|entry| (entry[0], entry[1].parse::<u64>()))
+            .collect();
+        let now = self.model.now;
+        for (key, lock) in &self.model.locks {
+            let until = counted.get(&*format!("leasehold:lock:{key}")).cloned();
+            let until = until.transpose().expect("microseconds");
+            let held = lock.held(now).map(|(deadline, _)| deadline.as_micros());
+            prop_assert_eq!(until.filter(|until| *until > now.as_micros()), held);
+        }
+        Ok(())
+    }
+
     async fn pass(&mut self, micros: u64) {
         let by = Duration::from_micros(micros);
         self.subject.advance(by).await;
@@ -561,6 +579,8 @@ async fn compare(
     for (on, op) in sequence {
         run.step(*on, op).await?;
     }
+    run.check_counted(server)?;
+    server.cli(&["DEL", "leasehold:leases"]);
     // Else each listing would walk over the locks of all sequences before.
     for key in KEYS {
         let of = |kind: &str| format!("leasehold:{kind}:{number}/{key}");

@@ -1,9 +1,14 @@
 //! A Redis that cannot be trusted with locks.
 
-use super::{acquire, becomes_ready, says_at_start, says_later, with_redis};
+use std::time::{Duration, Instant};
+
+use super::{acquire, becomes_ready, reason_with, says_at_start, says_later, with_redis};
 use crate::support::net::TcpProxy;
 use crate::support::redis::{RedisConfig, RedisServer};
 use crate::support::resp_double::{bulk, resp_double};
+
+/// How long a look may take that a doubt leads to: less than without one, when it comes every ten seconds.
+const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
 #[test]
 fn memory_that_evicts_locks() {
@@ -29,6 +34,23 @@ fn memory_that_begins_to_evict_locks() {
     says_later(&server, &["maxmemory-policy", "noeviction"]);
     redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
     becomes_ready(&server);
+}
+
+#[test]
+fn memory_that_begins_to_evict_locks_is_seen_at_once_when_something_else_is_odd() {
+    let redis = RedisServer::plain();
+    let server = with_redis(&redis.url());
+    server.wait_ready();
+    redis.cli(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    redis.cli(&["CONFIG", "SET", "maxmemory", "100mb"]);
+    // A heartbeat does not tell that, nor this.
+    redis.cli(&["ACL", "SETUSER", "default", "-set"]);
+    let refused = server.api().acquire("a", None);
+    assert_eq!(refused.status, 503, "{refused:?}");
+    let asked = Instant::now();
+    reason_with(&server, 200, &["maxmemory-policy", "noeviction"]);
+    let took = asked.elapsed();
+    assert!(took < LOOK_LIMIT, "{took:?}");
 }
 
 #[test]

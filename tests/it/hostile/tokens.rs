@@ -7,6 +7,9 @@ use super::stage::Stage;
 const LOCK_TOKEN: &str = "lock-token-0123456789";
 const BREAK_TOKEN: &str = "break-token-0123456789";
 
+/// The routes of the document that no token is for.
+const OPEN: [&str; 3] = ["/livez", "/readyz", "/metrics"];
+
 #[test]
 fn lock_routes_are_closed_to_all_but_the_bearers_of_the_tokens() {
     let stage = Stage::with(&[
@@ -26,6 +29,30 @@ fn lock_routes_are_closed_to_all_but_the_bearers_of_the_tokens() {
     for (request, status, kind) in rows {
         stage.expect(request, status, kind);
     }
+    end_without_a_secret(stage);
+}
+
+#[test]
+fn each_route_of_the_document_is_closed_but_for_those_that_are_open_to_all() {
+    let stage = Stage::with(&[
+        ("LEASEHOLD_STORE", "memory"),
+        ("LEASEHOLD_TOKEN", LOCK_TOKEN),
+    ]);
+    let document = stage.expect(get("/openapi.json"), 200, OK).json();
+    let paths = document["paths"].as_object().expect("paths");
+    let mut closed = 0;
+    for (path, methods) in paths {
+        for method in methods.as_object().expect("methods").keys() {
+            let request = call(&method.to_uppercase(), path.replace("{key}", "a"));
+            if OPEN.contains(&&**path) {
+                stage.expect(request, 200, OK);
+            } else {
+                stage.expect(request, 401, "unauthenticated");
+                closed += 1;
+            }
+        }
+    }
+    assert!(closed >= 5, "only {closed} routes");
     end_without_a_secret(stage);
 }
 
