@@ -64,16 +64,13 @@ impl<T> Outlet<T> {
         batch: &mut Vec<T>,
         ready: impl Future<Output = R>,
     ) -> R {
-        self.take(batch);
-        if batch.is_empty() {
-            let first = tokio::select! {
-                biased;
-                Some(first) = self.work.recv() => Some(first),
-                Some(first) = self.waiting.recv() => Some(first),
-                else => None,
-            };
-            batch.extend(first);
-        }
+        let first = tokio::select! {
+            biased;
+            Some(first) = self.work.recv() => Some(first),
+            Some(first) = self.waiting.recv() => Some(first),
+            else => None,
+        };
+        batch.extend(first);
         let ready = ready.await;
         self.take(batch);
         ready
