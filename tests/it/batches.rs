@@ -57,18 +57,18 @@ fn batch<const CALLS: usize>(
     server: &Leasehold,
     calls: [Call; CALLS],
 ) -> [Reply; CALLS] {
-    let make = |call: Call| {
+    let begin = |call: Call| {
         let api = server.api();
-        let made = thread::spawn(move || call(api));
+        let under_way = thread::spawn(move || call(api));
         sleep(Duration::from_millis(200));
-        made
+        under_way
     };
     redis.pause();
-    let before = make(Box::new(|api| api.inspect("before")));
-    let made = calls.map(make);
+    let before = begin(Box::new(|api| api.inspect("before")));
+    let under_way = calls.map(begin);
     redis.resume();
     assert_eq!(before.join().expect("an answer").status, 200);
-    made.map(|call| call.join().expect("an answer"))
+    under_way.map(|call| call.join().expect("an answer"))
 }
 
 /// Leaves Redis no memory for anything new.

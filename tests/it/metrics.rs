@@ -374,6 +374,25 @@ fn lease_that_ran_out_on_redis_is_counted_once_whoever_notices() {
     Scrape::of(&server).assert(&[("leases_expired_total", 3.0)]);
 }
 
+#[tokio::test]
+async fn lease_that_ran_out_on_redis_is_counted_although_its_lock_was_reserved_before_that() {
+    let redis = RedisServer::plain();
+    let s = Subject::direct(&redis).await;
+    let expired = || s.store.census().map_or(0, |census| census.expired_total);
+    s.granted(&key("a"), &request(1000)).await;
+    let waiting = Acquire {
+        wait: Some(wait(60_000)),
+        ..request(1000)
+    };
+    s.acquire(&key("a"), &waiting).await;
+    s.advance(ms(1000)).await;
+    // A newcomer finds it over, and so it is reserved for who waits.
+    s.acquire(&key("a"), &request(1000)).await;
+    s.granted(&key("a"), &waiting).await;
+    assert_eq!(expired(), 1);
+    s.store.close().await;
+}
+
 #[test]
 fn set_of_leases_is_kept_as_long_as_the_longest_lease_and_no_longer() {
     let redis = RedisServer::plain();

@@ -21,6 +21,10 @@ const SLACK: Duration = Duration::from_secs(5);
 /// How long a server that is silent holds up the waiters of the others, at most.
 const SILENT_SERVER: Duration = Duration::from_secs(3);
 
+/// How long a subscription may be silent until there is another one: until it is asked, and that long again, with
+/// slack.
+const SILENT_CONNECTION: Duration = Duration::from_secs(25);
+
 const KEY: &str = "Idempotency-Key";
 
 /// Two servers on one Redis.
@@ -303,6 +307,10 @@ fn news_lost_on_a_connection_that_stays_up_costs_a_second() {
     // Sooner than anybody can notice that the connection is silent.
     assert!(took < 4 * Duration::from_secs(1), "{took:?}");
     assert_eq!(listeners(), before, "nobody subscribed again");
+    // It hears nothing of any heartbeat, and nothing when it asks.
+    eventually(SILENT_CONNECTION, "it is replaced", || {
+        listeners() != before
+    });
 }
 
 #[test]

@@ -38,7 +38,10 @@ local function stand_in_line(call, lock_key, l, released, queue, waiting, asked,
   if not l and waiting > 0 then
     l = reserve(queue, waiter, call)
     -- Somebody else's turn, or one's own.
-    if l then save(lock_key, l, released, call) end
+    if l then
+      save(lock_key, l, released, call)
+      count_lease(lock_key, false, call)
+    end
   end
 
   -- Gives the request the place that it had, or the last one; false if there is no room.

@@ -94,9 +94,9 @@ end
 -- Keeps the set of leases, by their deadlines: what it holds, and what ran out of it, is counted with a heartbeat.
 local held, ended, expired = {}, {}, 0
 for key, deadline in pairs(call.leases) do
+  -- It ran out, and the lock went on to somebody else before that was counted.
+  if call.over[key] and redis.call('ZSCORE', KEYS[4], key) then expired = expired + 1 end
   if deadline then
-    -- It ran out, and somebody else has the lock before that was counted.
-    if call.over[key] and redis.call('ZSCORE', KEYS[4], key) then expired = expired + 1 end
     held[#held + 1] = int(deadline)
     held[#held + 1] = key
   else
