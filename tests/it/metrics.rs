@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use leasehold::lock::lease::LeaseId;
 use leasehold::lock::request::{Acquire, WaiterId};
+use leasehold::lock::rules::Acquisition;
 use serde_json::json;
 
 use crate::support::api::{Api, FAILOVER};
@@ -16,7 +17,7 @@ use crate::support::http::http;
 use crate::support::leasehold::Leasehold;
 use crate::support::redis::RedisServer;
 use crate::support::sentinel::SentinelConfig;
-use crate::support::stores::{Subject, key, ms, request, ttl, wait};
+use crate::support::stores::{Subject, idempotency, key, ms, repeated, request, ttl, wait};
 
 /// How long what is known to come may take.
 const SLACK: Duration = Duration::from_secs(10);
@@ -334,17 +335,38 @@ fn lease_on_redis_is_counted_from_its_grant_to_its_end() {
     };
     let released = acquire("a", 60_000).lease_id();
     let broken = acquire("b", 60_000).fencing_token();
-    let renewed = acquire("c", 2_000).lease_id();
+    let renewed = acquire("c", 5_000).lease_id();
     let longer = json!({"ttl_ms": 60_000});
     assert_eq!(api.renew(&lock("c"), &renewed, longer).status, 200);
-    until(&server, "leases_held", 3.0);
+    // It runs out a moment after the renewed one would have, and is not counted as held then.
+    acquire("d", 5_000);
+    until(&server, "leases_held", 4.0);
     assert_eq!(api.release(&lock("a"), &released).status, 204);
     assert_eq!(api.break_lease(&lock("b"), broken).status, 204);
-    until(&server, "leases_held", 1.0);
-    // It runs out after the renewed one would have.
-    acquire("d", 2_000);
+    until(&server, "leases_held", 2.0);
     until(&server, "leases_expired_total", 1.0);
     Scrape::of(&server).assert(&[("leases_held", 1.0), ("leases_expired_total", 1.0)]);
+}
+
+#[tokio::test]
+async fn lease_on_redis_is_counted_until_it_is_cut_to_or_until_its_end_if_its_client_came_back() {
+    let redis = RedisServer::plain();
+    let s = Subject::direct(&redis).await;
+    let counted_until = || redis.cli(&["ZSCORE", "leasehold:leases", "leasehold:lock:a"]);
+    let asked = Acquire {
+        idempotency: Some(idempotency(1, 1)),
+        ..request(60_000)
+    };
+    let held = s.granted(&key("a"), &asked).await.holding;
+    let whole = held.deadline.as_micros().to_string();
+    assert_eq!(counted_until(), whole);
+    assert!(abandon(&s, "a", &asked, Some(ms(10_000))).await);
+    let cut = held.acquired_at.after(ms(10_000)).as_micros().to_string();
+    assert_eq!(counted_until(), cut);
+    let again = s.acquire(&key("a"), &repeated(&asked)).await;
+    assert!(matches!(again, Acquisition::Replayed(_)), "{again:?}");
+    assert_eq!(counted_until(), whole);
+    s.store.close().await;
 }
 
 #[test]
