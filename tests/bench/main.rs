@@ -37,8 +37,13 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Parser, Subcommand};
+use mimalloc::MiMalloc;
 
 use crate::report::Report;
+
+/// The server's, so that stand-ins compare by what they do.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 #[derive(Parser)]
 #[command(name = "locks", about = "The benches")]
