@@ -5,8 +5,8 @@
 -- online for grants and renewals, the skew of clocks, how long leases taken over outlast their deadline by
 -- it, the caller's id among the servers, the prefix of all keys, the longest wait, then for each operation its
 -- verb and its arguments.
--- Reply: {'ok', now, replicas online, writes, leases found to have run out, {reply, reply, ...}, {{lock, waiter}, ...}}; a reply is text, its
--- fields set apart by tabs, or a list (see `list.lua`); that of an operation that failed is error, message, of one
+-- Reply: {'ok', now, replicas online, writes, leases found to have run out, {reply, reply, ...},
+-- {{lock, waiter}, ...}}; a reply is text, its fields set apart by tabs, or a list (see `list.lua`); that of an operation that failed is error, message, of one
 -- that may not run now refused, reason, detail. The last list has the caller's waiters whose turn it is. Or
 -- {'guard', reason, detail}, and nothing was done.
 -- Reasons of the guard: 'role', 'format', 'activation' (another server activated: adopt its record).

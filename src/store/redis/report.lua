@@ -7,7 +7,8 @@
 -- milliseconds), and the channel on which it hears news.
 -- Reply: {'ok', now, how long new grants pause, how many writes that it saw confirmed are missing, and of
 -- all servers together: the count of confirmed writes, the highest token, how long the latest lease may be
--- counted on; how many leases are held, and how many were found to have run out; then '1' if places of the caller's waiters may be lost, and of each lock that is reserved its name,
+-- counted on; how many leases are held, and how many were found to have run out; then '1' if places of the
+-- caller's waiters may be lost, and of each lock that is reserved its name,
 -- the waiter if it is one of the caller's, and for how long} | {'guard', 'role' | 'format' | 'inactive' | 'activation', detail}
 --
 -- What a server saw confirmed is kept beside its name for as long as it reports, so that the others know
