@@ -11,7 +11,7 @@ function verbs.abandon(call, lock_key, waiter, id, attempt, keep)
     if keep ~= '' and not l.reserved then
       l.deadline = math.min(l.deadline, call.now + keep)
       save(lock_key, l, released, call)
-      count_lease(lock_key, l.deadline, call)
+      count_lease(lock_key, wide(l.deadline), call)
       return 'abandoned'
     end
     if l.reserved then

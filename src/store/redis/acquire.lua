@@ -1,16 +1,16 @@
 -- Takes a free lock that nobody waits for ahead, or waits for it. Asked again with the same lease id, a waiter
 -- takes what was reserved for it, or gets back its place. Mirrors `Lock::acquire`.
--- Key: the lock. Arguments: lease id, TTL, idempotency key, the rest of its record (attempt, idempotency key,
--- idempotency request, nobody's ticket and server, holder, metadata), and '' or how long it waits, its ticket if it
--- had one, and the most that may wait, set apart by spaces.
--- Reply: granted | replayed, lease; held, waiters, position or '', holding; queued, waiters, ticket, holding;
+-- Key: the lock. Arguments: lease id, TTL, the line of its record from the idempotency key on (with no renewals, and
+-- nobody's ticket and server), and '' or how long it waits, its ticket if it had one, and the most that may wait, set
+-- apart by spaces.
+-- Reply: taken, token (all else is as it was asked for, and begins now); granted | replayed, lease; held, waiters, position or '', holding; queued, waiters, ticket, holding;
 -- too_many_waiters; key_reused; already_released; recovering, for how long
 
-local REST = '^(%d+)\t%x*\t(%x*)\t\t\t([^\t]*)\t([^\n]*)$'
+local ASKED = '^(%x*)\t(%d+)\t0\t(%d+)\t(%x*)\t\t\t([^\t]*)\t([^\n]*)\n$'
 
 -- What a request asks for, as a place has it.
-local function asked_for(id, ttl, idem, rest, call)
-  local attempt, request, holder, metadata = match(rest, REST)
+local function asked_for(id, rest, call)
+  local idem, ttl, attempt, request, holder, metadata = match(rest, ASKED)
   return {
     id = id, attempt = attempt, ttl = ttl, idem = idem, request = request, holder = holder, metadata = metadata,
     server = call.server,
@@ -83,43 +83,41 @@ local function stand_in_line(call, lock_key, l, released, queue, waiting, asked,
     l = asked
     l.token, l.renewals = next_number(call), '0'
   end
-  l.acquired, l.deadline = int(call.now), call.now + l.ttl
+  l.acquired, l.deadline = call.now_wide, call.now + l.ttl
   save(lock_key, l, released, call)
-  count_lease(lock_key, l.deadline, call)
+  count_lease(lock_key, wide(l.deadline), call)
   if waiting > 0 then announce(queue, l.ttl, call) end
   call.writes = call.writes + 1
   return lease_reply('granted', l)
 end
 
-function verbs.acquire(call, lock_key, id, ttl, idem, rest, wait)
+function verbs.acquire(call, lock_key, id, ttl, rest, wait)
   local l, released = load(lock_key, call)
+  local idem = byte(rest) ~= TAB and match(rest, '^%x+') or ''
   if l and not l.reserved then
     if l.id == id then return lease_reply('granted', l) end
     if idem ~= '' and l.idem == idem then
-      if l.request ~= asked_for(id, ttl, idem, rest, call).request then return 'key_reused' end
+      if l.request ~= asked_for(id, rest, call).request then return 'key_reused' end
       l.attempt = ''
       l.deadline = math.max(l.deadline, l.acquired + l.ttl)
       save(lock_key, l, released, call)
-      count_lease(lock_key, l.deadline, call)
+      count_lease(lock_key, wide(l.deadline), call)
       call.writes = call.writes + 1
       return lease_reply('replayed', l)
     end
   end
   -- It is repeated, or a command of it comes late.
-  if was_released(released, id, call) or idem ~= '' and was_released_as(released, idem, call) then
-    return 'already_released'
-  end
-  local queue = queue_of(lock_key, call)
-  local waiting = redis.call('ZCARD', queue.tickets)
+  if was_released(released, id, call) or idem ~= '' and was_released_as(released, idem, call) then return 'already_released' end
+  local waiting = places(lock_key, call)
   if l or waiting > 0 or call.paused_us > 0 then
-    return stand_in_line(call, lock_key, l, released, queue, waiting, asked_for(id, ttl, idem, rest, call), wait)
+    return stand_in_line(call, lock_key, l, released, queue_of(lock_key, call), waiting, asked_for(id, rest, call), wait)
   end
 
   local token, deadline = next_number(call), call.now + ttl
-  local begun = id .. '\t' .. token .. '\t' .. call.now_text .. '\t' .. int(deadline) .. '\t' .. ttl .. '\t0\t'
-  local last = released ~= '' and forgotten_at(released, #released - RELEASE_BYTES + 1) or 0
-  write(lock_key, 'L\t' .. begun .. rest .. '\n' .. released, math.max(last, deadline), call)
-  count_lease(lock_key, deadline, call)
+  local until_then = wide(deadline)
+  local last = released ~= '' and until_then < forgotten_at(released, #released) and last_of(released) or deadline
+  write(lock_key, 'L\t' .. id .. '\t' .. token .. '\t' .. call.now_wide .. '\t' .. until_then .. '\t' .. rest .. released, last, call)
+  count_lease(lock_key, until_then, call)
   call.writes = call.writes + 1
-  return 'granted\t' .. begun .. match(rest, '[^\t]*\t[^\t]*$')
+  return 'taken\t' .. token
 end

@@ -18,15 +18,17 @@
 local timed = { acquire = true, renew = true, inspect = true, list = true }
 local replicated = { acquire = true, renew = true }
 
+-- The first key of an operation.
+local FIRST = 5
+
 -- How many arguments each has.
-local arguments_of = { acquire = 5, renew = 2, release = 1, ['break'] = 1, abandon = 4, inspect = 0, list = 3 }
+local arguments_of = { acquire = 4, renew = 2, release = 1, ['break'] = 1, abandon = 4, inspect = 0, list = 3 }
 
 -- How long after an activation grants wait for the servers to say what they remember.
 local REPORTING_US = 1000000
 
 local info = redis.call('INFO', 'replication')
-local role = string.match(info, 'role:(%a+)')
-if role ~= 'master' then return { 'guard', 'role', role } end
+if not find(info, 'role:master', 1, true) then return { 'guard', 'role', match(info, 'role:(%a+)') } end
 local format, replid, activation, activated, base, margin_from, recover, unlisted, writes =
   unpack(redis.call('HMGET', KEYS[1], 'format', 'replid', 'activation', 'activated', 'base', 'margin_from', 'recover', 'unlisted', 'writes'))
 if format and tonumber(format) > tonumber(ARGV[1]) then return { 'guard', 'format', format } end
@@ -36,22 +38,26 @@ local call = {
   now = time_us(), meta_key = KEYS[1], servers_key = KEYS[2], turns_key = KEYS[3], margin_us = tonumber(ARGV[3]),
   activation = activation, activated = tonumber(activated), server = ARGV[10], prefix = ARGV[11],
   max_wait_us = tonumber(ARGV[12]), writes = 0, heartbeats = {}, turns = {}, has_written = false,
-  numbers_left = 0, taken_over_below = -1, leases = {}, over = {},
+  numbers_left = 0, leases = {}, over = {}, texts = {}, kept_ms = {},
 }
-call.now_text = int(call.now)
-local _, online = string.gsub(info, 'state=online', '')
+call.now_wide, call.queue_prefix, call.name_at = wide(call.now), call.prefix .. 'queue:', #call.prefix + 6
+local online, at = 0, find(info, 'state=online', 1, true)
+while at do
+  online, at = online + 1, find(info, 'state=online', at + 1, true)
+end
 
 local refusal = nil
-if replid ~= string.match(info, 'master_replid:(%x+)') then
+if not replid or not find(info, 'master_replid:' .. replid, 1, true) then
   refusal = 'refused\tinactive\t'
 elseif math.abs(call.now - tonumber(ARGV[4])) > tonumber(ARGV[5]) then
-  refusal = 'refused\tclock\t' .. call.now_text
+  refusal = 'refused\tclock\t' .. int(call.now)
 end
 local lonely = online < tonumber(ARGV[7]) and 'refused\treplicas\t' .. int(online) or nil
 
 -- What is over by a clock that is ahead of the caller's estimate is not over yet: the clock may have stepped, or
 -- the command is late, and then it is as if it had come in time.
 call.expired_at = math.min(call.now, tonumber(ARGV[4]) + tonumber(ARGV[6]))
+call.expired_wide = wide(call.expired_at)
 
 -- Deadlines of leases taken over were written by another clock, or by this one before a step.
 if call.now < tonumber(margin_from) + tonumber(ARGV[9]) then
@@ -73,9 +79,18 @@ end
 call.paused_us = pause()
 call.grants = not refusal and not lonely and call.paused_us == 0
 
+-- What all locks have is read at once.
+local queues = {}
+for operation, text in ipairs(redis.call('MGET', unpack(KEYS, FIRST))) do
+  local lock_key = KEYS[FIRST + operation - 1]
+  call.texts[lock_key], queues[operation] = text or nil, tickets_of(lock_key, call)
+end
+-- Mostly nobody waits for any of them.
+call.queues = redis.call('EXISTS', unpack(queues)) > 0
+
 local replies = {}
-local at = 13
-for operation = 5, #KEYS do
+at = 13
+for operation = FIRST, #KEYS do
   local verb = ARGV[at]
   local last = at + arguments_of[verb]
   call.operations_left = #KEYS - operation + 1
@@ -87,7 +102,7 @@ for operation = 5, #KEYS do
       result = 'error\t' .. (type(result) == 'table' and result.err or tostring(result))
     end
   end
-  replies[operation - 4] = result
+  replies[operation - FIRST + 1] = result
   at = last + 1
 end
 
@@ -97,7 +112,7 @@ for key, deadline in pairs(call.leases) do
   -- It ran out, and the lock went on to somebody else before that was counted.
   if call.over[key] and redis.call('ZSCORE', KEYS[4], key) then expired = expired + 1 end
   if deadline then
-    held[#held + 1] = int(deadline)
+    held[#held + 1] = deadline
     held[#held + 1] = key
   else
     ended[#ended + 1] = key
@@ -111,4 +126,4 @@ end
 
 -- Counted, so that a node that comes back with fewer is found out.
 if call.writes > 0 then writes = redis.call('HINCRBY', KEYS[1], 'writes', call.writes) end
-return { 'ok', call.now_text, int(online), int(writes or 0), int(expired), replies, call.turns }
+return { 'ok', call.now_wide, int(online), int(writes or 0), int(expired), replies, call.turns }

@@ -6,5 +6,5 @@ verbs['break'] = function(call, lock_key, token)
   if not l then return 'ended\t' end
   if l.token ~= token then return lost_reply(l) end
   pass_on(lock_key, released, call)
-  return ended_reply(l, call)
+  return ended_reply(l.reserved, l.acquired, call)
 end

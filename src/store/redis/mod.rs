@@ -54,7 +54,7 @@ use self::witness::Witness;
 use crate::lock::key::LockKey;
 use crate::lock::lease::{Attempt, FencingToken, LeaseId, Timestamp, Ttl, micros};
 use crate::lock::request::{Acquire, Ticket, WaiterId};
-use crate::lock::rules::{Acquisition, Ending, Holding, Loss, Renewal};
+use crate::lock::rules::{Acquisition, Ending, Holding, Lease, Loss, Renewal};
 use crate::random;
 use crate::store::contract::{Census, Health, ListQuery, News, Page, Store, StoreError, Timed};
 use crate::telemetry::RedisMetrics;
@@ -198,9 +198,10 @@ impl Store for RedisStore {
             none if none.is_empty() => String::new(),
             pairs => serde_json::to_string(pairs).expect("a map of strings is JSON"),
         };
-        // Nobody's ticket and server stand between.
-        let rest = format!(
-            "{}\t{idempotency_key}\t{fingerprint}\t\t\t{}\t{metadata}",
+        let ttl = in_micros(request.ttl.get());
+        // Not renewed yet, and nobody's ticket and server.
+        let line = format!(
+            "{idempotency_key}\t{ttl}\t0\t{}\t{fingerprint}\t\t\t{}\t{metadata}\n",
             request.attempt.0,
             request.holder.as_ref().map_or("", |holder| holder.as_str()),
         );
@@ -210,19 +211,14 @@ impl Store for RedisStore {
                 .map_or_else(String::new, |ticket| ticket.0.to_string());
             format!("{} {ticket} {}", micros(wait.within), wait.room)
         });
-        let arguments = arguments([
-            request.lease_id.expose(),
-            in_micros(request.ttl.get()),
-            idempotency_key,
-            rest,
-            wait,
-        ]);
+        let arguments = arguments([request.lease_id.expose(), ttl, line, wait]);
         let reply = self.run("acquire", key, arguments, urgency).await?;
         if let Some(["recovering", pause]) = fields(&reply.value).as_deref() {
             let retry_after = Duration::from_micros(pause.parse().unwrap_or(0));
             return Err(StoreError::Recovering { retry_after });
         }
         let answer = understand(&reply, |fields, at| match fields {
+            ["taken", token] => Some(Acquisition::Granted(taken(request, token, at)?)),
             ["granted", rest @ ..] => Some(Acquisition::Granted(lease(rest, at)?)),
             ["replayed", rest @ ..] => Some(Acquisition::Replayed(lease(rest, at)?)),
             ["held", waiters, position, rest @ ..] => Some(Acquisition::Held {
@@ -283,7 +279,7 @@ impl Store for RedisStore {
                 .run(
                     "break",
                     key,
-                    arguments([token.get().to_string()]),
+                    arguments([format!("{:016}", token.get())]),
                     Urgency::Work,
                 )
                 .await?,
@@ -398,6 +394,23 @@ fn read_step(reply: &Reply, prefix: &str) -> Option<Step> {
     Some(Step {
         end: text(end)?.to_owned(),
         locks,
+    })
+}
+
+/// A lease that is as it was asked for and begins now.
+fn taken(request: Acquire, token: &str, now: Timestamp) -> Option<Lease> {
+    Some(Lease {
+        lease_id: request.lease_id,
+        holding: Holding {
+            holder: request.holder,
+            metadata: request.metadata,
+            fencing_token: FencingToken::new(token.parse().ok()?)?,
+            ttl: request.ttl,
+            acquired_at: now,
+            deadline: now.after(request.ttl.get()),
+            renewals: 0,
+            read_at: now,
+        },
     })
 }
 

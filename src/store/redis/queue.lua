@@ -22,11 +22,21 @@ local MAX_PRUNED = 64
 -- How many places are looked at in one step.
 local STEP = 16
 
+-- The set of tickets of a lock.
+local function tickets_of(lock_key, call)
+  return call.queue_prefix .. sub(lock_key, call.name_at)
+end
+
 -- The queue of a lock.
 local function queue_of(lock_key, call)
-  local name = string.sub(lock_key, #call.prefix + 6)
-  return { lock = name, tickets = call.prefix .. 'queue:' .. name, places = call.prefix .. 'places:' .. name,
+  local name = sub(lock_key, call.name_at)
+  return { lock = name, tickets = tickets_of(lock_key, call), places = call.prefix .. 'places:' .. name,
     kept = call.prefix .. 'kept:' .. name }
+end
+
+-- How many places the queue of a lock has.
+local function places(lock_key, call)
+  return call.queues and redis.call('ZCARD', tickets_of(lock_key, call)) or 0
 end
 
 local function waiter_id(id, idem)
@@ -46,6 +56,7 @@ end
 -- Gives a waiter a place until `present`; the one that it had is gone.
 local function save_place(queue, waiter, place, ticket, present, call)
   local kept = place.idem ~= '' and present + PLACE_KEPT_US or present
+  call.queues = true
   redis.call('ZADD', queue.tickets, ticket, waiter)
   redis.call('HSET', queue.places, waiter, table.concat({
     place.id, place.attempt, place.ttl, place.idem, place.request, place.holder, place.metadata,
@@ -126,7 +137,7 @@ local function reserve(queue, asking, call)
   local place = take_first(queue, asking, call)
   if not place then return nil end
   local l = {
-    id = place.id, token = next_number(call), acquired = int(call.now), deadline = call.now + RESERVATION_US, ttl = place.ttl,
+    id = place.id, token = next_number(call), acquired = call.now_wide, deadline = call.now + RESERVATION_US, ttl = place.ttl,
     renewals = '0', attempt = place.attempt, idem = place.idem, request = place.request, holder = place.holder,
     metadata = place.metadata, reserved = place.ticket, server = place.server,
   }
@@ -155,18 +166,14 @@ end
 
 -- Lets whoever is next have a lock that was let go, and saves it.
 local function pass_on(lock_key, released, call)
-  if not call.has_written then
-    -- DEL needs no memory, and after it a script may write although Redis is out of memory: letting go
-    -- must always work.
-    redis.call('DEL', lock_key)
-    call.has_written = true
-  end
+  -- After it a script may write although Redis is out of memory: letting go must always work.
+  if not call.has_written then remove(lock_key, call) end
   count_lease(lock_key, false, call)
-  local queue = queue_of(lock_key, call)
-  if redis.call('ZCARD', queue.tickets) == 0 then
+  if places(lock_key, call) == 0 then
     save(lock_key, nil, released, call)
     return
   end
+  local queue = queue_of(lock_key, call)
   local l = reserve(queue, nil, call)
   save(lock_key, l, released, call)
   -- Nobody may be granted it now: whoever waits must ask until somebody may.

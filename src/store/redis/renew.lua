@@ -9,7 +9,7 @@ function verbs.renew(call, lock_key, id, ttl)
   l.renewals = int(l.renewals + 1)
   l.attempt = ''
   save(lock_key, l, released, call)
-  count_lease(lock_key, l.deadline, call)
+  count_lease(lock_key, wide(l.deadline), call)
   call.writes = call.writes + 1
   return lease_reply('renewed', l)
 end
