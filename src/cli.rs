@@ -104,11 +104,12 @@ fn serve(settings: Settings, known: &[String]) -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(&error.to_string(), USAGE),
     };
-    telemetry::start_logging();
+    let logging = telemetry::start_logging();
     let runtime = runtime();
     let served = runtime.block_on(server::serve(config));
     // A look-up of a name that hangs must not hold up the end.
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    drop(logging);
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error.to_string(), 1),

@@ -2,11 +2,12 @@
 
 use std::sync::{Arc, Mutex};
 
-use prometheus::{Encoder, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{Encoder, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use super::http::RequestMetrics;
 use super::label::{Counters, Label, VALID, label, register};
 use super::locks::{Limit, LockMetrics};
+use super::logging::lost_lines;
 use super::redis::RedisMetrics;
 
 label! {
@@ -67,6 +68,7 @@ struct Gauges {
     store: IntGaugeVec,
     waiters: IntGauge,
     max_waiters: IntGauge,
+    lost_lines: IntCounter,
     /// Without a label, and not shown before they are known.
     leases_held: IntGaugeVec,
     leases_expired: IntCounterVec,
@@ -160,6 +162,12 @@ impl Gauges {
         );
         let leases_expired = IntCounterVec::new(expired, &[]).expect(VALID);
         register(registry, leases_expired.clone());
+        let lost_lines = IntCounter::new(
+            "leasehold_log_lines_lost_total",
+            "Lines of the log that nobody read in time, and that were not written.",
+        )
+        .expect(VALID);
+        register(registry, lost_lines.clone());
         Self {
             ready: gauge(
                 "leasehold_ready",
@@ -175,6 +183,7 @@ impl Gauges {
                 "leasehold_waiters_limit",
                 "How many requests may wait on this server.",
             ),
+            lost_lines,
             leases_held,
             leases_expired,
         }
@@ -192,12 +201,20 @@ impl Gauges {
         }
         self.waiters.set(size(now.waiters));
         self.max_waiters.set(size(now.max_waiters));
+        raise(&self.lost_lines, lost_lines());
         let none: [&str; 0] = [];
         if let Some(leases) = now.leases {
             let held = i64::try_from(leases.held).unwrap_or(i64::MAX);
             self.leases_held.with_label_values(&none).set(held);
-            let expired = self.leases_expired.with_label_values(&none);
-            expired.inc_by(leases.expired_total.saturating_sub(expired.get()));
+            raise(
+                &self.leases_expired.with_label_values(&none),
+                leases.expired_total,
+            );
         }
     }
+}
+
+/// Brings a counter to what was counted elsewhere.
+fn raise(counter: &IntCounter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
 }

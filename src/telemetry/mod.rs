@@ -16,6 +16,6 @@ pub use self::label::{Counters, Histograms, Label};
 pub use self::locks::{
     AcquireOutcome, BreakOutcome, Ended, Limit, LockMetrics, ReleaseOutcome, RenewOutcome, Waited,
 };
-pub use self::logging::{RequestLine, log_request, start_logging};
+pub use self::logging::{MAX_UNWRITTEN_LINES, RequestLine, log_request, start_logging};
 pub use self::metrics::{Leases, Metrics, Now, StoreCondition};
 pub use self::redis::{ClockStep, Fault, MasterChange, RedisMetrics, Shortfall};
