@@ -107,7 +107,9 @@ function verbs.acquire(call, lock_key, id, ttl, rest, wait)
     end
   end
   -- It is repeated, or a command of it comes late.
-  if was_released(released, id, call) or idem ~= '' and was_released_as(released, idem, call) then return 'already_released' end
+  if was_released(released, id, call) or idem ~= '' and was_released_as(released, idem, call) then
+    return 'already_released'
+  end
   local waiting = places(lock_key, call)
   if l or waiting > 0 or call.paused_us > 0 then
     return stand_in_line(call, lock_key, l, released, queue_of(lock_key, call), waiting, asked_for(id, rest, call), wait)
@@ -115,8 +117,8 @@ function verbs.acquire(call, lock_key, id, ttl, rest, wait)
 
   local token, deadline = next_number(call), call.now + ttl
   local until_then = wide(deadline)
-  local last = released ~= '' and until_then < forgotten_at(released, #released) and last_of(released) or deadline
-  write(lock_key, 'L\t' .. id .. '\t' .. token .. '\t' .. call.now_wide .. '\t' .. until_then .. '\t' .. rest .. released, last, call)
+  local text = 'L\t' .. id .. '\t' .. token .. '\t' .. call.now_wide .. '\t' .. until_then .. '\t' .. rest .. released
+  write(lock_key, text, math.max(last_of(released), deadline), call)
   count_lease(lock_key, until_then, call)
   call.writes = call.writes + 1
   return 'taken\t' .. token

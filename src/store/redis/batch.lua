@@ -40,10 +40,11 @@ local call = {
   max_wait_us = tonumber(ARGV[12]), writes = 0, heartbeats = {}, turns = {}, has_written = false,
   numbers_left = 0, leases = {}, over = {}, texts = {}, kept_ms = {},
 }
-call.now_wide, call.queue_prefix, call.name_at = wide(call.now), call.prefix .. 'queue:', #call.prefix + 6
-local online, at = 0, find(info, 'state=online', 1, true)
-while at do
-  online, at = online + 1, find(info, 'state=online', at + 1, true)
+call.now_wide = wide(call.now)
+call.queue_prefix, call.name_at = call.prefix .. 'queue:', #call.prefix + #'lock:' + 1
+local online, found = 0, find(info, 'state=online', 1, true)
+while found do
+  online, found = online + 1, find(info, 'state=online', found + 1, true)
 end
 
 local refusal = nil
@@ -89,7 +90,7 @@ end
 call.queues = redis.call('EXISTS', unpack(queues)) > 0
 
 local replies = {}
-at = 13
+local at = 13
 for operation = FIRST, #KEYS do
   local verb = ARGV[at]
   local last = at + arguments_of[verb]
