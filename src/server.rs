@@ -40,7 +40,7 @@ pub const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How many connections may have been made that nobody has taken: when a server ends, all who waited there come to
 /// another one at once, and those for whom there is no room try again after a second, then after three.
-const BACKLOG: u32 = 4096;
+pub const BACKLOG: u32 = 4096;
 
 /// How long to wait when the system has no room for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

@@ -64,7 +64,9 @@ pub fn start_logging() -> Logging {
 
 /// How many lines were lost because they were not read in time.
 pub(super) fn lost_lines() -> u64 {
-    let lost = LOG.get().map_or(0, |log| log.lines.error_counter().dropped_lines());
+    let lost = LOG
+        .get()
+        .map_or(0, |log| log.lines.error_counter().dropped_lines());
     u64::try_from(lost).unwrap_or(u64::MAX)
 }
 

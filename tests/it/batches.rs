@@ -88,13 +88,22 @@ fn patient(redis: &RedisServer) -> Leasehold {
 }
 
 fn with_lanes(redis_url: String, lanes: usize) -> Leasehold {
-    let server = Leasehold::start([
-        ("LEASEHOLD_REDIS_URL", redis_url),
-        ("LEASEHOLD_REDIS_RESPONSE_TIMEOUT_MS", "10000".to_owned()),
+    with_lanes_and(redis_url, lanes, [])
+}
+
+fn with_lanes_and<const MORE: usize>(
+    redis_url: String,
+    lanes: usize,
+    more: [(&str, &str); MORE],
+) -> Leasehold {
+    let settings = [
+        ("LEASEHOLD_REDIS_URL", redis_url.as_str()),
+        ("LEASEHOLD_REDIS_RESPONSE_TIMEOUT_MS", "10000"),
         // As long as Redis is stopped here.
-        ("LEASEHOLD_MAX_CLOCK_SKEW_MS", "5000".to_owned()),
-        ("LEASEHOLD_REDIS_POOL_SIZE", lanes.to_string()),
-    ]);
+        ("LEASEHOLD_MAX_CLOCK_SKEW_MS", "5000"),
+        ("LEASEHOLD_REDIS_POOL_SIZE", &lanes.to_string()),
+    ];
+    let server = Leasehold::start(settings.into_iter().chain(more));
     server.wait_ready();
     server
 }
@@ -217,6 +226,48 @@ fn write_that_fails_for_want_of_memory_keeps_nobody_behind_it_from_letting_go() 
     );
     assert_eq!(renewed.status, 503, "{renewed:?}");
     assert_eq!(released.status, 204, "{released:?}");
+}
+
+#[test]
+fn operation_sees_what_those_before_it_in_its_batch_did() {
+    let redis = RedisServer::plain();
+    let server = with_lanes(redis.url(), 1);
+    let held = granted(&server, "a").lease_id();
+    let released = held.clone();
+    let [ended, taken, refused, waited, repeated] = batch(
+        &redis,
+        &server,
+        [
+            Box::new(move |api| api.release("a", &held)),
+            Box::new(|api| api.acquire("a", json!({"ttl_ms": 3000, "holder": "second"}))),
+            Box::new(|api| api.acquire("a", None)),
+            Box::new(|api| api.acquire("a", json!({"wait_ms": 20_000, "holder": "third"}))),
+            Box::new(move |api| api.release("a", &released)),
+        ],
+    );
+    assert_eq!(ended.status, 204, "{ended:?}");
+    assert_eq!(taken.status, 201, "{taken:?}");
+    assert_eq!(refused.status, 423, "{refused:?}");
+    assert_eq!(refused.json()["holder"], "second");
+    assert_eq!(waited.status, 201, "{waited:?}");
+    assert!(waited.fencing_token() > taken.fencing_token());
+    assert_eq!(repeated.status, 204, "{repeated:?}");
+    let status = server.api().inspect("a");
+    assert_eq!(status.json()["holder"], "third", "{status:?}");
+}
+
+#[test]
+fn queue_that_begins_in_a_batch_has_its_limit_in_it() {
+    let redis = RedisServer::plain();
+    let server = with_lanes_and(redis.url(), 1, [("LEASEHOLD_MAX_WAITERS_PER_KEY", "1")]);
+    granted(&server, "a");
+    let wait = || -> Call { Box::new(|api| api.acquire("a", json!({"wait_ms": 3000}))) };
+    let answers = batch(&redis, &server, [wait(), wait()]);
+    assert_eq!(
+        answers.each_ref().map(|answer| answer.status),
+        [423, 429],
+        "{answers:?}"
+    );
 }
 
 #[test]

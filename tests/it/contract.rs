@@ -62,6 +62,7 @@ on_every_store! {
     released_lock_is_free_and_the_release_can_be_repeated_for_ten_seconds
     late_release_does_not_free_a_successor
     only_the_last_sixteen_releases_are_remembered
+    releases_with_and_without_an_idempotency_key_are_remembered_alike
     release_is_known_by_its_own_id_alone
     break_and_undo_keep_the_memory_of_releases
     tokens_rise_over_all_keys_and_endings
@@ -276,6 +277,31 @@ async fn only_the_last_sixteen_releases_are_remembered(s: &Subject) {
     assert_eq!(release(s, "a", ids[0]).await, Ending::Lost(Loss::NotHeld));
     for id in &ids[1..] {
         assert_eq!(release(s, "a", *id).await, ENDED);
+    }
+}
+
+async fn releases_with_and_without_an_idempotency_key_are_remembered_alike(s: &Subject) {
+    for keyed in [
+        &[3, 7, 8][..],
+        &[0],
+        &[16],
+        &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16],
+    ] {
+        let lock = format!("a/{}", keyed.len() * 100 + usize::from(keyed[0]));
+        let mut ids = Vec::new();
+        for number in 0..17 {
+            let request = Acquire {
+                idempotency: keyed.contains(&number).then(|| idempotency(number, 1)),
+                ..request(1000)
+            };
+            let lease = s.granted(&key(&lock), &request).await;
+            assert_eq!(release(s, &lock, lease.lease_id).await, ENDED);
+            ids.push(lease.lease_id);
+        }
+        assert_eq!(release(s, &lock, ids[0]).await, Ending::Lost(Loss::NotHeld));
+        for id in &ids[1..] {
+            assert_eq!(release(s, &lock, *id).await, ENDED, "{keyed:?}");
+        }
     }
 }
 

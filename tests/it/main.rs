@@ -10,6 +10,7 @@ mod failover;
 mod fencing;
 mod hostile;
 mod http_api;
+mod logging;
 mod metrics;
 mod model;
 mod openapi;

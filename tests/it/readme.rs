@@ -153,6 +153,14 @@ fn limits_are_those_of_the_code() {
         ),
         format!("1 to {}", leasehold::http::wire::MAX_LIST_LIMIT),
         format!(
+            "| connections that nobody has taken yet | {}",
+            leasehold::server::BACKLOG
+        ),
+        format!(
+            "| lines of the log that nobody has read yet | {}",
+            leasehold::telemetry::MAX_UNWRITTEN_LINES
+        ),
+        format!(
             "older than {}.{}",
             leasehold::store::redis::MIN_REDIS_VERSION.0,
             leasehold::store::redis::MIN_REDIS_VERSION.1

@@ -3,8 +3,9 @@
 -- Key: the lock. Arguments: lease id, TTL, the line of its record from the idempotency key on (with no renewals, and
 -- nobody's ticket and server), and '' or how long it waits, its ticket if it had one, and the most that may wait, set
 -- apart by spaces.
--- Reply: taken, token (all else is as it was asked for, and begins now); granted | replayed, lease; held, waiters, position or '', holding; queued, waiters, ticket, holding;
--- too_many_waiters; key_reused; already_released; recovering, for how long
+-- Reply: granted, token, deadline (all else is as it was asked for, and begins now); granted | replayed, lease; held,
+-- waiters, position or '', holding; queued, waiters, ticket, holding; too_many_waiters; key_reused; already_released;
+-- recovering, for how long
 
 local ASKED = '^(%x*)\t(%d+)\t0\t(%d+)\t(%x*)\t\t\t([^\t]*)\t([^\n]*)\n$'
 
@@ -121,5 +122,5 @@ function verbs.acquire(call, lock_key, id, ttl, rest, wait)
   write(lock_key, text, math.max(last_of(released), deadline), call)
   count_lease(lock_key, until_then, call)
   call.writes = call.writes + 1
-  return 'taken\t' .. token
+  return 'granted\t' .. token .. '\t' .. until_then
 end

@@ -12,7 +12,8 @@ use super::options::RedisOptions;
 use super::script::Source;
 use super::topology::Generation;
 use super::witness::{Estimate, Witness};
-use crate::lock::lease::{Timestamp, micros};
+use crate::lock::lease::{Attempt, LeaseId, Timestamp, micros};
+use crate::lock::request::WaiterId;
 use crate::store::contract::StoreError;
 
 /// How long after the last moment that matters, and after the skew of clocks, Redis may drop a lock's
@@ -31,6 +32,34 @@ pub(super) struct Operation {
     pub(super) verb: &'static str,
     pub(super) key: Vec<u8>,
     pub(super) arguments: Vec<Vec<u8>>,
+    /// Present if a lease may come of it that must be taken back when it cannot be confirmed.
+    pub(super) request: Option<Requested>,
+}
+
+/// A request for a lock, as what takes it back must name it.
+#[derive(Clone, Copy)]
+pub(super) struct Requested {
+    pub(super) waiter: WaiterId,
+    pub(super) lease_id: LeaseId,
+    pub(super) attempt: Attempt,
+}
+
+impl Operation {
+    /// What takes back what a request got, or cuts it to `keep`.
+    pub(super) fn abandon(key: Vec<u8>, request: Requested, keep: Option<Duration>) -> Self {
+        let texts = [
+            request.waiter.expose(),
+            request.lease_id.expose(),
+            request.attempt.0.to_string(),
+            keep.map_or_else(String::new, |keep| micros(keep).to_string()),
+        ];
+        Self {
+            verb: "abandon",
+            key,
+            arguments: texts.map(String::into_bytes).into(),
+            request: None,
+        }
+    }
 }
 
 /// What a script replied to one operation, and when.

@@ -21,7 +21,7 @@ use super::batch::{Answer, Batches, Operation, Reply};
 use super::diagnosis::Diagnosis;
 use super::fault;
 use super::options::RedisOptions;
-use super::reply::{fields, lease, outcome, texts};
+use super::reply::{expires_in, outcome, texts};
 use super::topology::{Generation, Topology};
 use super::witness::Witness;
 use crate::store::contract::{Outcome, StoreError};
@@ -157,17 +157,10 @@ impl Unconfirmed {
             witness.confirmed(
                 &self.generation.activation,
                 self.writes,
-                Instant::now() + self.counts_on(),
+                Instant::now() + expires_in(&self.reply),
             );
         }
         let _gone = self.answer.send(Ok(self.reply));
-    }
-
-    /// How long the lease in the reply may be counted on.
-    fn counts_on(&self) -> Duration {
-        let fields = fields(&self.reply.value).unwrap_or_default();
-        let lease = lease(fields.get(1..).unwrap_or_default(), self.reply.at);
-        lease.map_or(Duration::ZERO, |lease| lease.holding.expires_in())
     }
 
     /// What was refused was certainly not done, whoever is the master.
@@ -189,31 +182,17 @@ impl Unconfirmed {
         outcome(&self.reply.value)
     }
 
-    fn is_a_new_grant(&self) -> bool {
-        self.outcome() == Some("granted")
-    }
-
-    fn undo(&self) -> Operation {
-        // What `acquire` was asked with: lease id, TTL, idempotency key, and a record that begins with the attempt.
-        let argument = |at: usize| {
-            self.operation
-                .arguments
-                .get(at)
-                .cloned()
-                .unwrap_or_default()
-        };
-        let (lease_id, idempotency_key, mut attempt) = (argument(0), argument(2), argument(3));
-        attempt.truncate(attempt.iter().take_while(|byte| **byte != b'\t').count());
-        let waiter = if idempotency_key.is_empty() {
-            lease_id.clone()
-        } else {
-            idempotency_key
-        };
-        Operation {
-            verb: "abandon",
-            key: self.operation.key.clone(),
-            arguments: vec![waiter, lease_id, attempt, Vec::new()],
-        }
+    /// What takes a new grant back.
+    fn undo(&self) -> Option<Operation> {
+        let request = self
+            .operation
+            .request
+            .filter(|_| self.outcome() == Some("granted"))?;
+        Some(Operation::abandon(
+            self.operation.key.clone(),
+            request,
+            None,
+        ))
     }
 }
 
@@ -349,11 +328,7 @@ impl Work {
 
     /// Takes back the grants among `overdue` as well as can be, and says that nobody knows.
     async fn give_up(&mut self, generation: &Generation, overdue: Vec<Unconfirmed>) {
-        let undos: Vec<_> = overdue
-            .iter()
-            .filter(|u| u.is_a_new_grant())
-            .map(Unconfirmed::undo)
-            .collect();
+        let undos: Vec<_> = overdue.iter().filter_map(Unconfirmed::undo).collect();
         if let (false, Some((_, connection))) = (undos.is_empty(), &mut self.connection) {
             let undos: Vec<_> = undos.iter().collect();
             let undone = self.batches.call(connection, generation, &undos).await;

@@ -39,7 +39,7 @@ use async_trait::async_trait;
 
 use self::acks::Acks;
 use self::activation::Activator;
-use self::batch::{Batches, Operation, Reply};
+use self::batch::{Batches, Operation, Reply, Requested};
 use self::census::KnownLeases;
 use self::commit::Commit;
 use self::confirm::Confirmer;
@@ -139,20 +139,24 @@ impl RedisStore {
         }
     }
 
+    /// The name of a lock in Redis.
+    fn name(&self, key: &LockKey) -> Vec<u8> {
+        format!("{}{key}", self.options.lock_prefix()).into_bytes()
+    }
+
     async fn run(
         &self,
         verb: &'static str,
         key: &LockKey,
         arguments: Vec<Vec<u8>>,
-        urgency: Urgency,
     ) -> Result<Reply, StoreError> {
-        let key = format!("{}{key}", self.options.lock_prefix()).into_bytes();
         let operation = Operation {
             verb,
-            key,
+            key: self.name(key),
             arguments,
+            request: None,
         };
-        self.commit.run(operation, urgency).await
+        self.commit.run(operation, Urgency::Work).await
     }
 
     /// A lease may end sooner by what the clock may have stepped unnoticed.
@@ -173,6 +177,7 @@ impl RedisStore {
             verb: "list",
             key: prefix.clone().into_bytes(),
             arguments: arguments([cursor.to_owned(), pattern, count]),
+            request: None,
         };
         let reply = self.commit.run(operation, Urgency::Work).await?;
         read_step(&reply, &prefix).ok_or_else(|| misunderstood(&reply))
@@ -211,14 +216,25 @@ impl Store for RedisStore {
                 .map_or_else(String::new, |ticket| ticket.0.to_string());
             format!("{} {ticket} {}", micros(wait.within), wait.room)
         });
-        let arguments = arguments([request.lease_id.expose(), ttl, line, wait]);
-        let reply = self.run("acquire", key, arguments, urgency).await?;
+        let operation = Operation {
+            verb: "acquire",
+            key: self.name(key),
+            arguments: arguments([request.lease_id.expose(), ttl, line, wait]),
+            request: Some(Requested {
+                waiter: request.waiter_id(),
+                lease_id: request.lease_id,
+                attempt: request.attempt,
+            }),
+        };
+        let reply = self.commit.run(operation, urgency).await?;
         if let Some(["recovering", pause]) = fields(&reply.value).as_deref() {
             let retry_after = Duration::from_micros(pause.parse().unwrap_or(0));
             return Err(StoreError::Recovering { retry_after });
         }
         let answer = understand(&reply, |fields, at| match fields {
-            ["taken", token] => Some(Acquisition::Granted(taken(request, token, at)?)),
+            ["granted", token, deadline] => {
+                Some(Acquisition::Granted(taken(request, token, deadline, at)?))
+            }
             ["granted", rest @ ..] => Some(Acquisition::Granted(lease(rest, at)?)),
             ["replayed", rest @ ..] => Some(Acquisition::Replayed(lease(rest, at)?)),
             ["held", waiters, position, rest @ ..] => Some(Acquisition::Held {
@@ -250,12 +266,7 @@ impl Store for RedisStore {
     ) -> Result<Timed<Renewal>, StoreError> {
         let ttl = ttl.map_or_else(String::new, |ttl| in_micros(ttl.get()));
         let reply = self
-            .run(
-                "renew",
-                key,
-                arguments([lease_id.expose(), ttl]),
-                Urgency::Work,
-            )
+            .run("renew", key, arguments([lease_id.expose(), ttl]))
             .await?;
         let value = understand(&reply, |fields, at| match fields {
             ["renewed", rest @ ..] => Some(Renewal::Renewed(lease(rest, at)?)),
@@ -267,21 +278,13 @@ impl Store for RedisStore {
 
     async fn release(&self, key: &LockKey, lease_id: LeaseId) -> Result<Ending, StoreError> {
         let arguments = arguments([lease_id.expose()]);
-        understand(
-            &self.run("release", key, arguments, Urgency::Work).await?,
-            ending,
-        )
+        understand(&self.run("release", key, arguments).await?, ending)
     }
 
     async fn break_lease(&self, key: &LockKey, token: FencingToken) -> Result<Ending, StoreError> {
         understand(
             &self
-                .run(
-                    "break",
-                    key,
-                    arguments([format!("{:016}", token.get())]),
-                    Urgency::Work,
-                )
+                .run("break", key, arguments([format!("{:016}", token.get())]))
                 .await?,
             ending,
         )
@@ -295,17 +298,14 @@ impl Store for RedisStore {
         attempt: Attempt,
         keep: Option<Duration>,
     ) -> Result<bool, StoreError> {
-        let keep = keep.map_or_else(String::new, in_micros);
-        let arguments = arguments([
-            waiter.expose(),
-            lease_id.expose(),
-            attempt.0.to_string(),
-            keep,
-        ]);
+        let request = Requested {
+            waiter,
+            lease_id,
+            attempt,
+        };
+        let operation = Operation::abandon(self.name(key), request, keep);
         understand(
-            &self
-                .run("abandon", key, arguments, Urgency::Waiting)
-                .await?,
+            &self.commit.run(operation, Urgency::Waiting).await?,
             |fields, _| match fields {
                 ["abandoned"] => Some(true),
                 ["void"] => Some(false),
@@ -316,7 +316,7 @@ impl Store for RedisStore {
 
     async fn inspect(&self, key: &LockKey) -> Result<(Option<Holding>, usize), StoreError> {
         let reply = self
-            .run("inspect", key, Vec::new(), Urgency::Work)
+            .run("inspect", key, Vec::new())
             .await
             .map_err(StoreError::of_a_read)?;
         understand(&reply, |fields, at| match fields {
@@ -398,7 +398,7 @@ fn read_step(reply: &Reply, prefix: &str) -> Option<Step> {
 }
 
 /// A lease that is as it was asked for and begins now.
-fn taken(request: Acquire, token: &str, now: Timestamp) -> Option<Lease> {
+fn taken(request: Acquire, token: &str, deadline: &str, now: Timestamp) -> Option<Lease> {
     Some(Lease {
         lease_id: request.lease_id,
         holding: Holding {
@@ -407,7 +407,7 @@ fn taken(request: Acquire, token: &str, now: Timestamp) -> Option<Lease> {
             fencing_token: FencingToken::new(token.parse().ok()?)?,
             ttl: request.ttl,
             acquired_at: now,
-            deadline: now.after(request.ttl.get()),
+            deadline: Timestamp::from_micros(deadline.parse().ok()?),
             renewals: 0,
             read_at: now,
         },

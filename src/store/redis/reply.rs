@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use redis::Value;
 
+use super::batch::Reply;
 use crate::lock::lease::{FencingToken, Holder, LeaseId, Metadata, Timestamp, Ttl};
 use crate::lock::rules::{Holding, Lease};
 
@@ -40,6 +41,17 @@ pub(super) fn list(value: &Value) -> Option<&[Value]> {
         Value::Array(values) => Some(values),
         _ => None,
     }
+}
+
+/// How long the lease in a reply may be counted on, if there is one.
+pub(super) fn expires_in(reply: &Reply) -> Duration {
+    let deadline = match fields(&reply.value).as_deref() {
+        // As in `acquire.lua`, and as in `lease_reply`.
+        Some([_, _, deadline] | [_, _, _, _, deadline, ..]) => deadline.parse().ok(),
+        _ => None,
+    };
+    let deadline = deadline.map(Timestamp::from_micros);
+    deadline.map_or(Duration::ZERO, |deadline| deadline.since(reply.at))
 }
 
 /// The fields of `lease_reply` in `record.lua`, after the outcome.

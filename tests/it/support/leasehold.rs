@@ -4,6 +4,7 @@ use std::env;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -18,6 +19,8 @@ use super::{eventually, poll};
 const START_LIMIT: Duration = Duration::from_secs(10);
 /// How long a call of the binary that does not serve may take.
 const RUN_LIMIT: Duration = Duration::from_secs(10);
+/// Longer than lines of the log are gathered.
+const LOG_DELAY: Duration = Duration::from_millis(20);
 /// What the line on standard output has before the address.
 const LISTENING: &str = " listening on http://";
 
@@ -27,6 +30,8 @@ pub(crate) struct Leasehold {
     addr: String,
     stdout: Output,
     stderr: Output,
+    /// Sent something, or dropped, the log is read.
+    read_log: Sender<()>,
 }
 
 impl Leasehold {
@@ -55,6 +60,22 @@ impl Leasehold {
         listen: &str,
         env: impl IntoIterator<Item = (K, V)>,
     ) -> Self {
+        let server = Self::start_unread(listen, env);
+        server.read_log();
+        server
+    }
+
+    /// Reads its log from now on.
+    pub(crate) fn read_log(&self) {
+        // The reader is there as long as the pipe is.
+        let _reads = self.read_log.send(());
+    }
+
+    /// As `start_at`, and nobody reads its log until `read_log`.
+    pub(crate) fn start_unread<K: AsRef<OsStr>, V: AsRef<OsStr>>(
+        listen: &str,
+        env: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
         let mut command = command(&["--listen", listen], env);
         command
             .stdin(Stdio::null())
@@ -62,7 +83,12 @@ impl Leasehold {
             .stderr(Stdio::piped());
         let process = Process::spawn(&mut command, "leasehold");
         let (stdout, stderr) = process.take_pipes();
-        let (stdout, stderr) = (Output::collect(stdout), Output::collect(stderr));
+        let (read_log, log_is_read) = mpsc::channel();
+        let stdout = Output::collect(stdout, || {});
+        // Dropped unsent it is read too, so that the last words are there.
+        let stderr = Output::collect(stderr, move || {
+            let _begun = log_is_read.recv();
+        });
         let addr = poll(START_LIMIT, || {
             let ended = !process.is_running();
             let addr = stdout.text().lines().find_map(listening_addr);
@@ -70,6 +96,7 @@ impl Leasehold {
         });
         let Some(Some(addr)) = addr else {
             process.kill();
+            drop(read_log);
             stdout.settle();
             stderr.settle();
             panic!(
@@ -83,6 +110,7 @@ impl Leasehold {
             addr,
             stdout,
             stderr,
+            read_log,
         }
     }
 
@@ -132,8 +160,10 @@ impl Leasehold {
         self.stdout.text()
     }
 
-    /// What it has written to standard error until now.
+    /// What it has written to standard error until now. Lines are gathered before they are written, so those of a moment
+    /// ago are waited for.
     pub(crate) fn stderr(&self) -> String {
+        thread::sleep(LOG_DELAY);
         self.stderr.text()
     }
 
@@ -216,11 +246,12 @@ struct Output {
 }
 
 impl Output {
-    /// Reads `pipe` in a thread of its own, which ends with the pipe.
-    fn collect(pipe: impl Read + Send + 'static) -> Self {
+    /// Reads `pipe` in a thread of its own after `begin`, and ends with the pipe.
+    fn collect(pipe: impl Read + Send + 'static, begin: impl FnOnce() + Send + 'static) -> Self {
         let text = Arc::new(Mutex::new(String::new()));
         let shared = Arc::clone(&text);
         let reader = thread::spawn(move || {
+            begin();
             let mut pipe = BufReader::new(pipe);
             let mut line = Vec::new();
             while pipe.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
