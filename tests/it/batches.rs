@@ -84,20 +84,20 @@ fn granted(server: &Leasehold, key: &str) -> Reply {
 }
 
 fn patient(redis: &RedisServer) -> Leasehold {
-    with_lanes(redis.url(), LANES)
+    with_lanes(&redis.url(), LANES)
 }
 
-fn with_lanes(redis_url: String, lanes: usize) -> Leasehold {
+fn with_lanes(redis_url: &str, lanes: usize) -> Leasehold {
     with_lanes_and(redis_url, lanes, [])
 }
 
 fn with_lanes_and<const MORE: usize>(
-    redis_url: String,
+    redis_url: &str,
     lanes: usize,
     more: [(&str, &str); MORE],
 ) -> Leasehold {
     let settings = [
-        ("LEASEHOLD_REDIS_URL", redis_url.as_str()),
+        ("LEASEHOLD_REDIS_URL", redis_url),
         ("LEASEHOLD_REDIS_RESPONSE_TIMEOUT_MS", "10000"),
         // As long as Redis is stopped here.
         ("LEASEHOLD_MAX_CLOCK_SKEW_MS", "5000"),
@@ -176,7 +176,7 @@ fn each_operation_of_a_batch_has_a_token_of_its_own() {
 #[test]
 fn token_that_could_not_be_drawn_is_nobodys() {
     let redis = RedisServer::plain();
-    let server = with_lanes(redis.url(), 1);
+    let server = with_lanes(&redis.url(), 1);
     let [first, second] = ["first", "second"].map(|key| granted(&server, key).lease_id());
     fill(&redis);
     // Letting go needs no memory, and after it a script may write.
@@ -212,7 +212,7 @@ fn token_that_could_not_be_drawn_is_nobodys() {
 #[test]
 fn write_that_fails_for_want_of_memory_keeps_nobody_behind_it_from_letting_go() {
     let redis = RedisServer::plain();
-    let server = with_lanes(redis.url(), 1);
+    let server = with_lanes(&redis.url(), 1);
     let renewed = granted(&server, "renewed").lease_id();
     let held = granted(&server, "held").lease_id();
     fill(&redis);
@@ -231,7 +231,7 @@ fn write_that_fails_for_want_of_memory_keeps_nobody_behind_it_from_letting_go() 
 #[test]
 fn operation_sees_what_those_before_it_in_its_batch_did() {
     let redis = RedisServer::plain();
-    let server = with_lanes(redis.url(), 1);
+    let server = with_lanes(&redis.url(), 1);
     let held = granted(&server, "a").lease_id();
     let released = held.clone();
     let [ended, taken, refused, waited, repeated] = batch(
@@ -257,9 +257,26 @@ fn operation_sees_what_those_before_it_in_its_batch_did() {
 }
 
 #[test]
+fn lock_that_has_nothing_left_to_say_is_free_for_the_next_in_its_batch() {
+    let redis = RedisServer::plain();
+    let server = with_lanes(&redis.url(), 1);
+    let held = granted(&server, "a").fencing_token();
+    let [broken, next] = batch(
+        &redis,
+        &server,
+        [
+            Box::new(move |api| api.break_lease("a", held)),
+            Box::new(|api| api.acquire("a", None)),
+        ],
+    );
+    assert_eq!(broken.status, 204, "{broken:?}");
+    assert_eq!(next.status, 201, "{next:?}");
+}
+
+#[test]
 fn queue_that_begins_in_a_batch_has_its_limit_in_it() {
     let redis = RedisServer::plain();
-    let server = with_lanes_and(redis.url(), 1, [("LEASEHOLD_MAX_WAITERS_PER_KEY", "1")]);
+    let server = with_lanes_and(&redis.url(), 1, [("LEASEHOLD_MAX_WAITERS_PER_KEY", "1")]);
     granted(&server, "a");
     let wait = || -> Call { Box::new(|api| api.acquire("a", json!({"wait_ms": 3000}))) };
     let answers = batch(&redis, &server, [wait(), wait()]);
@@ -291,7 +308,7 @@ fn operation_that_comes_alone_waits_for_no_others() {
 fn batch_that_is_stalled_does_not_hold_up_those_on_other_connections() {
     let redis = RedisServer::plain();
     let proxy = TcpProxy::start(&redis.addr());
-    let server = with_lanes(format!("redis://{}", proxy.addr()), LANES);
+    let server = with_lanes(&format!("redis://{}", proxy.addr()), LANES);
     let api = server.api();
     proxy.hold_who_says("lock:stalled/");
     // Every connection but one.

@@ -157,7 +157,7 @@ impl Unconfirmed {
             witness.confirmed(
                 &self.generation.activation,
                 self.writes,
-                Instant::now() + expires_in(&self.reply),
+                Instant::now() + expires_in(&self.reply.value, self.reply.at),
             );
         }
         let _gone = self.answer.send(Ok(self.reply));

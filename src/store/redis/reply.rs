@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use redis::Value;
 
-use super::batch::Reply;
 use crate::lock::lease::{FencingToken, Holder, LeaseId, Metadata, Timestamp, Ttl};
 use crate::lock::rules::{Holding, Lease};
 
@@ -43,15 +42,15 @@ pub(super) fn list(value: &Value) -> Option<&[Value]> {
     }
 }
 
-/// How long the lease in a reply may be counted on, if there is one.
-pub(super) fn expires_in(reply: &Reply) -> Duration {
-    let deadline = match fields(&reply.value).as_deref() {
+/// How long the lease in an operation's reply may be counted on, if there is one.
+pub(super) fn expires_in(value: &Value, read_at: Timestamp) -> Duration {
+    let deadline = match fields(value).as_deref() {
         // As in `acquire.lua`, and as in `lease_reply`.
         Some([_, _, deadline] | [_, _, _, _, deadline, ..]) => deadline.parse().ok(),
         _ => None,
     };
     let deadline = deadline.map(Timestamp::from_micros);
-    deadline.map_or(Duration::ZERO, |deadline| deadline.since(reply.at))
+    deadline.map_or(Duration::ZERO, |deadline| deadline.since(read_at))
 }
 
 /// The fields of `lease_reply` in `record.lua`, after the outcome.
