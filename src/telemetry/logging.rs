@@ -1,7 +1,7 @@
 //! Logs.
 //!
-//! Lines go to a thread of their own, which writes some at a time: a write for each cost a request in memory a fifth of
-//! its time, and whoever reads the log must not be able to stop the service by not reading it.
+//! Lines go to a thread of their own, which writes some at a time: a request does without a system call, and whoever
+//! reads the log cannot stop the service by not reading it.
 
 use std::io::{self, BufWriter, IsTerminal, Stderr, Write};
 use std::sync::OnceLock;

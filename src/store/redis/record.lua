@@ -127,7 +127,8 @@ local function was_released_as(released, idem, call)
   return is_remembered(released, idem, false, call)
 end
 
--- Whether as many releases are remembered as may be, from `from` on.
+-- Whether as many releases are remembered as may be, from `from` on. Mostly their length tells: no other number of lines,
+-- and no mixture of both kinds, is as long as so many of the plain ones.
 local function is_full(text, from)
   local count, bytes = 0, #text - from + 1
   if bytes < MAX_RELEASES * RELEASE_BYTES[PLAIN] then return false end
