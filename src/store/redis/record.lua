@@ -174,7 +174,8 @@ local function line_of(l)
     .. '\t' .. (l.reserved and l.server or '') .. '\t' .. l.holder .. '\t' .. l.metadata .. '\n'
 end
 
--- A lease is held until then (in sixteen digits), or not any more (false): for the set of leases, which is written once a batch.
+-- A lease is held until then (in sixteen digits), or not any more (false): for the set of leases, which is written once
+-- a batch.
 local function count_lease(key, deadline, call)
   call.leases[key] = deadline
 end
