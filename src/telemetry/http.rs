@@ -56,9 +56,9 @@ label! {
 }
 
 /// Statuses of this server; the last stands for all others.
-const STATUSES: [&str; 20] = [
+const STATUSES: [&str; 22] = [
     "200", "201", "204", "303", "304", "400", "401", "403", "404", "405", "408", "409", "413",
-    "415", "422", "423", "429", "500", "503", "other",
+    "415", "421", "422", "423", "429", "431", "500", "503", "other",
 ];
 
 /// Counts requests. Cheap to clone.
@@ -93,6 +93,7 @@ impl RequestMetrics {
         match status {
             408 => self.limits.count(Limit::BodyTime),
             413 => self.limits.count(Limit::BodyBytes),
+            431 => self.limits.count(Limit::HeadBytes),
             _ => {}
         }
         let status = status_index(status);
@@ -122,12 +123,14 @@ const fn status_index(status: u16) -> usize {
         409 => 11,
         413 => 12,
         415 => 13,
-        422 => 14,
-        423 => 15,
-        429 => 16,
-        500 => 17,
-        503 => 18,
-        _ => 19,
+        421 => 14,
+        422 => 15,
+        423 => 16,
+        429 => 17,
+        431 => 18,
+        500 => 19,
+        503 => 20,
+        _ => 21,
     }
 }
 

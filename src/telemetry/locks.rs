@@ -125,6 +125,16 @@ label! {
         BodyBytes = "body_bytes",
         /// The time in which a body must arrive.
         BodyTime = "body_time",
+        /// The size of a head.
+        HeadBytes = "head_bytes",
+        /// Connections of clients.
+        Connections = "connections",
+        /// Listings that are under way.
+        Listings = "listings",
+        /// Other large answers that are on their way.
+        LargeAnswers = "large_answers",
+        /// Places kept for clients that may come back.
+        KeptPlaces = "kept_places",
         /// Operations that are to be sent to Redis.
         RedisQueue = "redis_queue",
         /// Answers that are to be confirmed by replicas.

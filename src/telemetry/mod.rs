@@ -16,6 +16,9 @@ pub use self::label::{Counters, Histograms, Label};
 pub use self::locks::{
     AcquireOutcome, BreakOutcome, Ended, Limit, LockMetrics, ReleaseOutcome, RenewOutcome, Waited,
 };
-pub use self::logging::{MAX_UNWRITTEN_LINES, RequestLine, log_request, start_logging};
+pub use self::logging::{
+    LogInterval, MAX_LOGGED_BYTES, MAX_UNWRITTEN_BYTES, MAX_UNWRITTEN_LINES, RequestLine,
+    beginning, cut_for_log, log_request, start_logging,
+};
 pub use self::metrics::{Leases, Metrics, Now, StoreCondition};
 pub use self::redis::{ClockStep, Fault, MasterChange, RedisMetrics, Shortfall};
