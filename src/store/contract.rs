@@ -101,6 +101,21 @@ pub struct Page {
     pub next_cursor: Option<String>,
 }
 
+/// About how many bytes a page may have as JSON; the lock that passes it is the last one.
+pub const MAX_PAGE_BYTES: usize = 256 * 1024;
+
+/// About how many bytes a lock takes in a page besides its key and what its holder said.
+const LISTED_BYTES: usize = 192;
+
+/// About how many bytes a lock takes in a page.
+#[must_use]
+pub fn listed_bytes((key, holding, _): &(LockKey, Holding, usize)) -> usize {
+    let holder = holding.holder.as_ref().map_or("", |holder| holder.as_str());
+    let pairs = holding.metadata.pairs().iter();
+    let metadata = pairs.map(|(name, value)| name.len() + value.len() + "\"\":\"\",".len());
+    LISTED_BYTES + key.as_str().len() + holder.len() + metadata.sum::<usize>()
+}
+
 /// The leases of a store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Census {

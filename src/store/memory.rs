@@ -20,12 +20,16 @@ use crate::lock::request::{Acquire, WaiterId};
 use crate::lock::rules::{Acquisition, Ending, Holding, Lock, Renewal};
 use crate::store::clock::wall_clock;
 use crate::store::contract::{
-    Census, Condition, Health, ListQuery, News, Page, Store, StoreError, Timed,
+    Census, Condition, Health, ListQuery, MAX_PAGE_BYTES, News, Page, Store, StoreError, Timed,
+    listed_bytes,
 };
 
 /// How many keys whose time is over one operation looks at: enough to free memory faster than
 /// operations fill it, few enough that none of them is slow.
 const SWEPT_PER_OPERATION: usize = 4;
+
+/// How many locks a page looks at, held or not: the others wait meanwhile.
+const EXAMINED_PER_PAGE: usize = 1024;
 
 /// The most turns that waiters have not heard of yet.
 const MAX_NEWS: usize = 65_536;
@@ -253,23 +257,28 @@ impl Store for MemoryStore {
         };
         let state = self.state();
         let now = self.now();
-        let mut held = state
+        let mut examined = state
             .locks
             .range::<str, _>((start, Bound::Unbounded))
             .take_while(|(key, _)| key.as_str().starts_with(&query.prefix))
-            .filter_map(|(key, lock)| Some((key.clone(), lock.holding(now)?, lock.waiters(now))))
-            .take(query.limit + 1)
-            .collect::<Vec<_>>();
-        let more = held.len() > query.limit;
-        held.truncate(query.limit);
-        let next_cursor = held
-            .last()
-            .filter(|_| more)
-            .map(|(key, ..)| key.as_str().to_owned());
-        Ok(Page {
-            locks: held,
-            next_cursor,
-        })
+            .peekable();
+        let (mut page, mut bytes) = (Page::default(), 0);
+        for _ in 0..EXAMINED_PER_PAGE {
+            let Some((key, lock)) = examined.next() else {
+                break;
+            };
+            if let Some(holding) = lock.holding(now) {
+                let listed = (key.clone(), holding, lock.waiters(now));
+                bytes += listed_bytes(&listed);
+                page.locks.push(listed);
+            }
+            // Only as long as more follow: the end of the listing is known.
+            page.next_cursor = examined.peek().map(|_| key.as_str().to_owned());
+            if page.locks.len() >= query.limit || bytes >= MAX_PAGE_BYTES {
+                break;
+            }
+        }
+        Ok(page)
     }
 
     /// Exact: a lease that ran out is counted once, when it is noticed or asked for here.

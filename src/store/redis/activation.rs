@@ -155,7 +155,7 @@ impl Activator {
     ) -> Result<String, Diagnosis> {
         let arguments = [
             DATA_FORMAT.to_owned(),
-            format!("{:032x}", u128::from_be_bytes(random::bytes())),
+            random::id(),
             self.witness.token().to_string(),
             wall_clock().as_micros().to_string(),
             micros(MAX_ACTIVATION_CLOCK_DIFFERENCE).to_string(),

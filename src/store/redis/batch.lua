@@ -3,8 +3,8 @@
 -- ARGV: data format of the caller, its activation id, garbage margin, the caller's estimate of the
 -- time, how far it may be off, how far the time may be ahead of it without a step, replicas that must be
 -- online for grants and renewals, the skew of clocks, how long leases taken over outlast their deadline by
--- it, the caller's id among the servers, the prefix of all keys, the longest wait, then for each operation its
--- verb and its arguments.
+-- it, the caller's id among the servers, the prefix of all keys, then for each operation its verb and its
+-- arguments.
 -- Reply: {'ok', now, replicas online, writes, leases found to have run out, {reply, reply, ...},
 -- {{lock, waiter}, ...}}; a reply is text, its fields set apart by tabs, or a list (see `list.lua`); that of an operation that failed is error, message, of one
 -- that may not run now refused, reason, detail. The last list has the caller's waiters whose turn it is. Or
@@ -22,7 +22,7 @@ local replicated = { acquire = true, renew = true }
 local FIRST = 5
 
 -- How many arguments each has.
-local arguments_of = { acquire = 4, renew = 2, release = 1, ['break'] = 1, abandon = 4, inspect = 0, list = 3 }
+local arguments_of = { acquire = 4, renew = 2, release = 1, ['break'] = 1, abandon = 4, inspect = 0, list = 6 }
 
 -- How long after an activation grants wait for the servers to say what they remember.
 local REPORTING_US = 1000000
@@ -37,7 +37,7 @@ if activation ~= ARGV[2] then return { 'guard', 'activation', activation or '' }
 local call = {
   now = time_us(), meta_key = KEYS[1], servers_key = KEYS[2], turns_key = KEYS[3], margin_us = tonumber(ARGV[3]),
   activation = activation, activated = tonumber(activated), server = ARGV[10], prefix = ARGV[11],
-  max_wait_us = tonumber(ARGV[12]), writes = 0, heartbeats = {}, turns = {}, has_written = false,
+  writes = 0, heartbeats = {}, turns = {}, has_written = false,
   numbers_left = 0, leases = {}, over = {}, texts = {}, kept_ms = {},
 }
 call.now_wide = wide(call.now)
@@ -90,7 +90,7 @@ end
 call.queues = redis.call('EXISTS', unpack(queues)) > 0
 
 local replies = {}
-local at = 13
+local at = 12
 for operation = FIRST, #KEYS do
   local verb = ARGV[at]
   local last = at + arguments_of[verb]

@@ -18,7 +18,7 @@ use crate::store::contract::StoreError;
 
 /// How long after the last moment that matters, and after the skew of clocks, Redis may drop a lock's
 /// key: it is each node's own clock that counts it.
-const GARBAGE_MARGIN: Duration = Duration::from_secs(30);
+const GARBAGE_MARGIN: Duration = Duration::from_secs(3);
 
 /// Before the master's clock was read for the first time.
 const ANY_TIME: Estimate = Estimate {
@@ -123,7 +123,6 @@ impl Batches {
             micros(self.options.max_ttl).to_string(),
             self.server_id.to_string(),
             self.options.key_prefix.clone(),
-            micros(self.options.max_wait).to_string(),
         ];
         let mut keys: Vec<_> = shared.iter().map(String::as_bytes).collect();
         let mut arguments = vec![DATA_FORMAT.as_bytes(), generation.activation.as_bytes()];

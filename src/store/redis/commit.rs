@@ -11,7 +11,7 @@ use std::time::Duration;
 use deadpool_redis::{Connection, PoolError};
 use redis::{ErrorKind, RedisError, Value};
 use tokio::sync::{Mutex, Semaphore, oneshot};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -40,6 +40,9 @@ const TRUSTED_IDLE: Duration = Duration::from_millis(100);
 /// operation.
 const IN_FLIGHT: usize = 2;
 
+/// The longest pause between two steps of listings; see [`Commit::list`].
+const MAX_LISTING_PAUSE: Duration = Duration::from_millis(250);
+
 /// When batches are slow: a connection may have stalled, and others are there.
 const SLOW: Duration = Duration::from_millis(10);
 
@@ -52,6 +55,7 @@ struct Queued {
 /// Takes operations and answers them.
 pub(super) struct Commit {
     intake: Intake<Queued>,
+    listings: Intake<Queued>,
     options: Arc<RedisOptions>,
     around: Arc<Surroundings>,
     stop: CancellationToken,
@@ -74,6 +78,8 @@ struct Lane {
     in_flight: Arc<Semaphore>,
     around: Arc<Surroundings>,
     kept: Option<Kept>,
+    /// Whether it is for listings.
+    lists: bool,
 }
 
 /// A connection that a lane keeps from batch to batch, because a pool asks a connection whether it lives
@@ -112,22 +118,30 @@ struct Done {
 
 impl Commit {
     pub(super) fn start(options: &Arc<RedisOptions>, around: Surroundings) -> Self {
-        let (intake, outlet) = intake::queues();
-        let (outlet, around) = (Arc::new(Mutex::new(outlet)), Arc::new(around));
-        let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
+        let around = Arc::new(around);
         let (stop, lanes) = (CancellationToken::new(), TaskTracker::new());
-        for _ in 0..options.pool_size {
-            let lane = Lane {
-                outlet: Arc::clone(&outlet),
-                in_flight: Arc::clone(&in_flight),
-                around: Arc::clone(&around),
-                kept: None,
-            };
-            lanes.spawn(lane.run(stop.clone()));
-        }
+        let start = |number: usize, in_flight: usize, max_batch: usize, lists: bool| {
+            let (intake, outlet) = intake::queues(max_batch);
+            let outlet = Arc::new(Mutex::new(outlet));
+            let in_flight = Arc::new(Semaphore::new(in_flight));
+            for _ in 0..number {
+                let lane = Lane {
+                    outlet: Arc::clone(&outlet),
+                    in_flight: Arc::clone(&in_flight),
+                    around: Arc::clone(&around),
+                    kept: None,
+                    lists,
+                };
+                lanes.spawn(lane.run(stop.clone()));
+            }
+            intake
+        };
+        let intake = start(options.pool_size, IN_FLIGHT, MAX_BATCH, false);
+        let listings = start(1, 1, 1, true);
         lanes.close();
         Self {
             intake,
+            listings,
             options: Arc::clone(options),
             around,
             stop,
@@ -137,6 +151,21 @@ impl Commit {
 
     /// Runs one operation. If the future is dropped the operation may still run.
     pub(super) async fn run(&self, operation: Operation, urgency: Urgency) -> Answer {
+        self.run_in(&self.intake, operation, urgency).await
+    }
+
+    /// Runs a step of a listing: alone, one at a time, and with a pause behind it that is as long as it took. So listings
+    /// have no share in a batch that a lease depends on, and half of Redis' time at most.
+    pub(super) async fn list(&self, operation: Operation) -> Answer {
+        self.run_in(&self.listings, operation, Urgency::Work).await
+    }
+
+    async fn run_in(
+        &self,
+        intake: &Intake<Queued>,
+        operation: Operation,
+        urgency: Urgency,
+    ) -> Answer {
         let (answer, answered) = oneshot::channel();
         let deadline = Instant::now() + self.options.patience();
         let queued = Queued {
@@ -144,7 +173,7 @@ impl Commit {
             deadline,
             answer,
         };
-        if !self.intake.put(queued, urgency) {
+        if !intake.put(queued, urgency) {
             if !self.stop.is_cancelled() {
                 self.around.metrics.limits.count(Limit::RedisQueue);
             }
@@ -178,26 +207,43 @@ impl Lane {
             if place.is_none() || batch.is_empty() {
                 return;
             }
+            if self.lists {
+                // A client that hung up needs no page.
+                batch.retain(|queued| !queued.answer.is_closed());
+            }
+            let begun = Instant::now();
             self.run_batch(std::mem::take(&mut batch)).await;
             drop(place);
+            if self.lists {
+                let pause = sleep(begun.elapsed().min(MAX_LISTING_PAUSE));
+                let _stopped = stop.run_until_cancelled(pause).await;
+            }
         }
     }
 
     /// Runs a batch at the current generation, and again at a newer one for as long as it certainly
     /// did nothing and there is time.
     async fn run_batch(&mut self, mut batch: Vec<Queued>) {
-        let Some(deadline) = batch.iter().map(|queued| queued.deadline).min() else {
-            return;
-        };
-        let mut generation = match self.around.topology.current() {
-            Some(generation) => Some(generation),
-            None => self.around.topology.newer(None, deadline).await,
-        };
-        let mut why = "no usable master is known".to_owned();
-        while let Some(current) = generation {
-            if Instant::now() >= deadline {
-                break;
-            }
+        let mut why = "Redis is slow, and the operation waited for too long to be sent".to_owned();
+        let mut generation = self.around.topology.current();
+        let mut before = None;
+        loop {
+            // Those that waited for too long must not fail those that came later.
+            batch = fail_late(batch, &why);
+            let Some(deadline) = batch.iter().map(|queued| queued.deadline).min() else {
+                return;
+            };
+            let Some(current) = generation else {
+                if before.is_none() {
+                    "no usable master is known".clone_into(&mut why);
+                }
+                generation = self.around.topology.newer(before, deadline).await;
+                if generation.is_none() && Instant::now() < deadline {
+                    // The store is closed.
+                    return fail(batch, &not_done(why));
+                }
+                continue;
+            };
             match self.run_at(&current, &batch).await {
                 Run::Done(done) => {
                     batch = self.deliver(&current, batch, done);
@@ -214,13 +260,8 @@ impl Lane {
                 }
                 Run::Refused(cause) => why = cause,
             }
-            generation = self
-                .around
-                .topology
-                .newer(Some(current.number), deadline)
-                .await;
+            (generation, before) = (None, Some(current.number));
         }
-        fail(batch, &not_done(why));
     }
 
     async fn run_at(&mut self, generation: &Generation, queued: &[Queued]) -> Run {
@@ -509,6 +550,14 @@ fn no_connection(generation: &Generation, error: &PoolError) -> String {
         PoolError::Backend(error) => generation.node.explain(error).text,
         other => format!("{}: no connection: {other}", generation.node.address),
     }
+}
+
+/// Fails the operations whose time is over, and gives back the others.
+fn fail_late(batch: Vec<Queued>, why: &str) -> Vec<Queued> {
+    let now = Instant::now();
+    let (late, rest): (Vec<_>, _) = batch.into_iter().partition(|queued| queued.deadline <= now);
+    fail(late, &not_done(why));
+    rest
 }
 
 fn fail(batch: Vec<Queued>, error: &StoreError) {

@@ -56,13 +56,16 @@ use crate::lock::lease::{Attempt, FencingToken, LeaseId, Timestamp, Ttl, micros}
 use crate::lock::request::{Acquire, Ticket, WaiterId};
 use crate::lock::rules::{Acquisition, Ending, Holding, Lease, Loss, Renewal};
 use crate::random;
-use crate::store::contract::{Census, Health, ListQuery, News, Page, Store, StoreError, Timed};
+use crate::store::contract::{
+    Census, Health, ListQuery, MAX_PAGE_BYTES, News, Page, Store, StoreError, Timed, listed_bytes,
+};
 use crate::telemetry::RedisMetrics;
 
 pub use self::node::MIN_REDIS_VERSION;
 
-/// How many of Redis' keys one step of a listing looks at, at least: most may be somebody else's.
-const MIN_SCAN_COUNT: usize = 250;
+/// How many of Redis' keys one step of a listing looks at: most may be somebody else's, and Redis serves nobody else
+/// meanwhile (about 1 ms).
+const SCAN_COUNT: usize = 128;
 
 /// How many steps a page takes before it is given empty.
 const MAX_STEPS_PER_PAGE: usize = 20;
@@ -89,7 +92,7 @@ impl RedisStore {
             options.max_clock_skew,
             options.unnoticed_step(),
         ));
-        let server_id: Arc<str> = format!("{:032x}", u128::from_be_bytes(random::bytes())).into();
+        let server_id: Arc<str> = random::id().into();
         let (wake, news) = Wake::new();
         let leases = Arc::new(KnownLeases::default());
         let activator = Activator::new(
@@ -149,6 +152,7 @@ impl RedisStore {
         verb: &'static str,
         key: &LockKey,
         arguments: Vec<Vec<u8>>,
+        urgency: Urgency,
     ) -> Result<Reply, StoreError> {
         let operation = Operation {
             verb,
@@ -156,7 +160,7 @@ impl RedisStore {
             arguments,
             request: None,
         };
-        self.commit.run(operation, Urgency::Work).await
+        self.commit.run(operation, urgency).await
     }
 
     /// A lease may end sooner by what the clock may have stepped unnoticed.
@@ -169,17 +173,30 @@ impl RedisStore {
         }
     }
 
-    async fn scan(&self, cursor: &str, query: &ListQuery) -> Result<Step, StoreError> {
+    /// One step of a listing, of about `max_bytes` of locks at most.
+    async fn scan(
+        &self,
+        cursor: &Cursor,
+        query: &ListQuery,
+        max_bytes: usize,
+    ) -> Result<Step, StoreError> {
         let prefix = self.options.lock_prefix();
         let pattern = format!("{}*", escape_glob(&format!("{prefix}{}", query.prefix)));
-        let count = query.limit.max(MIN_SCAN_COUNT).to_string();
+        let (end, given) = cursor.given();
         let operation = Operation {
             verb: "list",
             key: prefix.clone().into_bytes(),
-            arguments: arguments([cursor.to_owned(), pattern, count]),
+            arguments: arguments([
+                cursor.scan().to_owned(),
+                pattern,
+                SCAN_COUNT.to_string(),
+                end.to_owned(),
+                given.map_or_else(String::new, |key| format!("{prefix}{key}")),
+                max_bytes.to_string(),
+            ]),
             request: None,
         };
-        let reply = self.commit.run(operation, Urgency::Work).await?;
+        let reply = self.commit.list(operation).await?;
         read_step(&reply, &prefix).ok_or_else(|| misunderstood(&reply))
     }
 }
@@ -266,7 +283,12 @@ impl Store for RedisStore {
     ) -> Result<Timed<Renewal>, StoreError> {
         let ttl = ttl.map_or_else(String::new, |ttl| in_micros(ttl.get()));
         let reply = self
-            .run("renew", key, arguments([lease_id.expose(), ttl]))
+            .run(
+                "renew",
+                key,
+                arguments([lease_id.expose(), ttl]),
+                Urgency::Lease,
+            )
             .await?;
         let value = understand(&reply, |fields, at| match fields {
             ["renewed", rest @ ..] => Some(Renewal::Renewed(lease(rest, at)?)),
@@ -278,16 +300,14 @@ impl Store for RedisStore {
 
     async fn release(&self, key: &LockKey, lease_id: LeaseId) -> Result<Ending, StoreError> {
         let arguments = arguments([lease_id.expose()]);
-        understand(&self.run("release", key, arguments).await?, ending)
+        let reply = self.run("release", key, arguments, Urgency::Lease).await?;
+        understand(&reply, ending)
     }
 
     async fn break_lease(&self, key: &LockKey, token: FencingToken) -> Result<Ending, StoreError> {
-        understand(
-            &self
-                .run("break", key, arguments([format!("{:016}", token.get())]))
-                .await?,
-            ending,
-        )
+        let arguments = arguments([format!("{:016}", token.get())]);
+        let reply = self.run("break", key, arguments, Urgency::Lease).await?;
+        understand(&reply, ending)
     }
 
     async fn abandon(
@@ -316,7 +336,7 @@ impl Store for RedisStore {
 
     async fn inspect(&self, key: &LockKey) -> Result<(Option<Holding>, usize), StoreError> {
         let reply = self
-            .run("inspect", key, Vec::new())
+            .run("inspect", key, Vec::new(), Urgency::Work)
             .await
             .map_err(StoreError::of_a_read)?;
         understand(&reply, |fields, at| match fields {
@@ -339,14 +359,18 @@ impl Store for RedisStore {
             Some(text) => Cursor::decode(text, mark).ok_or(StoreError::InvalidCursor)?,
         });
         let mut page = Page::default();
+        let mut bytes = 0;
         for _ in 0..MAX_STEPS_PER_PAGE {
             let Some(from) = cursor.take() else { break };
+            let before = page.locks.len();
             let step = self
-                .scan(from.scan(), query)
+                .scan(&from, query, MAX_PAGE_BYTES - bytes)
                 .await
                 .map_err(StoreError::of_a_read)?;
             cursor = from.advance(step, &mut page, query.limit);
-            if !page.locks.is_empty() {
+            let added = &page.locks[before..];
+            bytes += added.iter().map(listed_bytes).sum::<usize>();
+            if page.locks.len() >= query.limit || bytes >= MAX_PAGE_BYTES {
                 break;
             }
         }
@@ -375,12 +399,13 @@ impl Store for RedisStore {
 }
 
 fn read_step(reply: &Reply, prefix: &str) -> Option<Step> {
-    let [kind, end, entries @ ..] = list(&reply.value)? else {
+    let [kind, end, is_cut, entries @ ..] = list(&reply.value)? else {
         return None;
     };
     if text(kind)? != "page" {
         return None;
     }
+    let is_cut = text(is_cut)? == "cut";
     let mut locks = Vec::with_capacity(entries.len() / 2);
     for entry in entries.chunks_exact(2) {
         let (key, held) = (text(&entry[0])?, fields(&entry[1])?);
@@ -394,6 +419,7 @@ fn read_step(reply: &Reply, prefix: &str) -> Option<Step> {
     Some(Step {
         end: text(end)?.to_owned(),
         locks,
+        is_cut,
     })
 }
 

@@ -83,7 +83,8 @@ impl Node {
             Box::pin(async move { script.load(connection).await.map_err(HookError::Backend) })
         });
         let pool = Pool::builder(manager)
-            .max_size(options.pool_size)
+            // One more for listings.
+            .max_size(options.pool_size + 1)
             .wait_timeout(Some(options.response_timeout))
             .create_timeout(Some(options.connect_timeout + options.response_timeout))
             .recycle_timeout(Some(options.response_timeout))

@@ -39,8 +39,6 @@ pub struct RedisOptions {
     pub key_prefix: String,
     /// The longest TTL that is granted.
     pub max_ttl: Duration,
-    /// The longest wait for a lock.
-    pub max_wait: Duration,
     /// How far the clocks of data nodes may be apart.
     pub max_clock_skew: Duration,
     /// The longest that new grants pause after a loss.

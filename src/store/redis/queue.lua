@@ -63,10 +63,13 @@ local function save_place(queue, waiter, place, ticket, present, call)
     place.server, int(present), int(kept),
   }, '\t'))
   redis.call('ZADD', queue.kept, int(kept), waiter)
-  local garbage_ms = int(math.ceil((call.max_wait_us + PLACE_KEPT_US + call.margin_us) / 1000))
-  redis.call('PEXPIRE', queue.tickets, garbage_ms)
-  redis.call('PEXPIRE', queue.places, garbage_ms)
-  redis.call('PEXPIRE', queue.kept, garbage_ms)
+  -- Until the last place is nobody's: the three are there together, and live as long.
+  local garbage_ms = math.ceil((kept - call.now + call.margin_us) / 1000)
+  if redis.call('PTTL', queue.tickets) < garbage_ms then
+    redis.call('PEXPIRE', queue.tickets, int(garbage_ms))
+    redis.call('PEXPIRE', queue.places, int(garbage_ms))
+    redis.call('PEXPIRE', queue.kept, int(garbage_ms))
+  end
 end
 
 local function drop_place(queue, waiter)

@@ -2,8 +2,8 @@
 //!
 //! `SCAN` answers with as many keys as a step happens to find, a page holds no more than it was
 //! asked for. So the rest of a step is left for the next page, which takes the same step again and
-//! goes on behind the last key it gave. If the step then ends elsewhere, Redis has resized its table
-//! in between, and the whole step is given again: a key may repeat, but none is passed over.
+//! goes on behind the last key it gave, in the order of the script. If the step then ends elsewhere, Redis has
+//! resized its table in between, and the script gives the whole step again: a key may repeat, but none is passed over.
 
 use crate::lock::key::LockKey;
 use crate::lock::rules::Holding;
@@ -24,6 +24,8 @@ pub(super) struct Cursor {
 pub(super) struct Step {
     pub(super) end: String,
     pub(super) locks: Vec<(LockKey, Holding, usize)>,
+    /// Whether there are more of the same step, behind the last of these.
+    pub(super) is_cut: bool,
 }
 
 const START: &str = "0";
@@ -70,6 +72,14 @@ impl Cursor {
         }
     }
 
+    /// Where the step before ended and the last key that it gave, if it was not given whole.
+    pub(super) fn given(&self) -> (&str, Option<&LockKey>) {
+        match &self.partial {
+            None => ("", None),
+            Some((end, key)) => (end, Some(key)),
+        }
+    }
+
     /// The argument of `SCAN`.
     pub(super) fn scan(&self) -> &str {
         &self.scan
@@ -77,14 +87,14 @@ impl Cursor {
 
     /// Adds to `page` what it has room for and moves on; `None` at the end of the walk.
     pub(super) fn advance(self, step: Step, page: &mut Page, limit: usize) -> Option<Self> {
-        let Step { end, mut locks } = step;
-        locks.sort_by(|(a, ..), (b, ..)| a.cmp(b));
+        let Step {
+            end,
+            mut locks,
+            is_cut,
+        } = step;
         locks.dedup_by(|(a, ..), (b, ..)| a == b);
-        if let Some((_, given)) = self.partial.filter(|(same_end, _)| *same_end == end) {
-            locks.retain(|(key, ..)| *key > given);
-        }
         let room = limit - page.locks.len();
-        let rest = locks.len() > room;
+        let rest = is_cut || locks.len() > room;
         locks.truncate(room);
         page.locks.append(&mut locks);
         match page.locks.last() {
@@ -141,6 +151,7 @@ mod tests {
         Step {
             end: end.into(),
             locks,
+            is_cut: false,
         }
     }
 
@@ -151,26 +162,33 @@ mod tests {
     #[test]
     fn a_step_with_too_many_keys_is_given_in_pages() {
         let mut first = Page::default();
-        let cursor = Cursor::start("abcd0123").advance(step("7", &["c", "a", "b"]), &mut first, 2);
+        let cursor = Cursor::start("abcd0123").advance(step("7", &["a", "b", "c"]), &mut first, 2);
         assert_eq!(names(&first), ["a", "b"]);
         let cursor =
             Cursor::decode(&cursor.expect("more").encode(), "abcd0123").expect("own cursor");
         assert_eq!(cursor.scan(), "0");
+        assert_eq!(cursor.given().0, "7");
+        assert_eq!(cursor.given().1.map(LockKey::as_str), Some("b"));
         let mut second = Page::default();
-        let cursor = cursor.advance(step("7", &["c", "a", "b"]), &mut second, 2);
+        let cursor = cursor.advance(step("7", &["c"]), &mut second, 2);
         assert_eq!(names(&second), ["c"]);
         assert_eq!(cursor.expect("more").scan(), "7");
     }
 
     #[test]
-    fn a_step_that_ends_elsewhere_is_given_again() {
+    fn a_step_that_was_cut_is_gone_on_with() {
+        let cut = Step {
+            is_cut: true,
+            ..step("0", &["a", "b"])
+        };
         let mut page = Page::default();
-        let cursor = Cursor::start("abcd0123")
-            .advance(step("7", &["b", "c"]), &mut page, 1)
-            .expect("more");
-        let mut again = Page::default();
-        let end = cursor.advance(step("0", &["a", "b", "c"]), &mut again, 3);
-        assert_eq!(names(&again), ["a", "b", "c"]);
+        let cursor = Cursor::start("abcd0123").advance(cut, &mut page, 5);
+        let cursor = cursor.expect("more");
+        assert_eq!(names(&page), ["a", "b"]);
+        assert_eq!((cursor.scan(), cursor.given().0), ("0", "0"));
+        assert_eq!(cursor.given().1.map(LockKey::as_str), Some("b"));
+        let end = cursor.advance(step("0", &["c"]), &mut page, 5);
+        assert_eq!(names(&page), ["a", "b", "c"]);
         assert_eq!(end, None);
     }
 

@@ -166,7 +166,6 @@ pub(crate) fn options(discovery: Discovery, data: Endpoint, prefix: &str) -> Red
         replica_acks: ReplicaAcks::Auto,
         key_prefix: prefix.to_owned(),
         max_ttl: MAX_TTL,
-        max_wait: Duration::from_secs(60),
         // The tests' clock moves as they like.
         max_clock_skew: Duration::from_secs(1 << 40),
         max_recovery: MAX_TTL,
