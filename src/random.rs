@@ -14,3 +14,9 @@ pub fn bytes() -> [u8; 16] {
 pub fn number() -> u64 {
     rand::random()
 }
+
+/// 32 hex digits that no other server draws.
+#[must_use]
+pub fn id() -> String {
+    format!("{:032x}", u128::from_be_bytes(bytes()))
+}

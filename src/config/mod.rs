@@ -3,6 +3,7 @@
 //! A setting that is misspelt, contradicts another or is out of bounds ends the start with one line
 //! that names it: a lock service that silently ignored half of its configuration would lock nothing.
 
+mod descriptors;
 mod error;
 mod files;
 mod redis;
@@ -11,6 +12,8 @@ mod url;
 mod variables;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+use std::time::Duration;
 
 pub use self::error::ConfigError;
 use self::error::{bounded_ms, wrong};
@@ -18,11 +21,18 @@ use self::files::secret;
 pub use self::settings::{Settings, StoreKind};
 pub use self::variables::refuse_unknown_variables;
 use crate::http::wire::Limits;
+use crate::http::{AllowedHost, AllowedOrigin};
 use crate::service::WaitLimits;
 use crate::store::redis::options::{RedisOptions, Secret};
 
 /// The longest that a TTL, a wait or a recovery may be set to, in milliseconds: a week.
 const LONGEST_MS: u64 = 7 * 24 * 3600 * 1000;
+
+/// The bounds of `LEASEHOLD_HEADER_TIMEOUT_MS`.
+const HEADER_TIMEOUTS_MS: std::ops::RangeInclusive<u64> = 100..=600_000;
+
+/// The fewest characters of a token: fewer can be guessed.
+pub const MIN_TOKEN_BYTES: usize = 16;
 
 /// Settings that were checked.
 #[derive(Clone, Debug)]
@@ -35,6 +45,14 @@ pub struct Config {
     pub limits: Limits,
     /// Bounds of waiting.
     pub wait_limits: WaitLimits,
+    /// How many clients may be connected.
+    pub max_connections: usize,
+    /// How long the head of a request may take to arrive.
+    pub header_timeout: Duration,
+    /// Names besides those of loopback that clients may call the server by.
+    pub allowed_hosts: Vec<AllowedHost>,
+    /// Origins of web pages that may change locks.
+    pub allowed_origins: Vec<AllowedOrigin>,
     /// The bearer token of lock routes.
     pub token: Option<Secret>,
     /// The bearer token for breaking.
@@ -107,6 +125,14 @@ impl Settings {
                     "{name} must be visible ASCII characters: no other can be sent in a header"
                 ));
             }
+            if let Some(token) = token
+                && token.expose().len() < MIN_TOKEN_BYTES
+            {
+                return wrong(format!(
+                    "{name} has {} characters and must have at least {MIN_TOKEN_BYTES}, such as `openssl rand -hex 32` prints",
+                    token.expose().len()
+                ));
+            }
         }
         if token.is_some() && token == break_token {
             return wrong(
@@ -121,9 +147,31 @@ impl Settings {
                 max_waiters: self.max_waiters,
                 max_waiters_per_key: self.max_waiters_per_key,
             },
+            max_connections: self.max_connections()?,
+            header_timeout: bounded_ms(
+                "LEASEHOLD_HEADER_TIMEOUT_MS",
+                self.header_timeout_ms,
+                HEADER_TIMEOUTS_MS,
+            )?,
+            allowed_hosts: parse_all("LEASEHOLD_ALLOWED_HOSTS", &self.allowed_hosts)?,
+            allowed_origins: parse_all("LEASEHOLD_ALLOWED_ORIGINS", &self.allowed_origins)?,
             token,
             break_token,
         })
+    }
+
+    fn max_connections(&self) -> Result<usize, ConfigError> {
+        let wanted = self.max_connections;
+        let room =
+            descriptors::room_for_clients(wanted, self.redis_pool_size, self.sentinels.len());
+        match wanted {
+            Some(0) => wrong("LEASEHOLD_MAX_CONNECTIONS must be at least 1"),
+            Some(wanted) if wanted > room => wrong(format!(
+                "LEASEHOLD_MAX_CONNECTIONS is {wanted}, and the limit of open files leaves room for {room} connections: raise it \
+                 (ulimit -n), or lower the setting"
+            )),
+            wanted => Ok(wanted.unwrap_or(room)),
+        }
     }
 
     fn store(&self) -> Result<StoreConfig, ConfigError> {
@@ -152,4 +200,16 @@ impl Settings {
             )),
         }
     }
+}
+
+fn parse_all<T: FromStr<Err = String>>(
+    name: &str,
+    texts: &[String],
+) -> Result<Vec<T>, ConfigError> {
+    let parse = |text: &String| {
+        text.trim()
+            .parse()
+            .map_err(|expected| ConfigError(format!("{name}: {text:?} is not {expected}")))
+    };
+    texts.iter().map(parse).collect()
 }

@@ -168,6 +168,33 @@ pub struct Settings {
         value_name = "NUMBER"
     )]
     pub(super) max_waiters_per_key: usize,
+    /// How many clients may be connected [default: what the limit of open files leaves room for]
+    #[arg(long, env = "LEASEHOLD_MAX_CONNECTIONS", value_name = "NUMBER")]
+    pub(super) max_connections: Option<usize>,
+    /// How long the head of a request may take to arrive
+    #[arg(
+        long,
+        env = "LEASEHOLD_HEADER_TIMEOUT_MS",
+        default_value_t = 10_000,
+        value_name = "MS"
+    )]
+    pub(super) header_timeout_ms: u64,
+    /// Names besides localhost and 127.0.0.1 that clients may call this server by; needed on a loopback address only
+    #[arg(
+        long,
+        env = "LEASEHOLD_ALLOWED_HOSTS",
+        value_delimiter = ',',
+        value_name = "HOST,…"
+    )]
+    pub(super) allowed_hosts: Vec<String>,
+    /// Origins of web pages that may change locks, besides this server's own
+    #[arg(
+        long,
+        env = "LEASEHOLD_ALLOWED_ORIGINS",
+        value_delimiter = ',',
+        value_name = "ORIGIN,…"
+    )]
+    pub(super) allowed_origins: Vec<String>,
     /// Bearer token that every lock route needs
     #[arg(
         long,

@@ -3,7 +3,9 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
+use crate::http::answers::LargeAnswers;
 use crate::http::auth::Auth;
+use crate::http::browsers::Browsers;
 use crate::http::wire::Limits;
 use crate::service::LockService;
 use crate::telemetry::Metrics;
@@ -20,6 +22,10 @@ pub struct Parts {
     pub limits: Limits,
     /// Who may do what.
     pub auth: Auth,
+    /// Who may ask through a browser.
+    pub browsers: Browsers,
+    /// The permits for large answers.
+    pub large_answers: LargeAnswers,
     /// What is counted.
     pub metrics: Metrics,
 }

@@ -1,18 +1,29 @@
 //! Bearer tokens, compared in constant time.
 
+use std::time::Duration;
+
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use tokio::sync::Semaphore;
+use tokio::time::sleep;
 
 use crate::http::problem::{Kind, Problem};
 
+/// How long the answer to a wrong token takes. A right one is never slowed, as clients may share an address.
+pub const WRONG_TOKEN_DELAY: Duration = Duration::from_millis(250);
+
+/// How many answers to wrong tokens are held back at once; others are given at once, as each costs a connection.
+pub const MAX_DELAYED_ANSWERS: usize = 256;
+
 /// Who may do what. A token is kept as its digest, so that comparing takes the same time whatever
 /// its length.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug)]
 pub struct Auth {
     token: Option<[u8; 32]>,
     break_token: Option<[u8; 32]>,
+    delayed_answers: Semaphore,
 }
 
 /// Who asks, as far as tokens tell. Idempotency keys of one are not those of another.
@@ -46,7 +57,23 @@ impl Auth {
         Self {
             token: token.map(digest),
             break_token: break_token.map(digest),
+            delayed_answers: Semaphore::new(MAX_DELAYED_ANSWERS),
         }
+    }
+
+    /// As [`Auth::principal`], and slow to refuse a token.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Principal, Problem> {
+        let principal = self.principal(headers);
+        if principal.is_err()
+            && headers.contains_key(AUTHORIZATION)
+            && let Ok(_delayed) = self.delayed_answers.try_acquire()
+        {
+            sleep(WRONG_TOKEN_DELAY).await;
+        }
+        principal
     }
 
     /// Who sends these headers.

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
+use axum::http::HeaderValue;
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
-use axum::http::{HeaderName, HeaderValue};
 use axum::routing::get;
 use serde_json::{Map, Value, json};
 use tower_http::set_header::SetResponseHeaderLayer;
@@ -70,9 +70,12 @@ struct Shared {
 }
 
 /// Refusals of every lock route.
-const LOCK_ROUTE: [Kind; 7] = [
+const LOCK_ROUTE: [Kind; 10] = [
     Kind::InvalidRequest,
     Kind::Unauthenticated,
+    Kind::MisdirectedRequest,
+    Kind::HeadTooLarge,
+    Kind::TooManyConnections,
     Kind::Internal,
     Kind::StoreUnavailable,
     Kind::StoreOutOfMemory,
@@ -86,6 +89,7 @@ fn shared(operation_id: &str) -> Option<Shared> {
             &["key", "Idempotency-Key"],
             &[
                 Kind::InvalidKey,
+                Kind::Forbidden,
                 Kind::RequestTimeout,
                 Kind::LeaseLost,
                 Kind::PayloadTooLarge,
@@ -103,10 +107,12 @@ fn shared(operation_id: &str) -> Option<Shared> {
             &[
                 Kind::InvalidKey,
                 Kind::LeaseIdRequired,
+                Kind::Forbidden,
                 Kind::RequestTimeout,
                 Kind::LeaseLost,
                 Kind::PayloadTooLarge,
                 Kind::UnsupportedMediaType,
+                Kind::ShuttingDown,
             ],
         ),
         "release" => (
@@ -119,7 +125,7 @@ fn shared(operation_id: &str) -> Option<Shared> {
             ],
         ),
         "inspect" => (&["key"], &[Kind::InvalidKey]),
-        "list_locks" => (&["prefix", "limit", "cursor"], &[]),
+        "list_locks" => (&["prefix", "limit", "cursor"], &[Kind::TooManyListings]),
         _ => return None,
     };
     Some(Shared {
@@ -147,7 +153,7 @@ fn parameter(name: &str) -> Value {
         "Idempotency-Key" => json!({
             "name": "Idempotency-Key", "in": "header", "required": false,
             "description": "Makes repeating the request safe: random for each acquisition (such as a UUID), the same for its \
-                repetitions.",
+                repetitions. As secret as a lease id: a client that repeats the request with it gets the lease.",
             "schema": {
                 "type": "string", "pattern": "^[!-~]+$",
                 "minLength": IDEMPOTENCY_KEY_LENGTH.start(), "maxLength": IDEMPOTENCY_KEY_LENGTH.end(),
@@ -291,7 +297,16 @@ fn complete_operation(operation: &mut Value) {
     if let Some(body) = operation.get_mut("requestBody") {
         body["required"] = json!(false);
     }
-    let mut refusals = vec![Kind::InvalidRequest, Kind::MethodNotAllowed, Kind::Internal];
+    let mut refusals = vec![
+        Kind::InvalidRequest,
+        Kind::MethodNotAllowed,
+        Kind::HeadTooLarge,
+        Kind::Internal,
+    ];
+    if id == "metrics" {
+        refusals.push(Kind::MisdirectedRequest);
+        refusals.push(Kind::TooManyConnections);
+    }
     if let Some(shared) = shared(&id) {
         operation["security"] = json!([{}, {"bearer": []}]);
         operation["parameters"] = shared
@@ -369,13 +384,9 @@ pub(super) fn routes(limits: &Limits) -> Router<App> {
         CONTENT_SECURITY_POLICY,
         HeaderValue::from_static(CONTENT_POLICY),
     );
-    let no_sniffing = SetResponseHeaderLayer::overriding(
-        HeaderName::from_static("x-content-type-options"),
-        HeaderValue::from_static("nosniff"),
-    );
     let ui: Router<App> = SwaggerUi::new("/docs")
         .config(Config::from("/openapi.json"))
         .into();
-    let ui = ui.layer(policy).layer(no_sniffing);
+    let ui = ui.layer(policy);
     ui.route("/openapi.json", get(async move || (json, document.clone())))
 }

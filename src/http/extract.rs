@@ -18,12 +18,17 @@ use crate::http::problem::{Kind, Problem};
 use crate::http::wire::{IDEMPOTENCY_KEY_LENGTH, Parameters};
 use crate::lock::key::LockKey;
 use crate::lock::lease::LeaseId;
+use crate::service::ServiceError;
+use crate::telemetry::{MAX_LOGGED_BYTES, beginning, cut_for_log};
 
 /// The largest body, in bytes.
 pub const MAX_BODY_BYTES: usize = 16 * 1024;
 
 /// How long a body may take to arrive.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a body may still take once the server is about to end.
+const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
 /// When the request arrived; set by the outermost layer.
 #[derive(Clone, Copy, Debug)]
@@ -76,7 +81,7 @@ pub fn set_key_apart(mut request: Request) -> Request {
     parts.path_and_query = Some(
         format!("{plain_path}{query}")
             .parse()
-            .expect("a head of at most 64 KiB leaves room for a few more bytes of URI"),
+            .expect("a head has far fewer bytes than a URI may have"),
     );
     *request.uri_mut() = Uri::from_parts(parts).expect("only the path was changed");
     request.extensions_mut().insert(key);
@@ -86,7 +91,10 @@ pub fn set_key_apart(mut request: Request) -> Request {
 /// The key that `set_key_apart` found, for the log: decoded, and not yet known to be valid.
 pub fn named_key(request: &Request) -> Option<String> {
     let RawKey(raw) = request.extensions().get()?;
-    Some(percent_decode_str(raw).decode_utf8_lossy().into_owned())
+    // Three bytes encode one; what is cut is not decoded.
+    let raw = beginning(raw, 3 * (MAX_LOGGED_BYTES + 1));
+    let key = percent_decode_str(raw).decode_utf8_lossy();
+    Some(cut_for_log(&key).into_owned())
 }
 
 /// The first extractor of each lock route: nobody learns anything of a lock without a token, if one is set.
@@ -94,7 +102,7 @@ impl FromRequestParts<App> for Principal {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        app.auth.principal(&parts.headers)
+        app.auth.authenticate(&parts.headers).await
     }
 }
 
@@ -166,10 +174,10 @@ impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
 }
 
 /// An empty body is the default, whatever its type is said to be: HTTP clients name one even then.
-impl<S: Sync, T: DeserializeOwned + Default> FromRequest<S> for Json<T> {
+impl<T: DeserializeOwned + Default> FromRequest<App> for Json<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
         if parts.headers.contains_key(CONTENT_ENCODING) {
             return Err(Problem::new(
@@ -177,7 +185,12 @@ impl<S: Sync, T: DeserializeOwned + Default> FromRequest<S> for Json<T> {
                 "a body with a Content-Encoding is not taken",
             ));
         }
-        let bytes = read_body(&parts.headers, body).await?;
+        let read = read_body(&parts.headers, body);
+        let bytes = tokio::select! {
+            bytes = read => bytes?,
+            // A client that takes its time does not hold up a drain.
+            () = app.service.drained_for(DRAIN_GRACE) => return Err(ServiceError::ShuttingDown.into()),
+        };
         if bytes.is_empty() {
             return Ok(Self(T::default()));
         }

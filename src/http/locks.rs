@@ -15,7 +15,7 @@ use crate::http::wire::{
 };
 use crate::lock::key::LockKey;
 use crate::lock::rules::{Ending, Renewal};
-use crate::service::Acquired;
+use crate::service::{Acquired, Listing};
 use crate::store::contract::Timed;
 
 /// Marks an answer that was given before.
@@ -166,8 +166,8 @@ pub(super) async fn inspect(
 
 /// List the held locks
 ///
-/// In pages: a page may be shorter than `limit`, even empty, before the last one; a key may appear
-/// twice; a key that is held during the whole listing does appear. The last page has no
+/// In pages: a page has about 256 KiB at most, and may be shorter than `limit`, even empty, before the last one; a key may
+/// appear twice; a key that is held during the whole listing does appear. The last page has no
 /// `next_cursor`.
 #[utoipa::path(
     get, path = "/locks", operation_id = "list_locks", tag = "locks",
@@ -178,7 +178,10 @@ pub(super) async fn list(
     _: Principal,
     Query(parameters): Query,
 ) -> Result<axum::Json<LockPage>, Problem> {
-    let page = app.service.list(&list_query(&parameters)?).await?;
+    let page = match app.service.list(&list_query(&parameters)?).await? {
+        Listing::Page(page) => page,
+        Listing::TooMany => return Err(Problem::too_many_listings()),
+    };
     let locks = page.locks.iter();
     let locks = locks
         .map(|(key, holding, waiters)| LockStatus::new(key, Some(holding), *waiters))

@@ -1,13 +1,16 @@
 //! The service over HTTP: routes and what surrounds them.
 //!
-//! Each request passes, from the outside in: the request id, the log line and the cache header; the lock's key
-//! set apart from the path; the router and the guard against panics; the extractors, of which the first of each lock
-//! route is for the bearer token; a handler of a few lines.
+//! Each request passes, from the outside in: the request id, the log line and the headers of every answer; the lock's
+//! key set apart from the path; the gate, which refuses what no route should see; the router and the guard against
+//! panics; the extractors, of which the first of each lock route is for the bearer token; a handler of a few lines.
 
+mod answers;
 mod app;
 pub mod auth;
+mod browsers;
 mod docs;
 pub mod extract;
+mod gate;
 pub mod health;
 mod locks;
 pub mod problem;
@@ -16,13 +19,15 @@ pub mod wire;
 use std::any::Any;
 use std::convert::Infallible;
 use std::future::Future;
+use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::Request;
-use axum::http::header::{CACHE_CONTROL, HOST, TRANSFER_ENCODING};
-use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -31,16 +36,27 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use self::answers::LargeBody;
+pub use self::answers::{LargeAnswers, MAX_LARGE_ANSWERS};
 pub use self::app::{App, Parts};
 pub use self::auth::Auth;
+pub use self::browsers::{AllowedHost, AllowedOrigin, Browsers};
 use self::extract::{Arrived, named_key, set_key_apart};
+pub use self::gate::{AtCapacity, BothLengths, MAX_HEAD_BYTES};
 use self::problem::{Kind, Problem};
 use self::wire::Limits;
 use crate::lock::lease::millis;
 use crate::random;
-use crate::telemetry::{self, Label, RequestLine, Route, log_request};
+use crate::telemetry::{self, Label, Limit, RequestLine, Route, cut_for_log, log_request};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What answers may load and who may frame them: nothing and nobody. The pages of the documentation have their own.
+const CONTENT_POLICY: &str = "default-src 'none'; frame-ancestors 'none'";
+
+/// An answer with a larger body is one of a bounded number until its client has taken most of it, so that clients who
+/// do not read cannot fill the memory.
+const LARGE_BODY_BYTES: u64 = 32 * 1024;
 
 /// The longest request id that is taken from a client.
 const MAX_REQUEST_ID_BYTES: usize = 128;
@@ -114,6 +130,38 @@ impl Door {
         let (app, routes) = (self.app.clone(), self.routes.clone());
         async move { Ok(answer(&app, routes, request.map(Body::new)).await) }
     }
+
+    /// What to send to a client whose head is larger than [`MAX_HEAD_BYTES`], as bytes.
+    #[must_use]
+    pub fn refuse_head(&self) -> Vec<u8> {
+        let (id, route, method) = (random::id(), Route::None, telemetry::Method::Other);
+        let problem = Problem::head_too_large(MAX_HEAD_BYTES);
+        let mut response = problem.clone().into_response();
+        let status = response.status().as_u16();
+        let body = problem.write(&id, &mut response);
+        self.app
+            .metrics
+            .requests
+            .answered(route, method, status, Duration::ZERO);
+        log_request(&RequestLine {
+            request_id: &id,
+            method: method.text(),
+            route: route.text(),
+            key: None,
+            path: None,
+            status,
+            duration_ms: 0,
+        });
+        let id = HeaderValue::try_from(id).expect("hex digits are a header value");
+        add_common_headers(response.headers_mut(), id);
+        let mut bytes = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
+        for (name, value) in response.headers() {
+            bytes.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+        }
+        bytes.extend(format!("content-length: {}\r\n\r\n", body.len()).as_bytes());
+        bytes.extend(body);
+        bytes
+    }
 }
 
 async fn answer(app: &App, mut routes: Router, mut request: Request) -> Response {
@@ -126,16 +174,20 @@ async fn answer(app: &App, mut routes: Router, mut request: Request) -> Response
     let (key, path) = (named_key(&request), request.uri().path());
     let route = route_of(path);
     // Where the key is, the route says the rest.
-    let path = key.is_none().then(|| path.to_owned());
-    let mut response = match check_framing(&request) {
+    let path = key.is_none().then(|| cut_for_log(path).into_owned());
+    let mut response = match gate::check(app, route, &request) {
         Ok(()) => {
             let Ok(response) = routes.call(request).await;
             response
         }
         Err(problem) => problem.into_response(),
     };
+    if response.body().size_hint().lower() > LARGE_BODY_BYTES {
+        response = bounded(app, route, response);
+    }
     if let Some(problem) = pending_problem(&mut response) {
-        problem.write(id, &mut response);
+        let body = problem.write(id, &mut response);
+        *response.body_mut() = body.into();
     }
     let status = response.status().as_u16();
     let took = arrived.elapsed();
@@ -144,17 +196,41 @@ async fn answer(app: &App, mut routes: Router, mut request: Request) -> Response
         .answered(route, counted(&method), status, took);
     log_request(&RequestLine {
         request_id: id,
-        method: method.as_str(),
+        method: &cut_for_log(method.as_str()),
         route: route.text(),
         key: key.as_deref(),
         path: path.as_deref(),
         status,
         duration_ms: millis(took),
     });
-    let headers = response.headers_mut();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(REQUEST_ID, request_id);
+    add_common_headers(response.headers_mut(), request_id);
     response
+}
+
+fn add_common_headers(headers: &mut HeaderMap, request_id: HeaderValue) {
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers
+        .entry(CONTENT_SECURITY_POLICY)
+        .or_insert(HeaderValue::from_static(CONTENT_POLICY));
+    headers.insert(REQUEST_ID, request_id);
+}
+
+/// Hands a large answer over bit by bit under one of a bounded number of permits, or refuses the request.
+fn bounded(app: &App, route: Route, response: Response) -> Response {
+    match app.large_answers.take() {
+        Some(permit) => response.map(|body| Body::new(LargeBody::new(body, permit))),
+        None if route == Route::Locks => {
+            app.metrics.locks.limits.count(Limit::Listings);
+            Problem::too_many_listings().into_response()
+        }
+        None => {
+            app.metrics.locks.limits.count(Limit::LargeAnswers);
+            Problem::too_many_connections("as many large answers as may be are on their way")
+                .into_response()
+        }
+    }
 }
 
 /// The route of a path whose key was set apart; what clients make up must not become a metric's label each.
@@ -169,32 +245,6 @@ fn route_of(path: &str) -> Route {
         path if path.starts_with("/locks/") && path.ends_with("/lease") => Route::Lease,
         path if path.starts_with("/locks/") => Route::Lock,
         _ => Route::None,
-    }
-}
-
-/// What proxies disagree about is refused: no `Host` or two, or one that is none, and any transfer
-/// coding but the one that everybody knows.
-fn check_framing(request: &Request) -> Result<(), Problem> {
-    let mut hosts = request.headers().get_all(HOST).iter();
-    let is_host = |value: &HeaderValue| {
-        Authority::try_from(value.as_bytes()).is_ok_and(|host| !host.as_str().contains('@'))
-    };
-    match (hosts.next(), hosts.next()) {
-        (None, _) if request.version() == Version::HTTP_10 => {}
-        (Some(host), None) if is_host(host) => {}
-        _ => {
-            return Err(Problem::invalid(
-                "the request must have exactly one Host header, a host with or without port",
-            ));
-        }
-    }
-    let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
-    match (codings.next(), codings.next()) {
-        (None, _) => Ok(()),
-        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
-        _ => Err(Problem::invalid(
-            "the only Transfer-Encoding that is taken is chunked",
-        )),
     }
 }
 
@@ -226,8 +276,7 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
     if let (Some(id), None) = (given.next().filter(plain), given.next()) {
         id.clone()
     } else {
-        let id = format!("{:032x}", u128::from_be_bytes(random::bytes()));
-        HeaderValue::try_from(id).expect("hex digits are a header value")
+        HeaderValue::try_from(random::id()).expect("hex digits are a header value")
     }
 }
 

@@ -32,7 +32,7 @@ pub enum Kind {
     LeaseIdRequired,
     /// A bearer token is needed.
     Unauthenticated,
-    /// The bearer token does not permit this.
+    /// The bearer token, or the page that a browser asks for, does not permit this.
     Forbidden,
     /// No such route.
     NotFound,
@@ -46,6 +46,8 @@ pub enum Kind {
     PayloadTooLarge,
     /// The body is not plain JSON.
     UnsupportedMediaType,
+    /// The request names another server.
+    MisdirectedRequest,
     /// The idempotency key stands for another request.
     IdempotencyKeyReused,
     /// Somebody else holds the lock.
@@ -54,6 +56,10 @@ pub enum Kind {
     WaitTimeout,
     /// As many wait as may.
     TooManyWaiters,
+    /// The head is too large.
+    HeadTooLarge,
+    /// As many listings as may be are under way.
+    TooManyListings,
     /// A defect.
     Internal,
     /// The store is out of reach.
@@ -68,11 +74,13 @@ pub enum Kind {
     Recovering,
     /// The server is about to end.
     ShuttingDown,
+    /// The server serves as many connections as it may.
+    TooManyConnections,
 }
 
 impl Kind {
     /// All kinds, for the documentation.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 26] = [
         Self::InvalidKey,
         Self::InvalidRequest,
         Self::LeaseIdRequired,
@@ -84,10 +92,13 @@ impl Kind {
         Self::LeaseLost,
         Self::PayloadTooLarge,
         Self::UnsupportedMediaType,
+        Self::MisdirectedRequest,
         Self::IdempotencyKeyReused,
         Self::LockHeld,
         Self::WaitTimeout,
         Self::TooManyWaiters,
+        Self::TooManyListings,
+        Self::HeadTooLarge,
         Self::Internal,
         Self::StoreUnavailable,
         Self::StoreOutOfMemory,
@@ -95,107 +106,68 @@ impl Kind {
         Self::ReplicationUnconfirmed,
         Self::Recovering,
         Self::ShuttingDown,
+        Self::TooManyConnections,
     ];
 
-    const fn facts(self) -> (&'static str, StatusCode, &'static str) {
+    const fn facts(self) -> (&'static str, u16, &'static str) {
         match self {
-            Self::InvalidKey => (
-                "invalid-key",
-                StatusCode::BAD_REQUEST,
-                "The lock key is not valid",
-            ),
-            Self::InvalidRequest => (
-                "invalid-request",
-                StatusCode::BAD_REQUEST,
-                "The request is not valid",
-            ),
-            Self::LeaseIdRequired => (
-                "lease-id-required",
-                StatusCode::BAD_REQUEST,
-                "The Lease-Id header is missing",
-            ),
-            Self::Unauthenticated => (
-                "unauthenticated",
-                StatusCode::UNAUTHORIZED,
-                "A bearer token is needed",
-            ),
-            Self::Forbidden => (
-                "forbidden",
-                StatusCode::FORBIDDEN,
-                "The bearer token does not permit this",
-            ),
-            Self::NotFound => ("not-found", StatusCode::NOT_FOUND, "There is no such route"),
+            Self::InvalidKey => ("invalid-key", 400, "The lock key is not valid"),
+            Self::InvalidRequest => ("invalid-request", 400, "The request is not valid"),
+            Self::LeaseIdRequired => ("lease-id-required", 400, "The Lease-Id header is missing"),
+            Self::Unauthenticated => ("unauthenticated", 401, "A bearer token is needed"),
+            Self::Forbidden => ("forbidden", 403, "This is not permitted"),
+            Self::NotFound => ("not-found", 404, "There is no such route"),
             Self::MethodNotAllowed => (
                 "method-not-allowed",
-                StatusCode::METHOD_NOT_ALLOWED,
+                405,
                 "The route does not take this method",
             ),
-            Self::RequestTimeout => (
-                "request-timeout",
-                StatusCode::REQUEST_TIMEOUT,
-                "The body did not arrive in time",
-            ),
-            Self::LeaseLost => ("lease-lost", StatusCode::CONFLICT, "The lease is lost"),
-            Self::PayloadTooLarge => (
-                "payload-too-large",
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "The body is too large",
-            ),
+            Self::RequestTimeout => ("request-timeout", 408, "The body did not arrive in time"),
+            Self::LeaseLost => ("lease-lost", 409, "The lease is lost"),
+            Self::PayloadTooLarge => ("payload-too-large", 413, "The body is too large"),
             Self::UnsupportedMediaType => (
                 "unsupported-media-type",
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                415,
                 "The body must be plain application/json",
+            ),
+            Self::MisdirectedRequest => (
+                "misdirected-request",
+                421,
+                "The request names another server",
             ),
             Self::IdempotencyKeyReused => (
                 "idempotency-key-reused",
-                StatusCode::UNPROCESSABLE_ENTITY,
+                422,
                 "The Idempotency-Key was used for another request",
             ),
-            Self::LockHeld => ("lock-held", StatusCode::LOCKED, "The lock is held"),
-            Self::WaitTimeout => (
-                "wait-timeout",
-                StatusCode::LOCKED,
-                "The lock was held for the whole wait",
+            Self::LockHeld => ("lock-held", 423, "The lock is held"),
+            Self::WaitTimeout => ("wait-timeout", 423, "The lock was held for the whole wait"),
+            Self::TooManyWaiters => ("too-many-waiters", 429, "Too many requests wait for locks"),
+            Self::TooManyListings => ("too-many-listings", 429, "Too many listings are under way"),
+            Self::HeadTooLarge => (
+                "head-too-large",
+                431,
+                "The head of the request is too large",
             ),
-            Self::TooManyWaiters => (
-                "too-many-waiters",
-                StatusCode::TOO_MANY_REQUESTS,
-                "Too many requests wait for locks",
-            ),
-            Self::Internal => (
-                "internal",
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "Internal error",
-            ),
-            Self::StoreUnavailable => (
-                "store-unavailable",
-                StatusCode::SERVICE_UNAVAILABLE,
-                "The store is unavailable",
-            ),
-            Self::StoreOutOfMemory => (
-                "store-out-of-memory",
-                StatusCode::SERVICE_UNAVAILABLE,
-                "The store is out of memory",
-            ),
+            Self::Internal => ("internal", 500, "Internal error"),
+            Self::StoreUnavailable => ("store-unavailable", 503, "The store is unavailable"),
+            Self::StoreOutOfMemory => ("store-out-of-memory", 503, "The store is out of memory"),
             Self::StoreNotPersisting => (
                 "store-not-persisting",
-                StatusCode::SERVICE_UNAVAILABLE,
+                503,
                 "The store refuses writes because it cannot save them",
             ),
             Self::ReplicationUnconfirmed => (
                 "replication-unconfirmed",
-                StatusCode::SERVICE_UNAVAILABLE,
+                503,
                 "Too few replicas confirmed in time",
             ),
-            Self::Recovering => (
-                "recovering",
-                StatusCode::SERVICE_UNAVAILABLE,
-                "New grants pause",
-            ),
-            Self::ShuttingDown => (
-                "shutting-down",
-                StatusCode::SERVICE_UNAVAILABLE,
-                "The server is shutting down",
+            Self::Recovering => ("recovering", 503, "New grants pause"),
+            Self::ShuttingDown => ("shutting-down", 503, "The server is shutting down"),
+            Self::TooManyConnections => (
+                "too-many-connections",
+                503,
+                "The server serves as many connections as it may",
             ),
         }
     }
@@ -208,8 +180,8 @@ impl Kind {
 
     /// The HTTP status.
     #[must_use]
-    pub const fn status(self) -> StatusCode {
-        self.facts().1
+    pub fn status(self) -> StatusCode {
+        StatusCode::from_u16(self.facts().1).expect("the table has statuses")
     }
 
     /// The title, the same for all problems of the kind.
@@ -415,6 +387,30 @@ impl Problem {
         )
     }
 
+    /// No place among the listings.
+    #[must_use]
+    pub fn too_many_listings() -> Self {
+        Self::new(
+            Kind::TooManyListings,
+            "this server lists for as many requests as it may at once; try again later",
+        )
+    }
+
+    /// A head that does not end within its bound.
+    #[must_use]
+    pub fn head_too_large(max_bytes: usize) -> Self {
+        Self::new(
+            Kind::HeadTooLarge,
+            format!("request line and headers may have at most {max_bytes} bytes"),
+        )
+    }
+
+    /// No place among the connections, or what goes with them.
+    #[must_use]
+    pub fn too_many_connections(detail: &'static str) -> Self {
+        Self::with_outcome(Kind::TooManyConnections, Outcome::None, detail)
+    }
+
     /// A defect of this program.
     #[must_use]
     pub fn internal() -> Self {
@@ -455,6 +451,7 @@ impl Problem {
             Kind::LeaseLost => Self::lost(Loss::HeldByOther),
             Kind::IdempotencyKeyReused => Self::key_reused(),
             Kind::TooManyWaiters => Self::too_many_waiters(),
+            Kind::TooManyListings => Self::too_many_listings(),
             Kind::Internal => Self::internal(),
             Kind::ShuttingDown => ServiceError::ShuttingDown.into(),
             kind if kind.status() == StatusCode::SERVICE_UNAVAILABLE => {
@@ -475,14 +472,12 @@ impl Problem {
         body
     }
 
-    /// Writes the body into a response that [`Problem::into_response`] began, and logs the cause.
-    pub fn write(mut self, request_id: &str, response: &mut Response) {
+    /// The body of a response that [`Problem::into_response`] began, whose headers are completed; logs the cause.
+    pub fn write(mut self, request_id: &str, response: &mut Response) -> Vec<u8> {
         if let Some(cause) = self.cause {
             tracing::error!(request_id, "{cause}");
         }
         request_id.clone_into(&mut self.body.request_id);
-        let json = serde_json::to_vec(&*self.body).expect("a problem is JSON");
-        *response.body_mut() = json.into();
         let headers = response.headers_mut();
         headers.insert(
             CONTENT_TYPE,
@@ -490,6 +485,7 @@ impl Problem {
         );
         // Axum has counted the body that was not there yet.
         headers.remove(CONTENT_LENGTH);
+        serde_json::to_vec(&*self.body).expect("a problem is JSON")
     }
 }
 
@@ -504,8 +500,14 @@ impl IntoResponse for Problem {
         if self.kind == Kind::Unauthenticated {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if self.kind == Kind::RequestTimeout || self.kind == Kind::PayloadTooLarge {
-            // What is left of the body would be read as the next request.
+        let ends_connection = [
+            Kind::RequestTimeout,
+            Kind::PayloadTooLarge,
+            Kind::HeadTooLarge,
+            Kind::TooManyConnections,
+        ];
+        if ends_connection.contains(&self.kind) {
+            // What is left of the request would be read as the next one, or there is no place for another.
             headers.insert(
                 HeaderName::from_static("connection"),
                 HeaderValue::from_static("close"),

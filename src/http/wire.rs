@@ -400,10 +400,11 @@ fn ttl(ms: u64, limits: &Limits) -> Result<Ttl, Problem> {
     })
 }
 
-/// Digits alone: no sign, no fraction, no exponent.
+/// Digits alone: no sign, no fraction, no exponent, and no zero before other digits.
 fn integer(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    digits.then(|| text.parse().ok()).flatten()
+    let padded = text.len() > 1 && text.starts_with('0');
+    (digits && !padded).then(|| text.parse().ok()).flatten()
 }
 
 pub(super) fn rfc3339(moment: Timestamp) -> String {

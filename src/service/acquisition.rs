@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::counting;
+use super::kept::{KeptPlace, KeptPlaces};
 use super::request::{AcquireRequest, Acquired, ServiceError, Standing};
 use super::waiting::{Seat, Waiting};
 use crate::lock::key::LockKey;
@@ -42,6 +43,7 @@ const LATE_GRANT: Duration = Duration::from_secs(1);
 pub(super) struct Surroundings {
     pub(super) store: Arc<dyn Store>,
     pub(super) waiting: Arc<Waiting>,
+    pub(super) kept: KeptPlaces,
     pub(super) max_waiters_per_key: usize,
     pub(super) metrics: LockMetrics,
     /// Cancelled when the server is about to end.
@@ -108,10 +110,29 @@ impl Attempted {
         }
     }
 
+    /// Whether anything is left to do for a client that has the result.
+    pub(super) fn needs_clean_up(&self, result: &Result<Acquired, ServiceError>) -> bool {
+        self.is_to_be_taken_back(result, true) || self.keeps_its_place(result)
+    }
+
+    /// Does what is left to do for a client that has the result, or is gone.
+    pub(super) async fn clean_up(
+        &self,
+        result: &Result<Acquired, ServiceError>,
+        handed_over: bool,
+    ) {
+        if self.is_to_be_taken_back(result, handed_over) {
+            self.take_back().await;
+        }
+        if self.keeps_its_place(result) {
+            self.bound_kept_places().await;
+        }
+    }
+
     /// Whether a client that got the result, or did not, leaves something in the store that nobody will come for. A
     /// client that has no Idempotency-Key cannot come back for what may have been granted to it. A replay is not
     /// taken back: the answer before it may have arrived.
-    pub(super) fn is_to_be_taken_back(
+    fn is_to_be_taken_back(
         &self,
         result: &Result<Acquired, ServiceError>,
         handed_over: bool,
@@ -290,9 +311,41 @@ impl Attempted {
         WaiterId::of(self.lease_id, self.request.idempotency)
     }
 
+    /// Whether a request that ended so has left a place that is kept, and not because the server ends: all of its
+    /// waiters may come back to another one.
+    fn keeps_its_place(&self, result: &Result<Acquired, ServiceError>) -> bool {
+        let ended_without = matches!(result, Err(_) | Ok(Acquired::TimedOut(..)));
+        let draining = self.service.draining.is_cancelled();
+        self.queued && self.request.idempotency.is_some() && ended_without && !draining
+    }
+
+    /// Lets places of others go, if too many are kept now.
+    async fn bound_kept_places(&self) {
+        let place = KeptPlace {
+            key: self.key.clone(),
+            waiter: self.waiter_id(),
+            lease_id: self.lease_id,
+            attempt: self.attempt,
+        };
+        for oldest in self.service.kept.keep(place, Instant::now()) {
+            let KeptPlace {
+                key,
+                waiter,
+                lease_id,
+                attempt,
+            } = oldest;
+            self.service.metrics.limits.count(Limit::KeptPlaces);
+            let store = &self.service.store;
+            if let Err(error) = store.abandon(&key, waiter, lease_id, attempt, None).await {
+                // It goes by itself in a while.
+                tracing::debug!(%key, "a kept place could not be let go: {error}");
+            }
+        }
+    }
+
     /// Undoes what nobody received, or cuts it short for a client that can come back; and once more when nothing
     /// can reach the store any more that it has not answered.
-    pub(super) async fn take_back(&self) {
+    async fn take_back(&self) {
         let keep = self.request.idempotency.map(|_| KEPT_FOR_A_RETURN);
         let end = Instant::now() + UNDO_FOR;
         while Instant::now() < end {

@@ -7,40 +7,41 @@
 
 mod acquisition;
 mod counting;
+mod kept;
 mod outlive;
 mod request;
 mod waiting;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::sync::Semaphore;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::acquisition::{Attempted, Surroundings};
+use self::kept::KeptPlaces;
 use self::outlive::Outlive;
 use self::waiting::Waiting;
 use crate::lock::key::LockKey;
 use crate::lock::lease::{FencingToken, LeaseId, Ttl};
 use crate::lock::rules::{Ending, Holding, Renewal};
-use crate::store::contract::{Census, Health, ListQuery, News, Page, Store, StoreError, Timed};
-use crate::telemetry::{AcquireOutcome, LockMetrics};
+use crate::store::contract::{Census, Health, ListQuery, News, Store, StoreError, Timed};
+use crate::telemetry::{AcquireOutcome, Limit, LockMetrics};
 
-pub use self::request::{AcquireRequest, Acquired, ServiceError, Standing};
+pub use self::kept::WAITERS_PER_KEPT_PLACE;
+pub use self::request::{AcquireRequest, Acquired, Listing, ServiceError, Standing, WaitLimits};
 
-/// The most that may wait.
-#[derive(Clone, Copy, Debug)]
-pub struct WaitLimits {
-    /// On this server.
-    pub max_waiters: usize,
-    /// For one key.
-    pub max_waiters_per_key: usize,
-}
+/// How many listings may be under way at once: more would only wait for one another.
+pub const MAX_LISTINGS: usize = 4;
 
 /// The lock service. Cheap to clone.
 #[derive(Clone)]
 pub struct LockService {
     surroundings: Arc<Surroundings>,
+    listings: Arc<Semaphore>,
     tasks: TaskTracker,
 }
 
@@ -51,12 +52,14 @@ impl LockService {
         let surroundings = Arc::new(Surroundings {
             store,
             waiting: Arc::new(Waiting::new(limits.max_waiters)),
+            kept: KeptPlaces::new(limits),
             max_waiters_per_key: limits.max_waiters_per_key,
             metrics,
             draining: CancellationToken::new(),
         });
         let service = Self {
             surroundings: Arc::clone(&surroundings),
+            listings: Arc::new(Semaphore::new(MAX_LISTINGS)),
             tasks: TaskTracker::new(),
         };
         service.tasks.spawn(async move {
@@ -92,17 +95,16 @@ impl LockService {
             tasks.spawn(async move {
                 let (acquisition, result) = rest.await;
                 acquisition.count(AcquireOutcome::Abandoned);
-                if acquisition.is_to_be_taken_back(&result, false) {
-                    acquisition.take_back().await;
-                }
+                acquisition.clean_up(&result, false).await;
             });
         })
         .await;
         // No await since the result came: from here on it is the caller's.
         acquisition.count(counting::outcome(&result));
-        if acquisition.is_to_be_taken_back(&result, true) {
+        if acquisition.needs_clean_up(&result) {
+            let result = result.clone();
             self.tasks
-                .spawn(async move { acquisition.take_back().await });
+                .spawn(async move { acquisition.clean_up(&result, true).await });
         }
         result
     }
@@ -167,8 +169,12 @@ impl LockService {
     ///
     /// # Errors
     /// [`ServiceError::Store`]; nothing was changed.
-    pub async fn list(&self, query: &ListQuery) -> Result<Page, ServiceError> {
-        Ok(self.surroundings.store.list(query).await?)
+    pub async fn list(&self, query: &ListQuery) -> Result<Listing, ServiceError> {
+        let Ok(_one_of_them) = self.listings.try_acquire() else {
+            self.surroundings.metrics.limits.count(Limit::Listings);
+            return Ok(Listing::TooMany);
+        };
+        Ok(Listing::Page(self.surroundings.store.list(query).await?))
     }
 
     /// The store's state.
@@ -193,6 +199,12 @@ impl LockService {
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.surroundings.draining.is_cancelled()
+    }
+
+    /// Waits until [`LockService::drain`] was called and `grace` has passed since.
+    pub async fn drained_for(&self, grace: Duration) {
+        self.surroundings.draining.cancelled().await;
+        sleep(grace).await;
     }
 
     /// Refuses new acquisitions and answers those who wait; leases stay.

@@ -4,7 +4,16 @@ use tokio::time::Instant;
 
 use crate::lock::lease::{Holder, Idempotency, Metadata, Ttl};
 use crate::lock::rules::{Holding, Lease};
-use crate::store::contract::{StoreError, Timed};
+use crate::store::contract::{Page, StoreError, Timed};
+
+/// The most that may wait.
+#[derive(Clone, Copy, Debug)]
+pub struct WaitLimits {
+    /// On this server.
+    pub max_waiters: usize,
+    /// For one key.
+    pub max_waiters_per_key: usize,
+}
 
 /// What a client asks for.
 #[derive(Clone, Debug)]
@@ -38,6 +47,15 @@ pub enum Acquired {
     AlreadyReleased,
     /// As many wait as may.
     TooManyWaiters,
+}
+
+/// The answer to a listing.
+#[derive(Debug)]
+pub enum Listing {
+    /// A page of the held locks.
+    Page(Page),
+    /// As many listings as may be are under way.
+    TooMany,
 }
 
 /// How a held lock stands.

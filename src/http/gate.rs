@@ -1,0 +1,91 @@
+//! What a request must be before it is routed: whole, framed in one way only, for this server, and not from a page of
+//! another site.
+
+use axum::extract::Request;
+use axum::http::header::{HOST, TRANSFER_ENCODING};
+use axum::http::uri::Authority;
+use axum::http::{HeaderValue, Version};
+
+use crate::http::app::App;
+use crate::http::problem::{Kind, Problem};
+use crate::telemetry::Route;
+
+/// The largest head of a request, in bytes: request line and headers with what sets them apart.
+pub const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// Marks a request with a `Transfer-Encoding` whose `Content-Length` was dropped by the HTTP library.
+#[derive(Clone, Copy, Debug)]
+pub struct BothLengths;
+
+/// Marks a request on a connection beyond the limit: only health checks and metrics are answered.
+#[derive(Clone, Copy, Debug)]
+pub struct AtCapacity;
+
+/// Lets a request through to its route.
+pub(super) fn check(app: &App, route: Route, request: &Request) -> Result<(), Problem> {
+    if head_bytes(request) > MAX_HEAD_BYTES {
+        return Err(Problem::head_too_large(MAX_HEAD_BYTES));
+    }
+    check_framing(request)?;
+    // A probe reaches the server by any name, and must tell a server that is busy from one that is broken.
+    if matches!(route, Route::Livez | Route::Readyz) {
+        return Ok(());
+    }
+    let at_capacity = request.extensions().get::<AtCapacity>().is_some();
+    if at_capacity && !matches!(route, Route::Metrics) {
+        return Err(Problem::too_many_connections(
+            "a request is under way on each of as many connections as may be (LEASEHOLD_MAX_CONNECTIONS)",
+        ));
+    }
+    app.browsers.check_host(request)?;
+    app.browsers.check_origin(request)
+}
+
+/// The bytes of a head as it is usually written.
+fn head_bytes(request: &Request) -> usize {
+    const REQUEST_LINE: usize = "  HTTP/1.1\r\n".len();
+    const LINE: usize = ": \r\n".len();
+    const END: usize = "\r\n".len();
+    let uri = request.uri();
+    let authority = uri
+        .authority()
+        .map_or(0, |authority| "http://".len() + authority.as_str().len());
+    let target = authority + uri.path_and_query().map_or(0, |path| path.as_str().len());
+    let headers = request.headers().iter();
+    let headers: usize = headers
+        .map(|(name, value)| name.as_str().len() + value.len() + LINE)
+        .sum();
+    request.method().as_str().len() + target + REQUEST_LINE + headers + END
+}
+
+/// What proxies disagree about is refused: no `Host` or two, or one that is none; any transfer coding but the one that
+/// everybody knows; two lengths of one body.
+fn check_framing(request: &Request) -> Result<(), Problem> {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let is_host = |value: &HeaderValue| {
+        Authority::try_from(value.as_bytes()).is_ok_and(|host| !host.as_str().contains('@'))
+    };
+    match (hosts.next(), hosts.next()) {
+        (None, _) if request.version() == Version::HTTP_10 => {}
+        (Some(host), None) if is_host(host) => {}
+        _ => {
+            return Err(Problem::invalid(
+                "the request must have exactly one Host header, a host with or without port",
+            ));
+        }
+    }
+    if request.extensions().get::<BothLengths>().is_some() {
+        return Err(Problem::new(
+            Kind::InvalidRequest,
+            "send Content-Length or Transfer-Encoding, not both, and do not pipeline a request with Transfer-Encoding",
+        ));
+    }
+    let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => Err(Problem::invalid(
+            "the only Transfer-Encoding that is taken is chunked",
+        )),
+    }
+}

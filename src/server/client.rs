@@ -1,0 +1,311 @@
+//! A client's connection: hyper's socket, and what the server knows of it besides.
+//!
+//! hyper looks for the end of a stream only while it has no unread bytes, lets a write make no progress for ever, and
+//! has one time-out for an idle connection and for a head that does not end. So the socket keeps account of what it
+//! waits for, and a request under way reads ahead to see that its client hangs up.
+//!
+//! A client that closes only its sending side while it waits for a lease counts as gone: over TCP the two look the same.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::head::Head;
+
+/// The most bytes that are read behind a request under way. A connection whose client sends more is closed unless the
+/// request ends within a second: the end of the stream cannot be seen behind unread bytes.
+pub const MAX_READ_AHEAD_BYTES: usize = 16 * 1024;
+
+/// See [`MAX_READ_AHEAD_BYTES`].
+const READ_AHEAD_GRACE: Duration = Duration::from_secs(1);
+
+/// How many bytes one read ahead takes.
+const READ_AHEAD_STEP: usize = 1024;
+
+/// A connection; every clone is the same one. hyper, the request under way and the connection's other parts run in one
+/// task, so that one waker serves all reads.
+#[derive(Clone, Debug)]
+pub(super) struct Client(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    stream: TcpStream,
+    activity: Activity,
+    /// What is known of the next head. Bytes that came during a request are not in it.
+    head: Head,
+    max_head_bytes: usize,
+    /// What was read ahead and hyper has not read yet.
+    read_ahead: Vec<u8>,
+    /// Since when nothing more is read ahead.
+    read_ahead_full_since: Option<Instant>,
+    /// Since when the client takes nothing of what is written.
+    write_blocked_since: Option<Instant>,
+}
+
+/// What a connection does.
+#[derive(Clone, Copy, Debug)]
+enum Activity {
+    /// No byte of a request has come since.
+    Idle { since: Instant },
+    /// A part of a head has come, the first one then; before it the connection was idle since.
+    Head { begun: Instant, idle_since: Instant },
+    /// A request is under way.
+    Request,
+    /// The server closes it.
+    Closing,
+}
+
+/// How long a connection may stay as it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timeouts {
+    /// Without a request.
+    pub(super) idle: Duration,
+    /// From the first byte of a head to its last.
+    pub(super) head: Duration,
+    /// Without any progress of a write.
+    pub(super) write: Duration,
+}
+
+/// A request under way; dropping it says that its answer is ready.
+pub(super) struct UnderWay {
+    client: Client,
+    /// What is known of its head.
+    pub(super) head: Head,
+}
+
+impl Client {
+    pub(super) fn new(stream: TcpStream, max_head_bytes: usize) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            stream,
+            activity: Activity::Idle {
+                since: Instant::now(),
+            },
+            head: Head::default(),
+            max_head_bytes,
+            read_ahead: Vec::new(),
+            read_ahead_full_since: None,
+            write_blocked_since: None,
+        })))
+    }
+
+    /// A request's head is complete; `None` if the server is closing the connection.
+    pub(super) fn begin_request(&self) -> Option<UnderWay> {
+        let mut state = self.state();
+        if matches!(state.activity, Activity::Closing) {
+            return None;
+        }
+        state.activity = Activity::Request;
+        Some(UnderWay {
+            client: self.clone(),
+            head: std::mem::take(&mut state.head),
+        })
+    }
+
+    /// Waits until the client of the request under way hangs up.
+    pub(super) async fn hung_up(&self) {
+        std::future::poll_fn(|context| self.state().poll_hung_up(context)).await;
+    }
+
+    /// Since when the connection is without a request; `None` while one is under way.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        match self.state().activity {
+            Activity::Idle { since } => Some(since),
+            Activity::Head { idle_since, .. } => Some(idle_since),
+            Activity::Request | Activity::Closing => None,
+        }
+    }
+
+    /// Lets no further request begin, if none is under way; says whether that is so.
+    pub(super) fn close_if_idle(&self) -> bool {
+        let mut state = self.state();
+        let idle = matches!(
+            state.activity,
+            Activity::Idle { .. } | Activity::Head { .. }
+        );
+        if idle {
+            state.activity = Activity::Closing;
+        }
+        idle
+    }
+
+    /// Whether more than a head has come, and no request.
+    pub(super) fn head_is_too_large(&self) -> bool {
+        self.state().head_is_too_large()
+    }
+
+    /// When the connection has stayed as it is for too long, unless something happens before.
+    pub(super) fn deadline(&self, timeouts: &Timeouts) -> Option<Instant> {
+        let state = self.state();
+        let waiting = match state.activity {
+            Activity::Idle { since } => Some(since + timeouts.idle),
+            Activity::Head { begun, .. } => Some(begun + timeouts.head),
+            Activity::Request => state
+                .read_ahead_full_since
+                .map(|since| since + READ_AHEAD_GRACE),
+            Activity::Closing => None,
+        };
+        let blocked = state
+            .write_blocked_since
+            .map(|since| since + timeouts.write);
+        waiting.into_iter().chain(blocked).min()
+    }
+
+    /// Makes the system forget what the client has not taken, once the connection is dropped.
+    pub(super) fn discard_unsent(&self) {
+        if let Err(error) = self.state().stream.set_zero_linger() {
+            tracing::debug!("what a client has not taken stays for a while: {error}");
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0
+            .lock()
+            .expect("nothing panics while it holds a connection")
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut state = self.client.state();
+        if matches!(state.activity, Activity::Request) {
+            state.activity = Activity::Idle {
+                since: Instant::now(),
+            };
+        }
+    }
+}
+
+impl State {
+    fn head_is_too_large(&self) -> bool {
+        self.head.bytes() > self.max_head_bytes
+    }
+
+    /// Keeps account of what hyper reads.
+    fn was_read(&mut self, bytes: &[u8]) {
+        match self.activity {
+            _ if bytes.is_empty() => return,
+            Activity::Idle { since } => {
+                self.activity = Activity::Head {
+                    begun: Instant::now(),
+                    idle_since: since,
+                };
+            }
+            Activity::Head { .. } => {}
+            Activity::Request | Activity::Closing => return,
+        }
+        self.head.add(bytes);
+    }
+
+    fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        if !self.read_ahead.is_empty() {
+            let length = into.remaining().min(self.read_ahead.len());
+            into.put_slice(&self.read_ahead[..length]);
+            self.read_ahead.drain(..length);
+            self.read_ahead_full_since = None;
+        } else if self.head_is_too_large() {
+            // The connection's task sees to it as soon as hyper has returned.
+            return Poll::Pending;
+        } else {
+            ready!(Pin::new(&mut self.stream).poll_read(context, into))?;
+        }
+        self.was_read(&into.filled()[before..]);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads ahead until the end of the stream, or for as long as there is room.
+    fn poll_hung_up(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let mut some = false;
+        let ended = loop {
+            let room = MAX_READ_AHEAD_BYTES - self.read_ahead.len();
+            if room == 0 {
+                self.read_ahead_full_since.get_or_insert_with(Instant::now);
+                break false;
+            }
+            let mut step = [0; READ_AHEAD_STEP];
+            let mut step = ReadBuf::new(&mut step[..room.min(READ_AHEAD_STEP)]);
+            match Pin::new(&mut self.stream).poll_read(context, &mut step) {
+                Poll::Ready(Ok(())) if !step.filled().is_empty() => {
+                    self.read_ahead.extend_from_slice(step.filled());
+                    some = true;
+                }
+                Poll::Ready(_) => break true,
+                Poll::Pending => break false,
+            }
+        };
+        if ended {
+            return Poll::Ready(());
+        }
+        if some {
+            // hyper may wait for these very bytes.
+            context.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+
+    /// Keeps account of a write that the client's side does not take.
+    fn wrote(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match written {
+            Poll::Pending => {
+                self.write_blocked_since.get_or_insert_with(Instant::now);
+            }
+            Poll::Ready(_) => self.write_blocked_since = None,
+        }
+        written
+    }
+}
+
+impl AsyncRead for Client {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.state().poll_read(context, into)
+    }
+}
+
+impl AsyncWrite for Client {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut state = self.state();
+        let written = Pin::new(&mut state.stream).poll_write(context, bytes);
+        state.wrote(written)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut state = self.state();
+        let written = Pin::new(&mut state.stream).poll_write_vectored(context, bytes);
+        state.wrote(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// The system sends on its own.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.state().stream).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,351 @@
+//! The server: builds the service out of the configuration, serves it, and shuts down gracefully.
+
+mod client;
+mod connection;
+mod connections;
+mod head;
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::yield_now;
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use self::client::{Client, Timeouts};
+use self::connection::Purpose;
+use self::connections::{Admission, Connections};
+use crate::config::{Config, StoreConfig};
+use crate::http::{App, Auth, Browsers, Door, LargeAnswers, MAX_HEAD_BYTES, Parts};
+use crate::service::LockService;
+use crate::store::contract::Store;
+use crate::store::memory::MemoryStore;
+use crate::store::redis::RedisStore;
+use crate::store::redis::options::{Discovery, Secret};
+use crate::telemetry::{Limit, LogInterval, Metrics};
+
+pub use self::client::MAX_READ_AHEAD_BYTES;
+
+/// How long a connection may be idle.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// How long a client may take nothing of what it is sent.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How many connections there may be besides the others, which are told that there are too many; health checks and
+/// metrics are answered on them.
+pub const MAX_REFUSED_CONNECTIONS: usize = 8;
+
+/// How long a client may take on such a connection.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The system asks a silent client whether it is there after a time, then at intervals, and gives it up after some of
+/// them without an answer: a waiter on a machine that is gone leaves the queue.
+const KEEPALIVE_TIME: Duration = Duration::from_secs(15);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_RETRIES: u32 = 3;
+
+/// How long a graceful shutdown may take.
+pub const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How much of an answer the system keeps for a client, which is memory of this process' control group: by itself it
+/// keeps up to some megabytes for a client that does not read. The system doubles it.
+const SEND_BUFFER_BYTES: u32 = 64 * 1024;
+
+/// The listen backlog: clients of a draining server all reconnect at once, and those beyond it try again only after a
+/// second, then after three.
+pub const BACKLOG: u32 = 4096;
+
+/// How long to wait when the system has no room for another connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why the server could not start.
+#[derive(Debug)]
+pub enum ServeError {
+    /// The address cannot be listened on.
+    Listen(SocketAddr, io::Error),
+    /// The system refuses signal handlers.
+    Signals(io::Error),
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listen(at, error) if error.kind() == io::ErrorKind::AddrInUse => {
+                write!(
+                    f,
+                    "{at} is taken by another program: stop it, or listen elsewhere with --listen or LEASEHOLD_LISTEN"
+                )
+            }
+            Self::Listen(at, error) => write!(f, "cannot listen on {at}: {error}"),
+            Self::Signals(error) => write!(f, "cannot receive signals: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for ServeError {}
+
+/// Serves until the process is told to end (SIGTERM or SIGINT), then shuts down gracefully.
+///
+/// # Errors
+/// [`ServeError`], before the first request was taken.
+pub async fn serve(config: Config) -> Result<(), ServeError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
+    let listener =
+        listen(config.listen).map_err(|error| ServeError::Listen(config.listen, error))?;
+    let at = listener
+        .local_addr()
+        .map_err(|error| ServeError::Listen(config.listen, error))?;
+    let app = build(&config, at);
+    introduce(&config, at);
+    let front = Front::new(&config, app.clone());
+    tokio::select! {
+        () = front.accept(&listener) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    info!("draining");
+    app.service.drain();
+    // Who comes now is told so, and can still renew and release, for as long as others are under way.
+    let late = front.anew();
+    let graceful = async {
+        tokio::select! {
+            () = late.accept(&listener) => {}
+            () = front.end() => {}
+        }
+        late.accept_rest(&listener).await;
+        drop(listener);
+        late.end().await;
+        app.service.close().await;
+    };
+    if timeout(DRAIN_DEADLINE, graceful).await.is_err() {
+        warn!(
+            "requests were still under way after {} s; ending without them",
+            DRAIN_DEADLINE.as_secs()
+        );
+    }
+    info!("ended");
+    Ok(())
+}
+
+fn listen(at: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match at {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    // The address is free although connections of the server before are still being closed.
+    socket.set_reuseaddr(true)?;
+    // What the listening socket has its connections have too.
+    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+    let options = SockRef::from(&socket);
+    options.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(KEEPALIVE_TIME)
+            .with_interval(KEEPALIVE_INTERVAL)
+            .with_retries(KEEPALIVE_RETRIES),
+    )?;
+    // What the system has taken, and the client does not: otherwise it is kept for minutes.
+    #[cfg(target_os = "linux")]
+    options.set_tcp_user_timeout(Some(
+        KEEPALIVE_TIME + KEEPALIVE_INTERVAL * KEEPALIVE_RETRIES,
+    ))?;
+    socket.bind(at)?;
+    socket.listen(BACKLOG)
+}
+
+fn build(config: &Config, at: SocketAddr) -> App {
+    let metrics = Metrics::new();
+    let store: Arc<dyn Store> = match &config.store {
+        StoreConfig::Memory => Arc::new(MemoryStore::new()),
+        StoreConfig::Redis(options) => {
+            Arc::new(RedisStore::start((**options).clone(), metrics.redis()))
+        }
+    };
+    let expose = |secret: &Option<Secret>| secret.as_ref().map(|s| s.expose().to_owned());
+    let auth = Auth::new(
+        expose(&config.token).as_deref(),
+        expose(&config.break_token).as_deref(),
+    );
+    App::new(Parts {
+        service: LockService::new(store, config.wait_limits, metrics.locks.clone()),
+        limits: config.limits,
+        auth,
+        browsers: Browsers::new(at.ip(), &config.allowed_hosts, &config.allowed_origins),
+        large_answers: LargeAnswers::default(),
+        metrics,
+    })
+}
+
+/// Says in a few lines what a newcomer needs to know.
+fn introduce(config: &Config, at: SocketAddr) {
+    let store = match &config.store {
+        StoreConfig::Memory => {
+            "memory, embedded: it forgets all leases on restart, and is for one server alone"
+                .to_owned()
+        }
+        StoreConfig::Redis(options) => match &options.discovery {
+            Discovery::Direct(address) => format!("Redis at {address}"),
+            Discovery::Sentinel {
+                sentinels, master, ..
+            } => {
+                let names: Vec<String> = sentinels.iter().map(ToString::to_string).collect();
+                format!(
+                    "Redis, the master of {master:?} by the Sentinels at {}",
+                    names.join(", ")
+                )
+            }
+        },
+    };
+    let bearer = if config.token.is_some() {
+        " -H 'Authorization: Bearer …'"
+    } else {
+        ""
+    };
+    let introduction = format!(
+        "Leasehold {} listening on http://{at}\nStore: {store}\nDocs:  http://{at}/docs\n\
+         Try:   curl -i -X POST http://{at}/locks/my_lock{bearer}\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    // Nobody has to read it.
+    let _written = io::stdout().write_all(introduction.as_bytes());
+    if config.token.is_none() && !at.ip().is_loopback() {
+        warn!(
+            "anybody who reaches {at} may take and break locks: set LEASEHOLD_TOKEN and LEASEHOLD_BREAK_TOKEN"
+        );
+    }
+}
+
+/// Takes connections and serves them.
+struct Front {
+    app: App,
+    door: Door,
+    timeouts: Timeouts,
+    max: usize,
+    connections: Connections,
+    /// Those beyond the limit.
+    refused: Connections,
+    not_taken: LogInterval,
+    too_many: LogInterval,
+}
+
+impl Front {
+    fn new(config: &Config, app: App) -> Self {
+        let timeouts = Timeouts {
+            idle: IDLE_TIMEOUT,
+            head: config.header_timeout,
+            write: WRITE_TIMEOUT,
+        };
+        Self::with(app, timeouts, config.max_connections)
+    }
+
+    fn with(app: App, timeouts: Timeouts, max: usize) -> Self {
+        Self {
+            door: Door::new(app.clone()),
+            app,
+            timeouts,
+            max,
+            connections: Connections::new(max),
+            refused: Connections::new(MAX_REFUSED_CONNECTIONS),
+            not_taken: LogInterval::default(),
+            too_many: LogInterval::default(),
+        }
+    }
+
+    /// The same without its connections, which go on.
+    fn anew(&self) -> Self {
+        let room = self.max.saturating_sub(self.connections.count()).max(1);
+        Self::with(self.app.clone(), self.timeouts, room)
+    }
+
+    /// Takes connections for as long as it is polled.
+    async fn accept(&self, listener: &TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => self.take(stream),
+                Err(error) => {
+                    if let Some(others) = self.not_taken.due() {
+                        warn!(
+                            "a connection could not be taken: {error} ({others} more since the last such line)"
+                        );
+                    }
+                    // Where descriptors are short, somebody else's is closed.
+                    self.connections.close_longest_idle();
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Takes the connections of the listen backlog, as requests may have come on them.
+    async fn accept_rest(&self, listener: &TcpListener) {
+        loop {
+            let mut none = true;
+            // What has come is known after the runtime has looked.
+            yield_now().await;
+            while let Poll::Ready(Ok((stream, _))) =
+                poll_fn(|context| Poll::Ready(listener.poll_accept(context))).await
+            {
+                none = false;
+                self.take(stream);
+            }
+            if none {
+                return;
+            }
+        }
+    }
+
+    fn take(&self, stream: TcpStream) {
+        // Without it small answers would wait for the client's acknowledgement; if it fails they do.
+        let _set = stream.set_nodelay(true);
+        let admission = self.admit_to(&self.connections, stream, Purpose::Serve, self.timeouts);
+        if matches!(admission, Admission::Admitted) {
+            return;
+        }
+        self.app.metrics.locks.limits.count(Limit::Connections);
+        if let Some(others) = self.too_many.due() {
+            warn!(
+                "there are {} connections, as many as may be (LEASEHOLD_MAX_CONNECTIONS): a new one takes the place of the \
+                 one that is longest idle ({others} more since the last such line)",
+                self.max
+            );
+        }
+        if let Admission::Refused(stream) = admission {
+            let timeouts = Timeouts {
+                idle: REFUSAL_TIMEOUT,
+                head: REFUSAL_TIMEOUT,
+                write: REFUSAL_TIMEOUT,
+            };
+            // If there is no place for it here either, it is closed.
+            let _admission = self.admit_to(&self.refused, stream, Purpose::Refuse, timeouts);
+        }
+    }
+
+    fn admit_to(
+        &self,
+        connections: &Connections,
+        stream: TcpStream,
+        purpose: Purpose,
+        timeouts: Timeouts,
+    ) -> Admission {
+        connections.admit(stream, |stream| {
+            let client = Client::new(stream, MAX_HEAD_BYTES);
+            let ending = connections.ending.clone();
+            let served =
+                connection::serve(client.clone(), self.door.clone(), purpose, timeouts, ending);
+            (client, served)
+        })
+    }
+
+    async fn end(&self) {
+        tokio::join!(self.refused.end(), self.connections.end());
+    }
+}
