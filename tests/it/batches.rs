@@ -1,6 +1,7 @@
 //! Operations that come together go to Redis together, and each has its own answer.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Mutex;
 use std::thread::{self, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use serde_json::json;
 
 use crate::support::api::Api;
 use crate::support::eventually;
-use crate::support::http::Reply;
+use crate::support::http::{Reply, http_on};
 use crate::support::leasehold::Leasehold;
 use crate::support::net::TcpProxy;
 use crate::support::redis::RedisServer;
@@ -177,20 +178,30 @@ fn each_operation_of_a_batch_has_a_token_of_its_own() {
 fn token_that_could_not_be_drawn_is_nobodys() {
     let redis = RedisServer::plain();
     let server = with_lanes(&redis.url(), 1);
-    let [first, second] = ["first", "second"].map(|key| granted(&server, key).lease_id());
+    let [_held, second] = ["held", "second"].map(|key| granted(&server, key).lease_id());
+    let body = r#"{"wait_ms": 30000}"#;
+    let json = [("Content-Type", "application/json")];
+    let waiting = http_on(server.addr(), "POST", "/locks/held", &json, Some(body));
+    eventually(Duration::from_secs(5), "a waiter", || {
+        server.metric("leasehold_waiters") == Some(1)
+    });
     fill(&redis);
-    // Letting go needs no memory, and after it a script may write.
-    let [refused, released, given] = batch(
+    // A waiter that leaves needs no memory, and after it a script may write. It goes behind acquisitions that do not
+    // wait, and before others that do.
+    let waiting = Mutex::new(Some(waiting));
+    let [refused, _, given] = batch(
         &redis,
         &server,
         [
             Box::new(|api| api.acquire("refused", None)),
-            Box::new(move |api| api.release("first", &first)),
-            Box::new(|api| api.acquire("given", None)),
+            Box::new(move |api| {
+                drop(waiting.lock().expect("no panic").take());
+                api.inspect("held")
+            }),
+            Box::new(|api| api.acquire("given", json!({"wait_ms": 5_000}))),
         ],
     );
     assert_eq!(refused.status, 503, "{refused:?}");
-    assert_eq!(released.status, 204, "{released:?}");
     assert_eq!(given.status, 201, "{given:?}");
     // Before there is room for a heartbeat, which tells Redis the highest token that was given.
     let [released, next] = batch(
@@ -207,6 +218,47 @@ fn token_that_could_not_be_drawn_is_nobodys() {
         next.fencing_token() > given.fencing_token(),
         "{next:?} after {given:?}"
     );
+}
+
+#[test]
+fn acquisition_that_finds_no_memory_keeps_nobody_behind_it_from_letting_go() {
+    // As many lease operations as go before the acquisitions of a batch.
+    const LEASES: usize = 40;
+    let redis = RedisServer::plain();
+    let server = with_lanes(&redis.url(), 1);
+    let keys: Vec<_> = (0..=LEASES)
+        .map(|number| format!("lease/{number}"))
+        .collect();
+    let leases: Vec<_> = keys
+        .iter()
+        .map(|key| granted(&server, key).lease_id())
+        .collect();
+    fill(&redis);
+    redis.pause();
+    let begin = |call: Call| {
+        let api = server.api();
+        let under_way = thread::spawn(move || call(api));
+        sleep(Duration::from_millis(20));
+        under_way
+    };
+    let before = begin(Box::new(|api| api.inspect("before")));
+    sleep(Duration::from_millis(100));
+    let mut pairs: Vec<(String, String)> = keys.into_iter().zip(leases).collect();
+    let (last_key, last_lease) = pairs.pop().expect("the last");
+    let renewals: Vec<_> = pairs
+        .into_iter()
+        .map(|(key, lease)| begin(Box::new(move |api| api.renew(&key, &lease, None))))
+        .collect();
+    let released = begin(Box::new(move |api| api.release(&last_key, &last_lease)));
+    let refused = begin(Box::new(|api| api.acquire("refused", None)));
+    sleep(Duration::from_millis(100));
+    redis.resume();
+    assert_eq!(before.join().expect("an answer").status, 200);
+    for renewal in renewals {
+        assert_eq!(renewal.join().expect("an answer").status, 503);
+    }
+    assert_eq!(refused.join().expect("an answer").status, 503);
+    assert_eq!(released.join().expect("an answer").status, 204);
 }
 
 #[test]

@@ -1064,7 +1064,7 @@ async fn those_who_ask_while_grants_pause_are_served_as_they_came() {
 }
 
 #[test]
-fn redis_collects_a_key_long_after_its_lease() {
+fn redis_collects_a_key_seconds_after_its_lease() {
     let redis = RedisServer::plain();
     let server = Leasehold::start([("LEASEHOLD_REDIS_URL", redis.url())]);
     server.wait_ready();
@@ -1074,10 +1074,10 @@ fn redis_collects_a_key_long_after_its_lease() {
         left.parse().expect("milliseconds")
     };
     // Each node's own clock counts it, and may be wrong by as much.
-    assert!((25_000..=31_500).contains(&left()), "{}", left());
+    assert!((4_000..=4_500).contains(&left()), "{}", left());
     let lease_id = lease.json()["lease_id"].as_str().expect("an id").to_owned();
     assert_eq!(server.api().release("a", &lease_id).status, 204);
-    assert!((35_000..=40_500).contains(&left()), "{}", left());
+    assert!((13_000..=13_500).contains(&left()), "{}", left());
 }
 
 async fn renew(s: &Subject, on: &str, lease_id: LeaseId) -> Renewal {

@@ -492,12 +492,13 @@ fn head_asks_but_never_acquires() {
 #[test]
 fn tokens_open_lock_routes_and_only_one_of_them_breaks() {
     let server = Leasehold::start([
-        ("LEASEHOLD_TOKEN", "lock-token"),
-        ("LEASEHOLD_BREAK_TOKEN", "break-token"),
+        ("LEASEHOLD_TOKEN", "token-for-the-locks"),
+        ("LEASEHOLD_BREAK_TOKEN", "token-for-the-breaks"),
     ]);
     let nobody = server.api();
-    let client = Api::new(server.addr()).with_header("Authorization", "Bearer lock-token");
-    let breaker = Api::new(server.addr()).with_header("Authorization", "Bearer break-token");
+    let client = Api::new(server.addr()).with_header("Authorization", "Bearer token-for-the-locks");
+    let breaker =
+        Api::new(server.addr()).with_header("Authorization", "Bearer token-for-the-breaks");
     let refused = nobody.acquire("a", None);
     assert_eq!(
         (refused.status, refused.header("www-authenticate")),
@@ -515,8 +516,8 @@ fn tokens_open_lock_routes_and_only_one_of_them_breaks() {
 #[test]
 fn idempotency_keys_of_one_principal_are_not_those_of_another() {
     let server = Leasehold::start([
-        ("LEASEHOLD_TOKEN", "lock-token"),
-        ("LEASEHOLD_BREAK_TOKEN", "break-token"),
+        ("LEASEHOLD_TOKEN", "token-for-the-locks"),
+        ("LEASEHOLD_BREAK_TOKEN", "token-for-the-breaks"),
     ]);
     let as_whom = |token: &str| {
         let api = Api::new(server.addr()).with_header("Authorization", &format!("Bearer {token}"));
@@ -525,9 +526,9 @@ fn idempotency_keys_of_one_principal_are_not_those_of_another() {
     };
     assert_eq!(
         (
-            as_whom("lock-token"),
-            as_whom("break-token"),
-            as_whom("lock-token")
+            as_whom("token-for-the-locks"),
+            as_whom("token-for-the-breaks"),
+            as_whom("token-for-the-locks")
         ),
         (201, 423, 200)
     );
@@ -535,12 +536,13 @@ fn idempotency_keys_of_one_principal_are_not_those_of_another() {
 
 #[test]
 fn break_token_alone_leaves_lock_routes_open() {
-    let server = Leasehold::start([("LEASEHOLD_BREAK_TOKEN", "break-token")]);
+    let server = Leasehold::start([("LEASEHOLD_BREAK_TOKEN", "token-for-the-breaks")]);
     let lease = server.api().acquire("a", None);
     assert_eq!(lease.status, 201);
     let token = number(&lease.json(), "fencing_token");
     assert_eq!(server.api().break_lease("a", token).status, 401);
-    let breaker = Api::new(server.addr()).with_header("Authorization", "Bearer break-token");
+    let breaker =
+        Api::new(server.addr()).with_header("Authorization", "Bearer token-for-the-breaks");
     assert_eq!(breaker.break_lease("a", token).status, 204);
 }
 
@@ -548,7 +550,7 @@ fn break_token_alone_leaves_lock_routes_open() {
 fn body_that_does_not_come_is_waited_for_no_longer_than_the_limit() {
     let server = Leasehold::in_memory();
     let mut stream = TcpStream::connect(server.addr()).expect("a connection");
-    let head = "POST /locks/a HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{";
+    let head = "POST /locks/a HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{";
     stream.write_all(head.as_bytes()).expect("sent");
     stream
         .set_read_timeout(Some(Duration::from_secs(60)))

@@ -4,10 +4,11 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use leasehold::telemetry::MAX_UNWRITTEN_LINES;
+use leasehold::telemetry::{MAX_LOGGED_BYTES, MAX_UNWRITTEN_BYTES, MAX_UNWRITTEN_LINES};
 use serde_json::Value;
 
 use crate::support::eventually;
+use crate::support::http::raw;
 use crate::support::leasehold::Leasehold;
 
 const MEMORY: [(&str, &str); 1] = [("LEASEHOLD_STORE", "memory")];
@@ -28,7 +29,7 @@ fn ask(server: &Leasehold, times: usize) {
     let sender = std::thread::spawn(move || {
         for number in 0..times {
             let request =
-                format!("GET /livez HTTP/1.1\r\nHost: test\r\nX-Request-Id: {number}\r\n\r\n");
+                format!("GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: {number}\r\n\r\n");
             requests.write_all(request.as_bytes()).expect("it is taken");
         }
     });
@@ -85,4 +86,93 @@ fn log_that_nobody_reads_stops_nothing_and_what_is_lost_is_counted() {
     eventually(LIMIT, "a line of now", || {
         logged(&server).last().is_some_and(|id| id == "0")
     });
+}
+
+/// Asks for a path over a connection of its own.
+fn get(server: &Leasehold, path: &str) {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    assert!(!raw(server.addr(), request.as_bytes()).is_empty());
+}
+
+#[test]
+fn what_a_client_makes_up_is_cut_before_it_is_logged() {
+    let server = Leasehold::start(MEMORY);
+    let encoded = "%00".repeat(5000);
+    get(&server, &format!("/locks/{encoded}"));
+    get(&server, &format!("/nowhere/{}", "y".repeat(15_000)));
+    let method = "Z".repeat(15_000);
+    let request =
+        format!("{method} /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    assert!(!raw(server.addr(), request.as_bytes()).is_empty());
+    let log = server.stderr();
+    let lines: Vec<_> = log.lines().collect();
+    assert_eq!(lines.len(), 3, "{log}");
+    for line in lines {
+        // Each byte of a key may take six.
+        assert!(
+            line.len() < 6 * MAX_LOGGED_BYTES + 512,
+            "{} bytes",
+            line.len()
+        );
+        let line: Value = serde_json::from_str(line).expect("JSON");
+        let made_up = ["key", "path", "method"].map(|name| line[name].as_str().unwrap_or_default());
+        let longest = made_up.iter().map(|text| text.len()).max();
+        let with_mark = MAX_LOGGED_BYTES + "…".len();
+        assert_eq!(longest, Some(with_mark), "{line}");
+    }
+}
+
+#[test]
+fn nothing_in_a_log_line_can_hide_or_forge_a_part_of_it() {
+    let server = Leasehold::start(MEMORY);
+    // DEL, C1 controls, separators of lines and paragraphs, marks of the direction of writing.
+    let invisible = [
+        "7F", "C2%80", "C2%9B", "C2%9F", "D8%9C", "E2%80%8E", "E2%80%A8", "E2%80%A9", "E2%80%AE",
+        "E2%81%A6", "E2%81%A9",
+    ];
+    get(&server, &format!("/locks/a%{}b", invisible.join("%")));
+    get(&server, "/locks/a%0A%1B%5B2J%22%5Cb");
+    let log = server.stderr();
+    let hidden = |c: char| {
+        c.is_control() && c != '\n'
+            || matches!(c, '\u{61C}' | '\u{200E}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+    };
+    assert!(!log.contains(hidden), "{log:?}");
+    let keys: Vec<Value> = log
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect("a whole line")["key"].clone())
+        .collect();
+    assert_eq!(
+        keys[0],
+        "a\u{7f}\u{80}\u{9b}\u{9f}\u{61c}\u{200e}\u{2028}\u{2029}\u{202e}\u{2066}\u{2069}b"
+    );
+    assert_eq!(keys[1], "a\n\u{1b}[2J\"\\b");
+}
+
+#[test]
+fn log_that_nobody_reads_takes_a_bounded_part_of_the_memory() {
+    let server = Leasehold::start_unread("127.0.0.1:0", MEMORY);
+    ask(&server, 100);
+    let before = server.resident_kib();
+    // Each byte of these keys takes six in a line.
+    let request = format!(
+        "GET /locks/{} HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        "%01".repeat(4000)
+    );
+    let mut stream = TcpStream::connect(server.addr()).expect("it listens");
+    stream.set_read_timeout(Some(LIMIT)).expect("a time");
+    let mut answers = stream.try_clone().expect("a second handle");
+    let reader = std::thread::spawn(move || std::io::copy(&mut answers, &mut std::io::sink()));
+    for _ in 0..2 * MAX_UNWRITTEN_LINES {
+        stream.write_all(request.as_bytes()).expect("it is taken");
+    }
+    eventually(LIMIT, "lines are lost", || {
+        server.metric(LOST).is_some_and(|lost| lost > 1000)
+    });
+    let grown = server.peak_kib() - before;
+    let bound = (MAX_UNWRITTEN_BYTES / 1024 + 16 * 1024) as u64;
+    assert!(grown < bound, "{grown} KiB");
+    drop(stream);
+    server.read_log();
+    let _read = reader.join();
 }

@@ -1,15 +1,21 @@
 //! The integration tests: one crate, a module per subject, servers that start and stop themselves.
 
+mod abuse;
 mod architecture;
 mod batches;
+mod browsers;
 mod configuration;
+mod connections;
 mod contract;
+mod costs;
 mod diagnosis;
 mod draining;
 mod failover;
 mod fencing;
+mod hang_ups;
 mod hostile;
 mod http_api;
+mod listings;
 mod logging;
 mod metrics;
 mod model;

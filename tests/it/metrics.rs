@@ -132,7 +132,7 @@ fn scene(server: &Leasehold) {
     // A waiter whose client leaves, and one for whom the server has no room.
     let body = r#"{"wait_ms":30000}"#;
     let head = format!(
-        "POST /locks/{} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        "POST /locks/{} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         lock("a"),
         body.len()
     );

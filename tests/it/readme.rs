@@ -147,18 +147,57 @@ fn limits_are_those_of_the_code() {
             leasehold::http::extract::BODY_TIMEOUT.as_secs()
         ),
         format!(
-            "{} KiB within {} s",
-            leasehold::server::MAX_HEAD_BYTES / 1024,
-            leasehold::server::HEAD_TIMEOUT.as_secs()
+            "| head of a request | {} KiB within 10 s",
+            leasehold::http::MAX_HEAD_BYTES / 1024
         ),
+        format!(
+            "| idle connection | {} s",
+            leasehold::server::IDLE_TIMEOUT.as_secs()
+        ),
+        format!(
+            "nothing of an answer is taken for {} s",
+            leasehold::server::WRITE_TIMEOUT.as_secs()
+        ),
+        format!(
+            "{} more are told so",
+            leasehold::server::MAX_REFUSED_CONNECTIONS
+        ),
+        format!(
+            "{} KiB read ahead",
+            leasehold::server::MAX_READ_AHEAD_BYTES / 1024
+        ),
+        format!(
+            "| listings at once on a server | {}",
+            leasehold::service::MAX_LISTINGS
+        ),
+        format!(
+            "about {} KiB",
+            leasehold::store::contract::MAX_PAGE_BYTES / 1024
+        ),
+        format!(
+            "| large answers on their way | {}",
+            leasehold::http::MAX_LARGE_ANSWERS
+        ),
+        format!(
+            "one of {} that may wait",
+            leasehold::service::WAITERS_PER_KEPT_PLACE
+        ),
+        format!("at least {} characters", leasehold::config::MIN_TOKEN_BYTES),
+        format!(
+            "{} ms later",
+            leasehold::http::auth::WRONG_TOKEN_DELAY.as_millis()
+        ),
+        format!("{} at once", leasehold::http::auth::MAX_DELAYED_ANSWERS),
+        format!("cut to {} bytes", leasehold::telemetry::MAX_LOGGED_BYTES),
         format!("1 to {}", leasehold::http::wire::MAX_LIST_LIMIT),
         format!(
             "| connections that nobody has taken yet | {}",
             leasehold::server::BACKLOG
         ),
         format!(
-            "| lines of the log that nobody has read yet | {}",
-            leasehold::telemetry::MAX_UNWRITTEN_LINES
+            "| lines of the log that nobody has read yet | {}, and {} MiB",
+            leasehold::telemetry::MAX_UNWRITTEN_LINES,
+            leasehold::telemetry::MAX_UNWRITTEN_BYTES / 1024 / 1024
         ),
         format!(
             "older than {}.{}",

@@ -32,8 +32,8 @@ const KEPT_TTL: Duration = Duration::from_secs(60);
 /// The longest wait that the servers allow.
 const MAX_WAIT: Duration = Duration::from_secs(5);
 /// How long after the last wait a place's key stays at most: the place is kept for 10 s, and each node's own clock may be
-/// wrong by 30.5 s.
-const GARBAGE: Duration = Duration::from_secs(41);
+/// wrong by 3.5 s.
+const GARBAGE: Duration = Duration::from_secs(14);
 /// How long what should happen at once may take.
 const SLACK: Duration = Duration::from_secs(15);
 

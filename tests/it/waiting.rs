@@ -245,7 +245,7 @@ fn client_that_hangs_up_before_its_answer_leaves_no_grant() {
 
 fn send_acquire(stream: &mut TcpStream, key: &str, header: &str, body: &str) {
     let head = format!(
-        "POST /locks/{key} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{header}\r\n",
+        "POST /locks/{key} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{header}\r\n",
         body.len()
     );
     stream.write_all(head.as_bytes()).expect("sent");

@@ -201,10 +201,10 @@ fn first_lines_name_the_redis_and_not_its_password() {
 
 #[test]
 fn first_lines_show_a_call_with_a_token_where_one_is_needed() {
-    let server = Leasehold::start([("LEASEHOLD_TOKEN", "hunter2")]);
+    let server = Leasehold::start([("LEASEHOLD_TOKEN", "hunter2-hunter2-hunter2")]);
     let stdout = first_lines(&server);
     assert!(!stdout.contains("hunter2"), "{stdout}");
-    let reply = curl(&stdout.replace('…', "hunter2"));
+    let reply = curl(&stdout.replace('…', "hunter2-hunter2-hunter2"));
     assert!(reply.starts_with("HTTP/1.1 201 "), "{reply}");
 }
 
@@ -223,8 +223,8 @@ fn listening_off_loopback_without_a_token_is_warned_of() {
 fn listening_off_loopback_with_tokens_is_not_warned_of() {
     let (stdout, stderr) = start_and_stop(&[
         ("LEASEHOLD_STORE", "memory"),
-        ("LEASEHOLD_TOKEN", "a"),
-        ("LEASEHOLD_BREAK_TOKEN", "b"),
+        ("LEASEHOLD_TOKEN", "token-for-the-locks"),
+        ("LEASEHOLD_BREAK_TOKEN", "token-for-the-breaks"),
     ]);
     assert!(stdout.contains("forgets"), "{stdout}");
     assert!(!stderr.contains("WARN"), "{stderr}");

@@ -10,13 +10,13 @@ const SENTINELS: (&str, &str) = ("LEASEHOLD_SENTINELS", "127.0.0.1:1");
 const SENTINEL_DETAILS: [(&str, &str); 5] = [
     ("LEASEHOLD_SENTINEL_MASTER", "mymaster"),
     ("LEASEHOLD_SENTINEL_USERNAME", "watcher"),
-    ("LEASEHOLD_SENTINEL_PASSWORD", "hunter2"),
+    ("LEASEHOLD_SENTINEL_PASSWORD", "hunter2-hunter2-hunter2"),
     ("LEASEHOLD_SENTINEL_PASSWORD_FILE", "/dev/null"),
     ("LEASEHOLD_SENTINEL_TLS", "true"),
 ];
 const REDIS_DETAILS: [(&str, &str); 8] = [
     ("LEASEHOLD_REDIS_USERNAME", "app"),
-    ("LEASEHOLD_REDIS_PASSWORD", "hunter2"),
+    ("LEASEHOLD_REDIS_PASSWORD", "hunter2-hunter2-hunter2"),
     ("LEASEHOLD_REDIS_PASSWORD_FILE", "/dev/null"),
     ("LEASEHOLD_REDIS_DB", "1"),
     ("LEASEHOLD_REDIS_TLS", "true"),
@@ -76,7 +76,7 @@ fn details_of_redis_are_refused_also_where_memory_was_asked_for() {
 fn login_in_the_url_and_beside_it_is_refused() {
     let url = ("LEASEHOLD_REDIS_URL", "redis://app:hunter2@127.0.0.1:1");
     all([
-        ("LEASEHOLD_REDIS_PASSWORD", "hunter2"),
+        ("LEASEHOLD_REDIS_PASSWORD", "hunter2-hunter2-hunter2"),
         ("LEASEHOLD_REDIS_USERNAME", "app"),
     ]
     .map(|setting| refused(&[url, setting], &[setting.0, "LEASEHOLD_REDIS_URL"])));
@@ -199,8 +199,8 @@ fn tls_file_that_cannot_be_used_is_refused_by_its_setting() {
 fn same_token_for_all_and_for_breaking_is_refused() {
     all([refused(
         &[
-            ("LEASEHOLD_TOKEN", "hunter2"),
-            ("LEASEHOLD_BREAK_TOKEN", "hunter2"),
+            ("LEASEHOLD_TOKEN", "hunter2-hunter2-hunter2"),
+            ("LEASEHOLD_BREAK_TOKEN", "hunter2-hunter2-hunter2"),
         ],
         &["LEASEHOLD_TOKEN", "LEASEHOLD_BREAK_TOKEN"],
     )]);

@@ -1,8 +1,10 @@
 //! Secrets come from variables or files, and go nowhere.
 
 use std::fs;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use leasehold::http::auth::{MAX_DELAYED_ANSWERS, WRONG_TOKEN_DELAY};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -65,8 +67,12 @@ fn file_of_a_secret_that_cannot_be_read_is_named() {
 fn token_from_a_file_is_taken_without_its_line_end() {
     let dir = TempDir::new().expect("a temporary directory");
     for (name, end) in [("none", ""), ("unix", "\n"), ("dos", "\r\n")] {
-        let path = file(&dir, name, &format!("hunter2{end}"));
-        let breaking = file(&dir, &format!("break-{name}"), &format!("hunter3{end}"));
+        let path = file(&dir, name, &format!("hunter2-hunter2-hunter2{end}"));
+        let breaking = file(
+            &dir,
+            &format!("break-{name}"),
+            &format!("hunter3-hunter3-hunter3{end}"),
+        );
         let server = Leasehold::start([
             ("LEASEHOLD_TOKEN_FILE", &path),
             ("LEASEHOLD_BREAK_TOKEN_FILE", &breaking),
@@ -77,16 +83,20 @@ fn token_from_a_file_is_taken_without_its_line_end() {
                 .with_header("Authorization", &format!("Bearer {token}"))
         };
         assert_eq!(server.api().acquire("k", None).status, 401, "{name}");
-        let lease = with("hunter2").acquire("k", None);
+        let lease = with("hunter2-hunter2-hunter2").acquire("k", None);
         assert_eq!(lease.status, 201, "{name}: {lease:?}");
         let token = lease.json()["fencing_token"].as_u64().expect("a number");
         assert_eq!(
-            with("hunter2").break_lease("k", token).status,
+            with("hunter2-hunter2-hunter2")
+                .break_lease("k", token)
+                .status,
             403,
             "{name}"
         );
         assert_eq!(
-            with("hunter3").break_lease("k", token).status,
+            with("hunter3-hunter3-hunter3")
+                .break_lease("k", token)
+                .status,
             204,
             "{name}"
         );
@@ -150,14 +160,14 @@ fn never_in_the_output(level: &str) {
     let redis = RedisConfig::new().password("pass-of-redis").start();
     let server = Leasehold::start([
         ("LEASEHOLD_REDIS_URL", redis.url()),
-        ("LEASEHOLD_TOKEN", "token-for-locks".to_owned()),
+        ("LEASEHOLD_TOKEN", "token-for-all-locks".to_owned()),
         ("LEASEHOLD_BREAK_TOKEN", "token-for-breaks".to_owned()),
         ("RUST_LOG", level.to_owned()),
     ]);
     server.wait_ready();
     let api = server
         .api()
-        .with_header("Authorization", "Bearer token-for-locks");
+        .with_header("Authorization", "Bearer token-for-all-locks");
     let key = "idempotency-key-0123456789";
     let lease = api.acquire_with("k", &[("Idempotency-Key", key)], json!({"ttl_ms": 60_000}));
     assert_eq!(lease.status, 201, "{lease:?}");
@@ -189,7 +199,7 @@ fn never_in_the_output(level: &str) {
     let output = server.stdout() + &server.stderr();
     let tokens = [
         "pass-of-redis",
-        "token-for-locks",
+        "token-for-all-locks",
         "token-for-breaks",
         "token-of-a-stranger",
     ];
@@ -209,5 +219,48 @@ fn never_in_the_output(level: &str) {
             !tokens.iter().any(|token| reply.body.contains(token)),
             "{reply:?}"
         );
+    }
+}
+
+#[test]
+fn token_that_can_be_guessed_is_refused() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let (short, enough) = ("x".repeat(15), "x".repeat(16));
+    let short_file = file(&dir, "short", &format!("{short}\n"));
+    for (setting, setting_file) in &SECRETS[..2] {
+        all([
+            refused(&[(setting, &short)], &[setting, "at least 16"]),
+            refused(&[(setting_file, &short_file)], &[setting, "at least 16"]),
+        ]);
+        let server = Leasehold::start([(setting, &enough)]);
+        assert_eq!(server.readiness().status, 200);
+    }
+}
+
+#[test]
+fn wrong_token_is_refused_late_and_a_right_one_is_not_held_up_by_others() {
+    let token = "a-token-of-a-client";
+    let server = Leasehold::start([("LEASEHOLD_TOKEN", token)]);
+    let with = |token: &str| {
+        let value = format!("Bearer {token}");
+        server.api().with_header("Authorization", &value)
+    };
+    let asked = Instant::now();
+    assert_eq!(with("a-token-of-a-stranger").inspect("a").status, 401);
+    assert!(
+        asked.elapsed() >= WRONG_TOKEN_DELAY,
+        "{:?}",
+        asked.elapsed()
+    );
+    // More than are held back at once: the others are answered all the same.
+    let guesses: Vec<_> = (0..MAX_DELAYED_ANSWERS + 50)
+        .map(|number| {
+            let api = with(&format!("guess-number-{number:09}"));
+            thread::spawn(move || api.inspect("a").status)
+        })
+        .collect();
+    assert_eq!(with(token).inspect("a").status, 200);
+    for guess in guesses {
+        assert_eq!(guess.join().expect("an answer"), 401);
     }
 }

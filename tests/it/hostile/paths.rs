@@ -20,8 +20,8 @@ fn spellings() -> Vec<Row> {
         (post("/locks/held%2Fkey"), 423, "lock-held"),
         (post("/locks/held%2fkey"), 423, "lock-held"),
         (post("/locks/held#fragment"), 423, "lock-held"),
-        (post("http://lock.test/locks/held"), 423, "lock-held"),
-        (post("http://lock.test/locks/held%2Fkey"), 423, "lock-held"),
+        (post("http://localhost/locks/held"), 423, "lock-held"),
+        (post("http://localhost/locks/held%2Fkey"), 423, "lock-held"),
         (get(format!("/locks/{}", "k".repeat(256))), 200, OK),
         (get(format!("/locks/{}", "%6B".repeat(256))), 200, OK),
         (get("/locks/AZaz09-._~:@/+=,"), 200, OK),
@@ -59,7 +59,7 @@ fn wrong_keys() -> Vec<Row> {
         post("/locks/a%2F"),
         post("/locks/"),
         get("/locks/?limit=1"),
-        post("http://lock.test/locks/a%00"),
+        post("http://localhost/locks/a%00"),
         post(format!("/locks/{}", "k".repeat(257))),
         post(format!("/locks/{}", "%6B".repeat(257))),
         post(format!("/locks/{}", "a/".repeat(10_000))),
@@ -94,9 +94,9 @@ fn targets() -> Vec<Row> {
         get("/Locks/held"),
         get("/%6Cocks/held"),
         get("/livez/"),
-        get("http://lock.test"),
-        get("lock.test:80"),
-        call("CONNECT", "lock.test:80"),
+        get("http://localhost"),
+        get("localhost:80"),
+        call("CONNECT", "localhost:80"),
     ];
     let no_target = [get("locks/held"), get("http://"), get("")];
     let padded = |start: &str, length| format!("{start}{}", "x".repeat(length - start.len()));
@@ -118,7 +118,7 @@ fn targets() -> Vec<Row> {
         all(400, BARE, no_target),
         all(400, "invalid-key", long_keys),
         all(400, "invalid-request", long_queries),
-        all(431, BARE, too_long),
+        all(431, "head-too-large", too_long),
     ]
     .concat()
 }

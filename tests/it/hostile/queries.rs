@@ -21,6 +21,8 @@ fn listings() -> Vec<Row> {
     let long_cursor = format!("cursor={}", "1".repeat(513));
     let refused = [
         "limit=0",
+        "limit=01",
+        "limit=00",
         "limit=1001",
         "limit=-1",
         "limit=+1",
@@ -121,6 +123,8 @@ fn releases() -> Vec<Row> {
         "force=true&fencing_token=1e3",
         "force=true&fencing_token=1.0",
         "force=true&fencing_token=0x1",
+        "force=true&fencing_token=01",
+        "force=true&fencing_token=00",
         "force=true&fencing_token=abc",
         "force=true&fencing_token=1&fencing_token=1",
         "force=true&fencing_token=1&holder=x",

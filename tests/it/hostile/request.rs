@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::support::http::{Reply, raw, try_http};
 
 /// The largest head of a request, in bytes.
-pub(super) const MAX_HEAD: usize = 64 * 1024;
+pub(super) const MAX_HEAD: usize = 16 * 1024;
 
 /// How long an answer to a request that breaks off may take.
 const SILENCE: Duration = Duration::from_secs(4);
@@ -69,7 +69,7 @@ pub(super) fn line(line: impl Into<Vec<u8>>) -> Request {
         body: Vec::new(),
         kept_id: None,
     }
-    .header("Host: lock.test")
+    .header("Host: localhost")
     .header("Connection: close")
 }
 

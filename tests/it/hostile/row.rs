@@ -78,6 +78,16 @@ fn check_headers(request: &Request, reply: &Reply, faults: &mut Faults) {
         reply.header("cache-control") == Some("no-store"),
         "has no cache-control: no-store",
     );
+    faults.unless(
+        reply.header("x-content-type-options") == Some("nosniff"),
+        "may be sniffed",
+    );
+    let policy = reply.header("content-security-policy").unwrap_or_default();
+    faults.unless(policy.contains("frame-ancestors 'none'"), "may be framed");
+    faults.unless(
+        reply.header("referrer-policy") == Some("no-referrer"),
+        "tells where it was",
+    );
     let id = reply.header("x-request-id").unwrap_or_default();
     let right_id = match &request.kept_id {
         Some(kept) => id == kept,

@@ -244,7 +244,7 @@ impl Call {
         let mut builder = Request::builder()
             .method(self.method)
             .uri(&self.path)
-            .header("Host", "leasehold");
+            .header("Host", "localhost");
         if let Some((name, value)) = &self.header {
             builder = builder.header(*name, value);
         }

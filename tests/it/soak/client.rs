@@ -322,7 +322,7 @@ fn request(
     let mut builder = Request::builder()
         .method(method)
         .uri(path)
-        .header("Host", "soak");
+        .header("Host", "localhost");
     if let Some((name, value)) = header {
         builder = builder.header(name, value);
     }

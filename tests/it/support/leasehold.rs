@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::OsStr;
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Sender};
@@ -76,7 +77,44 @@ impl Leasehold {
         listen: &str,
         env: impl IntoIterator<Item = (K, V)>,
     ) -> Self {
-        let mut command = command(&["--listen", listen], env);
+        Self::spawn(command(&["--listen", listen], env), |_| true)
+    }
+
+    /// A server on a free port of whose log only the lines are kept that hold one of these texts; all is read.
+    pub(crate) fn start_with_large_log<K: AsRef<OsStr>, V: AsRef<OsStr>>(
+        kept: &'static [&'static str],
+        env: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
+        let keeps = |line: &str| kept.iter().any(|text| line.contains(text));
+        let server = Self::spawn(command(&["--listen", "127.0.0.1:0"], env), keeps);
+        server.read_log();
+        server
+    }
+
+    /// A server that may have so many files open.
+    pub(crate) fn start_with_descriptors<K: AsRef<OsStr>, V: AsRef<OsStr>>(
+        descriptors: u32,
+        env: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
+        let plain = command(&["--listen", "127.0.0.1:0"], env);
+        let mut limited = Command::new("sh");
+        limited
+            .args(["-c", "ulimit -n \"$0\" && exec \"$@\""])
+            .arg(descriptors.to_string())
+            .arg(plain.get_program())
+            .args(plain.get_args());
+        for (name, value) in plain.get_envs() {
+            match value {
+                Some(value) => limited.env(name, value),
+                None => limited.env_remove(name),
+            };
+        }
+        let server = Self::spawn(limited, |_| true);
+        server.read_log();
+        server
+    }
+
+    fn spawn(mut command: Command, keeps: impl Fn(&str) -> bool + Send + 'static) -> Self {
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -84,11 +122,12 @@ impl Leasehold {
         let process = Process::spawn(&mut command, "leasehold");
         let (stdout, stderr) = process.take_pipes();
         let (read_log, log_is_read) = mpsc::channel();
-        let stdout = Output::collect(stdout, || {});
+        let stdout = Output::collect(stdout, || {}, |_| true);
         // Dropped unsent it is read too, so that the last words are there.
-        let stderr = Output::collect(stderr, move || {
+        let begin = move || {
             let _begun = log_is_read.recv();
-        });
+        };
+        let stderr = Output::collect(stderr, begin, keeps);
         let addr = poll(START_LIMIT, || {
             let ended = !process.is_running();
             let addr = stdout.text().lines().find_map(listening_addr);
@@ -112,6 +151,32 @@ impl Leasehold {
             stderr,
             read_log,
         }
+    }
+
+    /// The memory that it has in use now, in KiB.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        self.status_kib("VmRSS")
+    }
+
+    /// The most memory that it had in use until now, in KiB.
+    pub(crate) fn peak_kib(&self) -> u64 {
+        self.status_kib("VmHWM")
+    }
+
+    fn status_kib(&self, name: &str) -> u64 {
+        let path = format!("/proc/{}/status", self.process.id());
+        let status = fs::read_to_string(path).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let figure = line.and_then(|line| line.split_whitespace().nth(1));
+        figure
+            .and_then(|figure| figure.parse().ok())
+            .unwrap_or_else(|| panic!("no {name} in {status}"))
+    }
+
+    /// How many files it has open now.
+    pub(crate) fn descriptors(&self) -> usize {
+        let path = format!("/proc/{}/fd", self.process.id());
+        fs::read_dir(path).expect("it runs").count()
     }
 
     /// What `/readyz` answers now.
@@ -246,8 +311,12 @@ struct Output {
 }
 
 impl Output {
-    /// Reads `pipe` in a thread of its own after `begin`, and ends with the pipe.
-    fn collect(pipe: impl Read + Send + 'static, begin: impl FnOnce() + Send + 'static) -> Self {
+    /// Reads `pipe` in a thread of its own after `begin`, keeps the lines that it should, and ends with the pipe.
+    fn collect(
+        pipe: impl Read + Send + 'static,
+        begin: impl FnOnce() + Send + 'static,
+        keeps: impl Fn(&str) -> bool + Send + 'static,
+    ) -> Self {
         let text = Arc::new(Mutex::new(String::new()));
         let shared = Arc::clone(&text);
         let reader = thread::spawn(move || {
@@ -255,8 +324,11 @@ impl Output {
             let mut pipe = BufReader::new(pipe);
             let mut line = Vec::new();
             while pipe.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
-                let mut text = shared.lock().unwrap_or_else(PoisonError::into_inner);
-                text.push_str(&String::from_utf8_lossy(&line));
+                let read = String::from_utf8_lossy(&line);
+                if keeps(&read) {
+                    let mut text = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                    text.push_str(&read);
+                }
                 line.clear();
             }
         });

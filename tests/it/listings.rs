@@ -1,0 +1,199 @@
+//! Listings are bounded in bytes and in number, and cost no lease.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use leasehold::store::contract::MAX_PAGE_BYTES;
+use serde_json::{Map, Value, json};
+
+use crate::support::api::Api;
+use crate::support::eventually;
+use crate::support::http::http_on;
+use crate::support::leasehold::Leasehold;
+use crate::support::redis::RedisServer;
+
+/// More than fits into a page, and into a step of a listing.
+const LOCKS: usize = 300;
+
+fn servers() -> Vec<(Leasehold, Option<RedisServer>)> {
+    let redis = RedisServer::plain();
+    let on_redis = Leasehold::on(&redis);
+    vec![(Leasehold::in_memory(), None), (on_redis, Some(redis))]
+}
+
+/// As much as a client may attach.
+fn metadata() -> Map<String, Value> {
+    (0..32)
+        .map(|n| (format!("{n:02}"), json!("x".repeat(126))))
+        .collect()
+}
+
+fn hold_large(api: &Api, prefix: &str, count: usize) -> BTreeSet<String> {
+    let keys = (0..count).map(|number| format!("{prefix}/{number}"));
+    keys.inspect(|key| {
+        let body = json!({"ttl_ms": 600_000, "metadata": metadata()});
+        let reply = api.acquire(key, body);
+        assert_eq!(reply.status, 201, "{reply:?}");
+    })
+    .collect()
+}
+
+/// All keys of a listing, and the bytes of its largest page.
+fn walk(api: &Api, query: &str) -> (Vec<String>, usize) {
+    let (mut keys, mut largest, mut cursor) = (Vec::new(), 0, String::new());
+    loop {
+        let page = api.list(&format!("{query}{cursor}"));
+        assert_eq!(page.status, 200, "{page:?}");
+        largest = largest.max(page.body.len());
+        let page = page.json();
+        let locks = page["locks"].as_array().expect("locks").iter();
+        keys.extend(locks.map(|lock| lock["key"].as_str().expect("a key").to_owned()));
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={}", next.replace('/', "%2F")),
+            None => return (keys, largest),
+        }
+    }
+}
+
+#[test]
+fn page_is_bounded_in_bytes_and_none_is_passed_over() {
+    for (server, _redis) in servers() {
+        let api = server.api();
+        let held = hold_large(&api, "large", LOCKS);
+        // Others beside it.
+        hold_large(&api, "other", 10);
+        for limit in [1000, 70, 7] {
+            let (keys, largest) = walk(&api, &format!("prefix=large/&limit={limit}"));
+            assert_eq!(keys.iter().cloned().collect::<BTreeSet<_>>(), held);
+            assert_eq!(keys.len(), LOCKS, "some twice");
+            // The lock that passes the bound is the last one.
+            assert!(largest < MAX_PAGE_BYTES + 16 * 1024, "{largest} bytes");
+            assert!(
+                limit < 70 || largest > MAX_PAGE_BYTES / 2,
+                "{largest} bytes"
+            );
+        }
+    }
+}
+
+#[test]
+fn page_of_small_locks_is_as_long_as_it_was_asked_for() {
+    for (server, _redis) in servers() {
+        let api = server.api();
+        for number in 0..500 {
+            let reply = api.acquire(&format!("small/{number}"), json!({"ttl_ms": 600_000}));
+            assert_eq!(reply.status, 201, "{reply:?}");
+        }
+        let page = api.list("limit=400").json();
+        assert_eq!(page["locks"].as_array().map(Vec::len), Some(400));
+        assert_eq!(walk(&api, "limit=1000").0.len(), 500);
+    }
+}
+
+#[test]
+fn listing_goes_beside_what_leases_depend_on_and_one_step_at_a_time() {
+    let redis = RedisServer::plain();
+    let server = Leasehold::start([
+        ("LEASEHOLD_REDIS_URL", redis.url()),
+        ("LEASEHOLD_REDIS_RESPONSE_TIMEOUT_MS", "10000".to_owned()),
+    ]);
+    server.wait_ready();
+    let api = server.api();
+    hold_large(&api, "large", 5);
+    redis.pause();
+    let listings: Vec<_> = (0..4)
+        .map(|_| {
+            let api = server.api();
+            thread::spawn(move || api.list(""))
+        })
+        .collect();
+    // One step has gone to Redis, and the others wait for it: a fifth is one too many.
+    thread::sleep(Duration::from_millis(500));
+    eventually(Duration::from_secs(5), "too many", || {
+        api.list("").status == 429
+    });
+    let refused = api.list("");
+    assert_eq!(refused.status, 429);
+    assert_eq!(
+        refused.json()["type"],
+        "urn:leasehold:problem:too-many-listings"
+    );
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    redis.resume();
+    for listing in listings {
+        let page = listing.join().expect("an answer");
+        assert_eq!(page.json()["locks"].as_array().map(Vec::len), Some(5));
+    }
+    let hits = server.metric("leasehold_limits_hit_total{limit=\"listings\"}");
+    assert!(hits > Some(0), "{hits:?}");
+}
+
+#[test]
+fn listing_whose_client_hung_up_makes_place_for_another() {
+    let redis = RedisServer::plain();
+    let server = Leasehold::start([
+        ("LEASEHOLD_REDIS_URL", redis.url()),
+        ("LEASEHOLD_REDIS_RESPONSE_TIMEOUT_MS", "10000".to_owned()),
+    ]);
+    server.wait_ready();
+    hold_large(&server.api(), "large", 5);
+    redis.pause();
+    for _ in 0..20 {
+        drop(http_on(server.addr(), "GET", "/locks", &[], None));
+    }
+    redis.resume();
+    eventually(Duration::from_secs(5), "a page", || {
+        server.api().list("").status == 200
+    });
+}
+
+/// What turned renewals of a lease of two seconds into refusals, and held up other programs on the same Redis.
+#[test]
+fn leases_are_renewed_beside_loops_of_listings() {
+    const LOOPS: usize = 16;
+    const RENEWED_FOR: Duration = Duration::from_secs(6);
+    for (server, redis) in servers() {
+        let api = server.api();
+        hold_large(&api, "large", LOCKS);
+        let (stop, pages, refused) = (
+            AtomicBool::new(false),
+            AtomicUsize::new(0),
+            AtomicUsize::new(0),
+        );
+        thread::scope(|scope| {
+            for _ in 0..LOOPS {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        match server.api().list("limit=1000").status {
+                            200 => pages.fetch_add(1, Ordering::Relaxed),
+                            429 => refused.fetch_add(1, Ordering::Relaxed),
+                            status => panic!("a listing was answered {status}"),
+                        };
+                    }
+                });
+            }
+            let lease = api.acquire("mine", json!({"ttl_ms": 2000}));
+            let begun = Instant::now();
+            let mut renewals = 0;
+            let mut statuses = BTreeSet::new();
+            while begun.elapsed() < RENEWED_FOR {
+                statuses.insert(api.renew("mine", &lease.lease_id(), None).status);
+                if let Some(redis) = &redis {
+                    assert_eq!(redis.cli(&["PING"]), "PONG");
+                }
+                renewals += 1;
+                thread::sleep(Duration::from_millis(50));
+            }
+            stop.store(true, Ordering::Relaxed);
+            assert_eq!(statuses, BTreeSet::from([200]), "of {renewals} renewals");
+        });
+        let pages = pages.into_inner();
+        assert!(pages > 20, "{pages} pages");
+        if redis.is_some() {
+            let refused = refused.into_inner();
+            assert!(refused > 0, "16 loops at once found {pages} pages");
+        }
+    }
+}
