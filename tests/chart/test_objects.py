@@ -29,6 +29,7 @@ EVERYTHING = {
     },
     "tls": {"ca": {"existingSecret": "redis-ca"}, "client": {"existingSecret": "redis-client"}},
     "auth": {"existingSecret": "tokens", "breakTokenKey": "break"},
+    "settings": {"allowedHosts": ["locks.example.net"], "allowedOrigins": ["https://pages.example.com"]},
     "service": {"annotations": {"example.com/a": "1"}},
     "ingress": {
         "enabled": True, "className": "nginx", "annotations": {"example.com/a": "1"}, "hosts": ["locks.example.com"],
@@ -92,7 +93,8 @@ def container(values=None):
 
 
 def environment(values=None):
-    return {variable["name"]: variable["value"] for variable in container(values)["env"]}
+    """The variables whose values the chart gives."""
+    return {variable["name"]: variable["value"] for variable in container(values)["env"] if "value" in variable}
 
 
 def secrets(values=None):
@@ -242,7 +244,9 @@ class Security(unittest.TestCase):
                 self.assertNotIn("args", container(values))
                 self.assertNotIn("envFrom", container(values))
                 self.assertNotIn("Secret", kinds(helm.render(values)))
-                self.assertTrue(all("value" in variable for variable in container(values)["env"]))
+                referring = [variable for variable in container(values)["env"] if "value" not in variable]
+                addresses = {"name": "POD_IPS", "valueFrom": {"fieldRef": {"fieldPath": "status.podIPs"}}}
+                self.assertEqual(referring, [addresses] if name == "everything" else [])
 
     def test_secrets_that_a_mode_does_not_need_are_not_mounted(self):
         self.assertEqual(secrets(helm.preset("memory")), {})
@@ -312,7 +316,7 @@ class Deployment(unittest.TestCase):
         self.assertEqual(container()["lifecycle"], {"preStop": {"sleep": {"seconds": 5}}})
         self.assertEqual(pod()["spec"]["terminationGracePeriodSeconds"], 30)
         # The longest end in order, as the server has it: the drain, and the threads' last second.
-        source = (CHART.parents[1] / "src" / "server.rs").read_text(encoding="utf-8")
+        source = (CHART.parents[1] / "src" / "server" / "mod.rs").read_text(encoding="utf-8")
         drain = int(re.search(r"DRAIN_DEADLINE: Duration = Duration::from_secs\((\d+)\)", source)[1])
         source = (CHART.parents[1] / "src" / "cli.rs").read_text(encoding="utf-8")
         threads = int(re.search(r"SHUTDOWN_TIMEOUT: Duration = Duration::from_secs\((\d+)\)", source)[1])
@@ -486,6 +490,51 @@ class Network(unittest.TestCase):
         self.assertEqual(monitor["metadata"]["labels"]["release"], "p")
         self.assertEqual(monitor["spec"]["endpoints"][0]["interval"], "5s")
         self.assertEqual(monitor["spec"]["endpoints"][0]["scrapeTimeout"], "4s")
+
+
+class AllowedHosts(unittest.TestCase):
+    def hosts(self, settings, values=None, **options):
+        documents = helm.render({"settings": {"allowedHosts": settings}, **(values or {})}, **options)
+        variables = one(documents, "Deployment")["spec"]["template"]["spec"]["containers"][0]["env"]
+        names = [variable["name"] for variable in variables]
+        if "LEASEHOLD_ALLOWED_HOSTS" not in names:
+            self.assertNotIn("POD_IPS", names)
+            return None
+        # Kubernetes replaces references to earlier variables only.
+        self.assertLess(names.index("POD_IPS"), names.index("LEASEHOLD_ALLOWED_HOSTS"))
+        return dict(zip(names, variables))["LEASEHOLD_ALLOWED_HOSTS"]["value"].split(",")
+
+    def test_none_is_listed_unless_the_user_lists_one(self):
+        self.assertIsNone(self.hosts([]))
+        self.assertIsNone(self.hosts([], {"ingress": {"enabled": True, "hosts": ["a.example.com"]}}))
+
+    def test_the_pod_and_the_service_are_added(self):
+        hosts = self.hosts(["a.example.com"], release="prod", namespace="ns")
+        service = ["prod-leasehold", "prod-leasehold.ns", "prod-leasehold.ns.svc", "prod-leasehold.ns.svc.cluster.local"]
+        self.assertEqual(hosts, ["$(POD_IPS)", *service, "a.example.com"])
+        self.assertIn("locks", self.hosts(["a.example.com"], {"fullnameOverride": "locks"}))
+
+    def test_the_addresses_that_the_chart_names_are_added(self):
+        values = {"settings": {"allowedHosts": ["a.example.com"]}}
+        hosts = self.hosts(["a.example.com"])
+        (url,) = re.findall(r"http://([^:]+):", " ".join(rendered("Pod", values)["spec"]["containers"][0]["args"]))
+        (note,) = re.findall(r"In the cluster the address is http://([^:]+):", helm.notes(values))
+        self.assertLessEqual({url, note}, set(hosts))
+
+    def test_names_of_ingress_and_route_are_added_if_they_are_enabled(self):
+        ingress = {"hosts": ["b.example.com", "a.example.com", "*.example.com"]}
+        route = {"hostnames": ["c.example.com", "*.example.org"], "parentRefs": [{"name": "gateway"}]}
+        for enabled, expected in [
+            ((False, False), ["a.example.com"]),
+            ((True, False), ["b.example.com", "a.example.com"]),
+            ((False, True), ["c.example.com", "a.example.com"]),
+            ((True, True), ["b.example.com", "a.example.com", "c.example.com"]),
+        ]:
+            values = {"ingress": {**ingress, "enabled": enabled[0]}, "httpRoute": {**route, "enabled": enabled[1]}}
+            with self.subTest(enabled=enabled):
+                self.assertEqual(self.hosts(["a.example.com"], values)[5:], expected)
+        gateways_own = {"httpRoute": {"enabled": True, "parentRefs": [{"name": "gateway"}]}}
+        self.assertEqual(self.hosts(["a.example.com"], gateways_own)[5:], ["a.example.com"])
 
 
 class HelmTest(unittest.TestCase):

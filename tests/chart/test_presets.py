@@ -8,6 +8,7 @@ question.
 import contextlib
 import json
 import os
+import re
 import subprocess
 import time
 import unittest
@@ -20,6 +21,9 @@ from redis_hosts import SURROUNDINGS, Hosts, managed_tls, stop
 
 READY_LIMIT_S = 30
 PROGRAM = "/run/image/leasehold"
+
+# The pod's addresses in a cluster with both families.
+POD_IPS = ["192.0.2.7", "2001:db8::7"]
 
 
 def setUpModule():
@@ -51,8 +55,7 @@ class Pod:
             (volume,) = [volume for volume in self.spec["volumes"] if volume["name"] == mount["name"]]
             self.mount(volume["projected"], mount["mountPath"])
         self.log = self.stack.enter_context(open("/run/log", "w+", encoding="utf-8"))
-        environment = {variable["name"]: variable["value"] for variable in container["env"]}
-        self.process = self.run([], environment, stderr=self.log)
+        self.process = self.run([], environment(container), stderr=self.log)
         self.stack.callback(stop, self.process)
         return self
 
@@ -109,16 +112,29 @@ class Pod:
         return Path("/run/log").read_text(encoding="utf-8")
 
 
+def environment(container):
+    """The container's variables; a reference stands for the value of an earlier one."""
+    fields = {"status.podIPs": ",".join(POD_IPS)}
+    made = {}
+    for variable in container["env"]:
+        if "valueFrom" in variable:
+            value = fields[variable["valueFrom"]["fieldRef"]["fieldPath"]]
+        else:
+            value = re.sub(r"\$\((\w+)\)", lambda found: made.get(found[1], found[0]), variable["value"])
+        made[variable["name"]] = value
+    return made
+
+
 def call(method, path, **headers):
     request = urllib.request.Request(f"http://127.0.0.1:8080{path}", method=method, headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=5) as answer:
-            status, body = answer.status, answer.read()
+            status, kind, body = answer.status, answer.headers.get("Content-Type", ""), answer.read()
     except urllib.error.HTTPError as error:
-        status, body = error.code, error.read()
+        status, kind, body = error.code, error.headers.get("Content-Type", ""), error.read()
     except OSError as error:
         return 0, {"error": str(error)}
-    return status, json.loads(body) if body else None
+    return status, json.loads(body) if "json" in kind else body or None
 
 
 class Presets(unittest.TestCase):
@@ -193,19 +209,71 @@ class Presets(unittest.TestCase):
 
     def test_tokens(self):
         values = {**helm.preset("memory"), "auth": {"existingSecret": "tokens", "breakTokenKey": "break"}}
-        secrets = {"tokens": {"token": "one\n", "break": "two\n"}}
-        self.serves(values, secrets, Authorization="Bearer one")
+        secrets = {"tokens": {"token": "one-of-sixteen-or-more\n", "break": "two-of-sixteen-or-more\n"}}
+        self.serves(values, secrets, Authorization="Bearer one-of-sixteen-or-more")
         with Pod(values, secrets) as pod:
             pod.wait()
             self.assertEqual(call("POST", "/locks/my_lock")[0], 401)
-            status, lease = call("POST", "/locks/my_lock", Authorization="Bearer one")
+            status, lease = call("POST", "/locks/my_lock", Authorization="Bearer one-of-sixteen-or-more")
             path = f"/locks/my_lock?force=true&fencing_token={lease['fencing_token']}"
-            self.assertEqual(call("DELETE", path, Authorization="Bearer one")[0], 403)
-            self.assertEqual(call("DELETE", path, Authorization="Bearer two")[0], 204)
+            self.assertEqual(call("DELETE", path, Authorization="Bearer one-of-sixteen-or-more")[0], 403)
+            self.assertEqual(call("DELETE", path, Authorization="Bearer two-of-sixteen-or-more")[0], 204)
+        for name, variable in (("token", "LEASEHOLD_TOKEN"), ("break", "LEASEHOLD_BREAK_TOKEN")):
+            short = {"tokens": {**secrets["tokens"], name: "fifteen-letters\n"}}
+            with self.subTest(short=name), Pod(values, short) as pod:
+                self.assertIn(f"{variable} has 15 characters and must have at least 16", pod.reason())
 
     def test_all_settings_are_taken(self):
-        settings = {"maxTtlMs": 30000, "maxWaitMs": 0, "maxRecoveryMs": 5, "maxWaiters": 1}
+        settings = {
+            "maxTtlMs": 30000, "maxWaitMs": 0, "maxRecoveryMs": 5, "maxWaiters": 1, "maxConnections": 1,
+            "headerTimeoutMs": 100, "allowedHosts": ["locks.example.com", "[fd00::1]"],
+            "allowedOrigins": ["https://pages.example.com", "http://[fd00::1]:8081"],
+        }
         self.serves({**helm.preset("memory"), "settings": settings}, {})
+        self.serves({**helm.preset("memory"), "settings": {**settings, "headerTimeoutMs": 600000}}, {})
+
+    def test_any_host_is_served_until_one_is_listed(self):
+        values = {
+            **helm.preset("memory"),
+            "ingress": {"enabled": True, "hosts": ["ingress.example.com"]},
+            "httpRoute": {
+                "enabled": True, "hostnames": ["route.example.com"], "parentRefs": [{"name": "gateway"}],
+            },
+        }
+        service = ["leasehold", "leasehold.locks", "leasehold.locks.svc", "leasehold.locks.svc.cluster.local"]
+        pod_addresses = [f"[{address}]" if ":" in address else address for address in POD_IPS]
+        known = [*service, *pod_addresses, "ingress.example.com", "route.example.com", "127.0.0.1", "localhost"]
+        others = ["other", "leasehold.elsewhere.svc", "192.0.2.8", "rebound.example.com"]
+
+        def statuses(hosts):
+            paths = ("/locks", "/metrics")
+            return {(host, path): call("GET", path, Host=f"{host}:8080")[0] for host in hosts for path in paths}
+
+        with Pod(values, {}) as pod:
+            pod.wait()
+            self.assertEqual(set(statuses([*known, *others]).values()), {200})
+        with Pod({**values, "settings": {"allowedHosts": ["listed.example.com"]}}, {}) as pod:
+            pod.wait()
+            answers = statuses([*known, "listed.example.com"])
+            self.assertEqual(answers, dict.fromkeys(answers, 200))
+            answers = statuses(others)
+            self.assertEqual(answers, dict.fromkeys(answers, 421))
+            # The kubelet and load balancers probe by addresses that are not listed.
+            (container,) = pod.spec["containers"]
+            for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+                self.assertEqual(call("GET", container[probe]["httpGet"]["path"], Host="192.0.2.8:8080")[0], 200)
+
+    def test_pages_of_listed_origins_may_change_locks(self):
+        settings = {"allowedOrigins": ["https://pages.example.com", "http://pages.example.com:8081"]}
+        with Pod({**helm.preset("memory"), "settings": settings}, {}) as pod:
+            pod.wait()
+            for number, (origin, expected) in enumerate([
+                ("https://pages.example.com", 201), ("http://pages.example.com:8081", 201),
+                ("http://pages.example.com", 403), ("https://other.example.com", 403),
+            ]):
+                with self.subTest(origin):
+                    headers = {"Origin": origin, "Sec-Fetch-Site": "cross-site"}
+                    self.assertEqual(call("POST", f"/locks/{number}", **headers)[0], expected)
 
     def test_the_test_pod_tells_ready_from_not_ready(self):
         def asked(pod):

@@ -188,6 +188,33 @@ REFUSED = {
     "too many confirmations": ({"settings": {"replicaAcks": 17}}, "/settings/replicaAcks': maximum: got 17, want 16"),
     "a prefix with a space": ({"settings": {"keyPrefix": "a b"}}, "/settings/keyPrefix'"),
     "too short a TTL": ({"settings": {"maxTtlMs": 999}}, "/settings/maxTtlMs': minimum: got 999"),
+    "no connections": ({"settings": {"maxConnections": 0}}, "/settings/maxConnections': minimum: got 0, want 1"),
+    "more waiters than connections": (
+        {"settings": {"maxWaiters": 101, "maxConnections": 100}},
+        r"settings.maxWaiters \(101\) is more than settings.maxConnections \(100\)",
+    ),
+    "more waiters than connections by default": (
+        {"settings": {"maxWaiters": 100000}}, r"settings.maxWaiters \(100000\) is more than .* \(8800\)",
+    ),
+    "too little time for a head": (
+        {"settings": {"headerTimeoutMs": 99}}, "/settings/headerTimeoutMs': minimum: got 99, want 100",
+    ),
+    "too much time for a head": (
+        {"settings": {"headerTimeoutMs": 600001}}, "/settings/headerTimeoutMs': maximum: got .*, want ",
+    ),
+    **{
+        f"an allowed host {host!r}": ({"settings": {"allowedHosts": ["a", host]}}, "/settings/allowedHosts/1'")
+        for host in ("", "a:80", "https://a", "*.example.com", "a,b", "fd00::1", "$(HOME)")
+    },
+    **{
+        f"an allowed origin {origin!r}": (
+            {"settings": {"allowedOrigins": ["https://a", origin]}}, "/settings/allowedOrigins/1'",
+        )
+        for origin in (
+            "", "a", "*", "null", "https://", "https://a/", "https://*.example.com", "https://a,https://b", "ftp://a",
+            "https://a:", "https://a:0", "https://a:b", "https://a:65536", "https://u@a",
+        )
+    },
 }
 
 
@@ -210,6 +237,11 @@ class Refusals(unittest.TestCase):
             {"redis": {"sentinel": {"tls": True}}, "tls": {"ca": {"existingSecret": "ca"}}},
             {"podDisruptionBudget": {"maxUnavailable": "50%"}},
             {"image": {"digest": "sha256:" + "0" * 64}},
+            {"settings": {"maxWaiters": 100, "maxConnections": 100}},
+            {"settings": {"headerTimeoutMs": 100}},
+            {"settings": {"headerTimeoutMs": 600000}},
+            {"settings": {"allowedHosts": ["localhost", "a.example.com", "10.1.2.3", "[fd00::1]"]}},
+            {"settings": {"allowedOrigins": ["http://a", "https://a.example.com:1", "https://[fd00::1]:65535"]}},
         ]
         for values in accepted:
             with self.subTest(values=values):
@@ -226,7 +258,7 @@ def program_settings():
 
 
 # Settings of which the chart has defaults of its own: the port is open to the cluster, and waiters fit into the memory.
-OWN_DEFAULTS = {"LEASEHOLD_LISTEN": "0.0.0.0:8080", "LEASEHOLD_MAX_WAITERS": "10000"}
+OWN_DEFAULTS = {"LEASEHOLD_LISTEN": "0.0.0.0:8080", "LEASEHOLD_MAX_WAITERS": "7040"}
 
 # Settings that the chart gives in another way.
 IN_FILES = {
@@ -234,13 +266,22 @@ IN_FILES = {
 }
 
 
+def server(values):
+    """The server's container."""
+    return next(
+        document["spec"]["template"]["spec"]["containers"][0]
+        for document in helm.render(values) if document["kind"] == "Deployment"
+    )
+
+
+def variables(container):
+    """Those whose values the chart gives."""
+    return {variable["name"]: variable["value"] for variable in container["env"] if "value" in variable}
+
+
 class Settings(unittest.TestCase):
     def rendered(self, values):
-        container = next(
-            document["spec"]["template"]["spec"]["containers"][0]
-            for document in helm.render(values) if document["kind"] == "Deployment"
-        )
-        return {variable["name"]: variable["value"] for variable in container["env"]}
+        return variables(server(values))
 
     def test_defaults_are_those_of_the_program(self):
         program = program_settings()
@@ -257,7 +298,7 @@ class Settings(unittest.TestCase):
             "redis": {"username": "u", "tls": True, "sentinel": {"username": "u", "tls": True}},
             "tls": {"ca": {"existingSecret": "a"}, "client": {"existingSecret": "b"}},
             "auth": {"existingSecret": "c", "breakTokenKey": "break"},
-            "settings": {"maxRecoveryMs": 1},
+            "settings": {"maxRecoveryMs": 1, "allowedHosts": ["a"], "allowedOrigins": ["https://a"]},
         }
         direct = copy.deepcopy(everything) | {"mode": "direct"}
         direct["redis"]["direct"] = {"node": "redis:6379"}
@@ -277,14 +318,83 @@ class Settings(unittest.TestCase):
             "maxWaitMs": (10000000, "LEASEHOLD_MAX_WAIT_MS", "10000000"),
             "maxClockSkewMs": (250, "LEASEHOLD_MAX_CLOCK_SKEW_MS", "250"),
             "maxRecoveryMs": (10000000, "LEASEHOLD_MAX_RECOVERY_MS", "10000000"),
+            "maxConnections": (10000000, "LEASEHOLD_MAX_CONNECTIONS", "10000000"),
+            "headerTimeoutMs": (250, "LEASEHOLD_HEADER_TIMEOUT_MS", "250"),
             "maxWaiters": (10000000, "LEASEHOLD_MAX_WAITERS", "10000000"),
             "maxWaitersPerKey": (10000000, "LEASEHOLD_MAX_WAITERS_PER_KEY", "10000000"),
+            "allowedHosts": (
+                ["a.example.com", "[fd00::1]"],
+                "LEASEHOLD_ALLOWED_HOSTS",
+                "$(POD_IPS),leasehold,leasehold.locks,leasehold.locks.svc,leasehold.locks.svc.cluster.local,"
+                "a.example.com,[fd00::1]",
+            ),
+            "allowedOrigins": (
+                ["https://a.example.com", "http://b:81"], "LEASEHOLD_ALLOWED_ORIGINS", "https://a.example.com,http://b:81",
+            ),
             "logLevel": ("warn", "RUST_LOG", "warn"),
         }
         self.assertEqual(set(values), set(defaults()["settings"]))
         rendered = self.rendered({"settings": {name: value for name, (value, _, _) in values.items()}})
         for _, variable, expected in values.values():
             self.assertEqual(rendered[variable], expected)
+
+
+# What a server needs at most, by measurements of the release build, in KiB.
+KIB_BESIDES_CONNECTIONS, KIB_OF_CONNECTION = 128 * 1024, 44
+
+# The waiters to a hundred connections: the others are for renewals and releases.
+WAITERS_PERCENT = 80
+
+
+def kib(quantity):
+    """A quantity of memory as Kubernetes writes it; one that is not in binary units is an error."""
+    number, unit = re.fullmatch(r"(\d+)(Ki|Mi|Gi)", quantity).groups()
+    return int(number) * {"Ki": 1, "Mi": 1024, "Gi": 1024 * 1024}[unit]
+
+
+class Memory(unittest.TestCase):
+    def check(self, values):
+        container = server(values)
+        made = variables(container)
+        connections, waiters = (int(made[f"LEASEHOLD_MAX_{name}"]) for name in ("CONNECTIONS", "WAITERS"))
+        needed = KIB_BESIDES_CONNECTIONS + connections * KIB_OF_CONNECTION
+        self.assertGreaterEqual(kib(container["resources"]["limits"]["memory"]), needed)
+        self.assertLessEqual(100 * waiters, WAITERS_PERCENT * connections)
+
+    def test_the_limit_allows_for_all_connections_and_some_are_left_by_waiters(self):
+        self.assertGreater(len(helm.presets()), 5)
+        for name, values in {"defaults": {}, **{name: helm.preset(name) for name in helm.presets()}}.items():
+            with self.subTest(name):
+                self.check(values)
+
+    def test_values_beyond_the_rules_are_found(self):
+        for values in (
+            {"resources": {"limits": {"memory": "502Mi"}}},
+            {"settings": {"maxConnections": 8937}},
+            {"settings": {"maxWaiters": 7041}},
+        ):
+            with self.subTest(values=values), self.assertRaises(AssertionError):
+                self.check(values)
+        self.check({"settings": {"maxConnections": 8936}, "resources": {"limits": {"memory": "512Mi"}}})
+
+    def test_the_comment_has_these_rules_and_an_example_that_fits(self):
+        lines = (CHART / "values.yaml").read_text(encoding="utf-8").splitlines()
+        end = lines.index("resources:")
+        comment = " ".join(line.removeprefix("#").strip() for line in lines[end - 8:end])
+        fixed = KIB_BESIDES_CONNECTIONS // 1024
+        self.assertIn(f"memory >= {fixed} MiB + settings.maxConnections x {KIB_OF_CONNECTION} KiB", comment)
+        self.assertIn(f"maxWaiters <= {WAITERS_PERCENT / 100:.1f} x settings.maxConnections", comment)
+        waiters, connections, limit = re.search(r"The (\d+) waiters .* maxConnections (\d+) and (\d+Gi)\.", comment).groups()
+        self.assertEqual(waiters, program_settings()["LEASEHOLD_MAX_WAITERS"])
+        self.check({
+            "settings": {"maxWaiters": int(waiters), "maxConnections": int(connections)},
+            "resources": {"limits": {"memory": limit}},
+        })
+
+    def test_the_alerts_say_the_same(self):
+        rules = (CHART / "files" / "rules.yaml").read_text(encoding="utf-8")
+        self.assertEqual(set(re.findall(r"(\d+) KiB", rules)), {str(KIB_OF_CONNECTION)})
+        self.assertIn(f"{WAITERS_PERCENT / 100:.1f} of LEASEHOLD_MAX_CONNECTIONS", rules)
 
 
 if __name__ == "__main__":

@@ -138,7 +138,10 @@ CASES = {
     "LeaseholdLimitHit": (
         counter("limits_hit_total", once(), limit="key_waiters"), "7m", {**JOB, "limit": "key_waiters", "severity": "warning"},
         "Requests are refused because of the limit key_waiters.",
-        [counter("limits_hit_total", rising(1), limit="body_bytes"), counter("limits_hit_total", always(7), limit="redis_queue")],
+        [
+            counter("limits_hit_total", rising(1), limit="body_bytes"), counter("limits_hit_total", rising(1), limit="head_bytes"),
+            counter("limits_hit_total", always(7), limit="redis_queue"),
+        ],
     ),
     "LeaseholdClockStepped": (
         counter("clock_steps_total", once(), size="large"), "6m", {**JOB, "severity": "warning"},

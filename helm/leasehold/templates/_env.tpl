@@ -58,11 +58,45 @@
 - name: LEASEHOLD_MAX_RECOVERY_MS
   value: {{ int64 .maxRecoveryMs | quote }}
 {{- end }}
+- name: LEASEHOLD_MAX_CONNECTIONS
+  value: {{ int64 .maxConnections | quote }}
+- name: LEASEHOLD_HEADER_TIMEOUT_MS
+  value: {{ int64 .headerTimeoutMs | quote }}
 - name: LEASEHOLD_MAX_WAITERS
   value: {{ int64 .maxWaiters | quote }}
 - name: LEASEHOLD_MAX_WAITERS_PER_KEY
   value: {{ int64 .maxWaitersPerKey | quote }}
+{{- if .allowedHosts }}
+# Kubernetes puts it into the next value. The server would refuse a name that begins with LEASEHOLD_.
+- name: POD_IPS
+  valueFrom:
+    fieldRef:
+      fieldPath: status.podIPs
+- name: LEASEHOLD_ALLOWED_HOSTS
+  value: {{ include "leasehold.allowedHosts" $ | quote }}
+{{- end }}
+{{- with .allowedOrigins }}
+- name: LEASEHOLD_ALLOWED_ORIGINS
+  value: {{ join "," . | quote }}
+{{- end }}
 - name: RUST_LOG
   value: {{ .logLevel | quote }}
 {{- end }}
+{{- end -}}
+
+{{/*
+The names that are listed, and those that the chart leads to the servers: without them a listed name would shut out the
+clients in the cluster, the Ingress and Prometheus, which scrapes pods by their addresses.
+*/}}
+{{- define "leasehold.allowedHosts" -}}
+{{- $name := include "leasehold.fullname" . -}}
+{{- $qualified := printf "%s.%s" $name .Release.Namespace -}}
+{{- $hosts := list "$(POD_IPS)" $name $qualified (printf "%s.svc" $qualified) (printf "%s.svc.cluster.local" $qualified) -}}
+{{- $routed := concat (ternary .Values.ingress.hosts (list) .Values.ingress.enabled) (ternary .Values.httpRoute.hostnames (list) .Values.httpRoute.enabled) -}}
+{{- range $routed -}}
+{{- if not (contains "*" .) -}}
+{{- $hosts = append $hosts . -}}
+{{- end -}}
+{{- end -}}
+{{- concat $hosts .Values.settings.allowedHosts | uniq | join "," -}}
 {{- end -}}

@@ -41,6 +41,11 @@ What a schema cannot say, or not in words that help: values that contradict each
 {{- if and .Values.autoscaling.enabled (gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas)) -}}
 {{- fail "autoscaling.minReplicas is more than autoscaling.maxReplicas" -}}
 {{- end -}}
+{{- with .Values.settings -}}
+{{- if gt (int64 .maxWaiters) (int64 .maxConnections) -}}
+{{- fail (printf "settings.maxWaiters (%d) is more than settings.maxConnections (%d): each waiter takes a connection, and renewals and releases need some too; the comment of resources in values.yaml has the rule" (int64 .maxWaiters) (int64 .maxConnections)) -}}
+{{- end -}}
+{{- end -}}
 {{- with .Values.httpRoute -}}
 {{- $timeout := mul (int64 .requestTimeoutSeconds) 1000 -}}
 {{- if and .enabled .requestTimeoutSeconds (le $timeout (int64 $.Values.settings.maxWaitMs)) -}}
