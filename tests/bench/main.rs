@@ -12,6 +12,7 @@
 //! - f: tens of thousands of parked waiters
 //! - g: growth with held locks and with connections
 //! - h: Redis memory of a held lock, and when all is over
+//! - i: renewals and releases beside listings without a pause
 //!
 //! Load generator, server and Redis share the machine's cores, so a figure says how work compares, not how fast a
 //! server alone would be. Rounds alternate between the candidates, and medians count. Everything runs on
@@ -21,6 +22,7 @@ mod cycles;
 mod generator;
 mod growth;
 mod handover;
+mod listings;
 mod machine;
 mod memory;
 mod parked;
@@ -133,16 +135,17 @@ fn run(options: &Options) -> ExitCode {
         open_files,
     };
     let wanted = |section| options.only.is_empty() || options.only.contains(&section);
-    // Redis drops what expired half a minute later, which other sections fill.
+    // Redis drops what expired seconds later, which other sections fill.
     let held = wanted('h').then(|| memory::hold(&mut bench));
     if ['a', 'b', 'c'].into_iter().any(wanted) {
         throughput::run(&mut bench);
     }
-    let sections: [(char, Section); 4] = [
+    let sections: [(char, Section); 5] = [
         ('d', replicas::run),
         ('e', handover::run),
         ('f', parked::run),
         ('g', growth::run),
+        ('i', listings::run),
     ];
     for (section, run) in sections {
         if wanted(section) {

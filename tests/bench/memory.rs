@@ -8,7 +8,7 @@ use crate::cycles::{self, size};
 use crate::report::Reach;
 use crate::servers::{Redis, Server};
 
-/// Redis drops a lock half a minute after its deadline, and may take a while to find it.
+/// Redis drops a lock some seconds after its deadline, and may take a while to find it.
 const GONE_LIMIT: Duration = Duration::from_secs(60);
 
 /// What may remain: the record of the activation, and the servers' heartbeats.

@@ -98,10 +98,10 @@ fn compare_latency(bench: &mut Bench, full: &Server, empty: &Server) {
 
 /// p99 of renew, release and readyz, round by round.
 #[derive(Default)]
-struct Times([Vec<f64>; 3]);
+pub(crate) struct Times(pub(crate) [Vec<f64>; 3]);
 
 impl Times {
-    fn add(&mut self, mut times: [Vec<u32>; 3]) {
+    pub(crate) fn add(&mut self, mut times: [Vec<u32>; 3]) {
         for (all, times) in self.0.iter_mut().zip(&mut times) {
             all.push(percentile(times, 0.99));
         }
@@ -109,7 +109,7 @@ impl Times {
 }
 
 /// Acquire, renew, release, readyz, again and again; the times of the last three in microseconds.
-fn work(server: &Server, time: Duration) -> [Vec<u32>; 3] {
+pub(crate) fn work(server: &Server, time: Duration) -> [Vec<u32>; 3] {
     let mut connections =
         Connections::open(&[server.address], WORKERS).expect("the server listens");
     let mut times: [Vec<u32>; 3] = Default::default();

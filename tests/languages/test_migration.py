@@ -16,7 +16,7 @@ from redis_hosts import Hosts, bitnami_redis
 from server import Server, call
 
 MASTER = "redis-sentinel-master.redis-sentinel.svc.cluster.local:6379"
-TOKEN, BREAK_TOKEN = "migration-token", "migration-break-token"
+TOKEN, BREAK_TOKEN = "migration-token-of-a-test", "migration-break-token"
 SOURCES = Path(__file__).parent / "migration"
 # Each in a directory of its own, beside work.go.
 PROGRAMS = {
@@ -68,6 +68,7 @@ class Migration(unittest.TestCase):
         hosts.name("leasehold.redis-sentinel.svc", "127.0.0.1")
         cls.server = cls.enterClassContext(Server(
             REDIS_URL=f"redis://{MASTER}", REDIS_PASSWORD=password, TOKEN=TOKEN, BREAK_TOKEN=BREAK_TOKEN,
+            ALLOWED_HOSTS="leasehold.redis-sentinel.svc",
         ))
         cls.environment = {
             **os.environ,

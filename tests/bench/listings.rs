@@ -1,0 +1,86 @@
+//! Section i: leases beside listings without a pause.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::Bench;
+use crate::cycles::{acquire, count, get};
+use crate::generator::Connections;
+use crate::parked::{Times, work};
+use crate::report::Reach;
+use crate::servers::{Redis, Server};
+
+/// Loops that ask for pages, each over a connection of its own.
+const LOOPS: usize = 16;
+
+/// What they list: so many locks with 4 KB of metadata each.
+const LOCKS: usize = 1000;
+const PAIRS: usize = 32;
+const VALUE_BYTES: usize = 126;
+
+pub(crate) fn run(bench: &mut Bench) {
+    println!("\n== i: listings");
+    let redis = Redis::start();
+    let server = Server::on(&redis, &[]);
+    hold(&server);
+    let (mut beside, mut alone) = (Times::default(), Times::default());
+    let (mut pages, time) = (Vec::new(), Duration::from_millis(700));
+    for _ in 0..bench.pick(3, 7) {
+        alone.add(work(&server, time));
+        let (times, listed) = beside_listings(&server, time);
+        beside.add(times);
+        pages.push(count(listed) / time.as_secs_f64());
+    }
+    for (at, what) in ["renew", "release", "/readyz"].iter().enumerate() {
+        let name = format!("{what} p99 beside {LOOPS} loops of listings");
+        bench.report.compare(
+            ('i', &name, "ms"),
+            &beside.0[at],
+            ("no listing", &alone.0[at]),
+            Reach::Nothing,
+        );
+    }
+    let name = format!("pages a second that {LOOPS} loops are given");
+    bench
+        .report
+        .absolute(('i', &name, "1/s"), &pages, Reach::Nothing);
+}
+
+fn hold(server: &Server) {
+    let value = "x".repeat(VALUE_BYTES);
+    let pairs: Vec<_> = (0..PAIRS)
+        .map(|pair| format!("\"{pair:02}\":\"{value}\""))
+        .collect();
+    let body = format!(
+        "{{\"ttl_ms\":3600000,\"metadata\":{{{}}}}}",
+        pairs.join(",")
+    );
+    let mut connection = Connections::open(&[server.address], 1).expect("the server listens");
+    for lock in 0..LOCKS {
+        let (status, body) = connection.ask(0, &acquire(&format!("large-{lock}"), &body));
+        assert_eq!(status, 201, "{body}");
+    }
+}
+
+/// The times of work, and how many pages were given meanwhile.
+fn beside_listings(server: &Server, time: Duration) -> ([Vec<u32>; 3], u64) {
+    let (over, pages) = (AtomicBool::new(false), AtomicU64::new(0));
+    let times = thread::scope(|scope| {
+        for _ in 0..LOOPS {
+            scope.spawn(|| {
+                let mut connection =
+                    Connections::open(&[server.address], 1).expect("the server listens");
+                while !over.load(Ordering::Relaxed) {
+                    let (status, _) = connection.ask(0, &get("locks?limit=1000"));
+                    assert!(matches!(status, 200 | 429), "answered {status}");
+                    pages.fetch_add(u64::from(status == 200), Ordering::Relaxed);
+                }
+            });
+        }
+        let times = work(server, time);
+        over.store(true, Ordering::Relaxed);
+        times
+    });
+    (times, pages.into_inner())
+}
