@@ -222,7 +222,7 @@ fn requests(dialect: Dialect, key: &str) -> Requests {
     match dialect {
         Dialect::Leasehold => {
             let release = format!(
-                "DELETE /locks/{key} HTTP/1.1\r\nhost: bench\r\nlease-id: {NO_LEASE_ID}\r\n\r\n"
+                "DELETE /locks/{key} HTTP/1.1\r\nhost: localhost\r\nlease-id: {NO_LEASE_ID}\r\n\r\n"
             );
             Requests {
                 acquire: acquire(key, "{\"ttl_ms\":10000}"),
@@ -242,7 +242,7 @@ fn requests(dialect: Dialect, key: &str) -> Requests {
 pub(crate) fn acquire(key: &str, body: &str) -> Vec<u8> {
     let length = body.len();
     format!(
-        "POST /locks/{key} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n\
+        "POST /locks/{key} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
          content-length: {length}\r\n\r\n{body}"
     )
     .into()
@@ -251,18 +251,19 @@ pub(crate) fn acquire(key: &str, body: &str) -> Vec<u8> {
 /// The end of a lease.
 pub(crate) fn release(key: &str, lease_id: &[u8]) -> Vec<u8> {
     let lease_id = String::from_utf8_lossy(lease_id);
-    format!("DELETE /locks/{key} HTTP/1.1\r\nhost: bench\r\nlease-id: {lease_id}\r\n\r\n").into()
+    format!("DELETE /locks/{key} HTTP/1.1\r\nhost: localhost\r\nlease-id: {lease_id}\r\n\r\n")
+        .into()
 }
 
 /// A renewal with the lease's own TTL.
 pub(crate) fn renew(key: &str, lease_id: &[u8]) -> Vec<u8> {
     let lease_id = String::from_utf8_lossy(lease_id);
-    format!("PUT /locks/{key}/lease HTTP/1.1\r\nhost: bench\r\nlease-id: {lease_id}\r\ncontent-length: 0\r\n\r\n")
+    format!("PUT /locks/{key}/lease HTTP/1.1\r\nhost: localhost\r\nlease-id: {lease_id}\r\ncontent-length: 0\r\n\r\n")
         .into()
 }
 
 pub(crate) fn get(path: &str) -> Vec<u8> {
-    format!("GET /{path} HTTP/1.1\r\nhost: bench\r\n\r\n").into()
+    format!("GET /{path} HTTP/1.1\r\nhost: localhost\r\n\r\n").into()
 }
 
 /// Acquires the locks `from..to`; how many it could not.

@@ -230,7 +230,7 @@ impl Server {
 
     /// Status and body.
     pub(crate) fn get(&self, path: &str) -> (u16, String) {
-        let request = format!("GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
         match Connections::open(&[self.address], 1) {
             Ok(mut connections) => connections.ask(0, request.as_bytes()),
             Err(_) => (0, String::new()),
