@@ -67,6 +67,9 @@ pub use self::node::MIN_REDIS_VERSION;
 /// meanwhile (about 1 ms).
 const SCAN_COUNT: usize = 128;
 
+/// About how many bytes of locks one step reads: a page takes several, so that leases go between them.
+const STEP_BYTES: usize = 64 * 1024;
+
 /// How many steps a page takes before it is given empty.
 const MAX_STEPS_PER_PAGE: usize = 20;
 
@@ -364,7 +367,7 @@ impl Store for RedisStore {
             let Some(from) = cursor.take() else { break };
             let before = page.locks.len();
             let step = self
-                .scan(&from, query, MAX_PAGE_BYTES - bytes)
+                .scan(&from, query, STEP_BYTES.min(MAX_PAGE_BYTES - bytes))
                 .await
                 .map_err(StoreError::of_a_read)?;
             cursor = from.advance(step, &mut page, query.limit);
