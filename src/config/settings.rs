@@ -179,7 +179,7 @@ pub struct Settings {
         value_name = "MS"
     )]
     pub(super) header_timeout_ms: u64,
-    /// Names besides localhost and 127.0.0.1 that clients may call this server by; needed on a loopback address only
+    /// Names that clients may call this server by, besides loopback names [default: on a loopback address none, elsewhere any]
     #[arg(
         long,
         env = "LEASEHOLD_ALLOWED_HOSTS",

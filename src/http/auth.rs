@@ -61,10 +61,10 @@ impl Auth {
         }
     }
 
-    /// As [`Auth::principal`], and slow to refuse a token.
+    /// Who sends these headers; a token that is not known is refused after [`WRONG_TOKEN_DELAY`].
     ///
     /// # Errors
-    /// As there.
+    /// 401 for a client that needs a token and shows none that is known.
     pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Principal, Problem> {
         let principal = self.principal(headers);
         if principal.is_err()
@@ -76,11 +76,7 @@ impl Auth {
         principal
     }
 
-    /// Who sends these headers.
-    ///
-    /// # Errors
-    /// 401 for somebody who needs a token and shows none that is known.
-    pub fn principal(&self, headers: &HeaderMap) -> Result<Principal, Problem> {
+    fn principal(&self, headers: &HeaderMap) -> Result<Principal, Problem> {
         let shown = bearer_token(headers)?.map(digest);
         let is = |known: Option<[u8; 32]>| match (known, shown) {
             (Some(known), Some(shown)) => bool::from(known.ct_eq(&shown)),

@@ -7,7 +7,7 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderValue, Version};
 
 use crate::http::app::App;
-use crate::http::problem::{Kind, Problem};
+use crate::http::problem::Problem;
 use crate::telemetry::Route;
 
 /// The largest head of a request, in bytes: request line and headers with what sets them apart.
@@ -58,8 +58,8 @@ fn head_bytes(request: &Request) -> usize {
     request.method().as_str().len() + target + REQUEST_LINE + headers + END
 }
 
-/// What proxies disagree about is refused: no `Host` or two, or one that is none; any transfer coding but the one that
-/// everybody knows; two lengths of one body.
+/// Refuses what proxies read in different ways: no `Host`, two, or an invalid one; a transfer coding besides `chunked`; two
+/// lengths of one body.
 fn check_framing(request: &Request) -> Result<(), Problem> {
     let mut hosts = request.headers().get_all(HOST).iter();
     let is_host = |value: &HeaderValue| {
@@ -75,8 +75,7 @@ fn check_framing(request: &Request) -> Result<(), Problem> {
         }
     }
     if request.extensions().get::<BothLengths>().is_some() {
-        return Err(Problem::new(
-            Kind::InvalidRequest,
+        return Err(Problem::invalid(
             "send Content-Length or Transfer-Encoding, not both, and do not pipeline a request with Transfer-Encoding",
         ));
     }

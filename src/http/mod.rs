@@ -51,7 +51,7 @@ use crate::telemetry::{self, Label, Limit, RequestLine, Route, cut_for_log, log_
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What answers may load and who may frame them: nothing and nobody. The pages of the documentation have their own.
+/// Answers load nothing, and no page may frame them. The pages of the documentation have a policy of their own.
 const CONTENT_POLICY: &str = "default-src 'none'; frame-ancestors 'none'";
 
 /// An answer with a larger body is one of a bounded number until its client has taken most of it, so that clients who

@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::head::Head;
+use crate::http::MAX_HEAD_BYTES;
 
 /// The most bytes that are read behind a request under way. A connection whose client sends more is closed unless the
 /// request ends within a second: the end of the stream cannot be seen behind unread bytes.
@@ -39,7 +40,6 @@ struct State {
     activity: Activity,
     /// What is known of the next head. Bytes that came during a request are not in it.
     head: Head,
-    max_head_bytes: usize,
     /// What was read ahead and hyper has not read yet.
     read_ahead: Vec<u8>,
     /// Since when nothing more is read ahead.
@@ -80,14 +80,13 @@ pub(super) struct UnderWay {
 }
 
 impl Client {
-    pub(super) fn new(stream: TcpStream, max_head_bytes: usize) -> Self {
+    pub(super) fn new(stream: TcpStream) -> Self {
         Self(Arc::new(Mutex::new(State {
             stream,
             activity: Activity::Idle {
                 since: Instant::now(),
             },
             head: Head::default(),
-            max_head_bytes,
             read_ahead: Vec::new(),
             read_ahead_full_since: None,
             write_blocked_since: None,
@@ -183,7 +182,7 @@ impl Drop for UnderWay {
 
 impl State {
     fn head_is_too_large(&self) -> bool {
-        self.head.bytes() > self.max_head_bytes
+        self.head.bytes() > MAX_HEAD_BYTES
     }
 
     /// Keeps account of what hyper reads.

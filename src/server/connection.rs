@@ -115,8 +115,8 @@ async fn answer(
     if purpose == Purpose::Refuse {
         request.extensions_mut().insert(AtCapacity);
     }
-    // A lease must not go to a client that is gone. All else is soon done and harms nobody, and a client that has only
-    // closed its sending side gets the answer, as it does where a lease is granted at once.
+    // A lease must not go to a client that is gone. Other requests are answered soon, so a client that has closed only
+    // its sending side gets their answers, as it gets a lease that is granted at once.
     let may_lease = request.method() == Method::POST;
     let mut answer = pin!(door.answer(request));
     let at_once = poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await;

@@ -1,8 +1,8 @@
 //! The connections of a server: how many there may be, which one goes when there are too many, and their end together.
 //!
-//! At the limit a new connection takes the place of the one that is longest without a request, so that idle clients,
-//! slow heads and clients that do not read cost nobody a connection. Only where a request is under way on every
-//! connection is there no place.
+//! At the limit the server closes the connection that is longest without a request for a new one. So idle clients, slow
+//! heads and clients that do not read keep no other client out. The server refuses a new connection only when a request
+//! is under way on each of the others.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;

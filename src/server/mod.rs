@@ -24,7 +24,7 @@ use self::client::{Client, Timeouts};
 use self::connection::Purpose;
 use self::connections::{Admission, Connections};
 use crate::config::{Config, StoreConfig};
-use crate::http::{App, Auth, Browsers, Door, LargeAnswers, MAX_HEAD_BYTES, Parts};
+use crate::http::{App, Auth, Browsers, Door, LargeAnswers, Parts};
 use crate::service::LockService;
 use crate::store::contract::Store;
 use crate::store::memory::MemoryStore;
@@ -115,7 +115,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     }
     info!("draining");
     app.service.drain();
-    // Who comes now is told so, and can still renew and release, for as long as others are under way.
+    // A client that connects now learns that the server drains, and can renew and release while other requests run.
     let late = front.anew();
     let graceful = async {
         tokio::select! {
@@ -215,7 +215,7 @@ fn introduce(config: &Config, at: SocketAddr) {
          Try:   curl -i -X POST http://{at}/locks/my_lock{bearer}\n",
         env!("CARGO_PKG_VERSION")
     );
-    // Nobody has to read it.
+    // A closed standard output is no reason to fail.
     let _written = io::stdout().write_all(introduction.as_bytes());
     if config.token.is_none() && !at.ip().is_loopback() {
         warn!(
@@ -277,7 +277,7 @@ impl Front {
                             "a connection could not be taken: {error} ({others} more since the last such line)"
                         );
                     }
-                    // Where descriptors are short, somebody else's is closed.
+                    // The process may be out of descriptors: an idle connection gives one back.
                     self.connections.close_longest_idle();
                     sleep(ACCEPT_PAUSE).await;
                 }
@@ -337,7 +337,7 @@ impl Front {
         timeouts: Timeouts,
     ) -> Admission {
         connections.admit(stream, |stream| {
-            let client = Client::new(stream, MAX_HEAD_BYTES);
+            let client = Client::new(stream);
             let ending = connections.ending.clone();
             let served =
                 connection::serve(client.clone(), self.door.clone(), purpose, timeouts, ending);

@@ -391,3 +391,33 @@ fn batch_that_is_stalled_does_not_hold_up_those_on_other_connections() {
         assert_eq!(reply.status, 201, "{}", reply.body);
     }
 }
+
+#[test]
+fn operation_that_waited_too_long_does_not_fail_one_that_came_later() {
+    // Shorter than an operation is pursued (the two time-outs of Redis, 3 s), so that the last one has time left.
+    const BEFORE_THE_LAST: Duration = Duration::from_secs(2);
+    let redis = RedisServer::plain();
+    let server = Leasehold::start([
+        ("LEASEHOLD_REDIS_URL", redis.url()),
+        ("LEASEHOLD_REDIS_POOL_SIZE", "1".to_owned()),
+        ("LEASEHOLD_REDIS_CONNECT_TIMEOUT_MS", "2000".to_owned()),
+        ("LEASEHOLD_REDIS_RESPONSE_TIMEOUT_MS", "1000".to_owned()),
+    ]);
+    server.wait_ready();
+    redis.kill();
+    let begin = |key: &'static str| {
+        let api = server.api();
+        thread::spawn(move || api.inspect(key))
+    };
+    // The lane pursues the first one, and takes the other two together when that is given up.
+    let first = begin("first");
+    sleep(Duration::from_millis(500));
+    let early = begin("early");
+    sleep(BEFORE_THE_LAST);
+    let late = begin("late");
+    assert_eq!(first.join().expect("an answer").status, 503);
+    assert_eq!(early.join().expect("an answer").status, 503);
+    redis.restart();
+    let late = late.join().expect("an answer");
+    assert_eq!(late.status, 200, "{late:?}");
+}

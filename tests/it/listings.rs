@@ -12,7 +12,7 @@ use crate::support::api::Api;
 use crate::support::eventually;
 use crate::support::http::http_on;
 use crate::support::leasehold::Leasehold;
-use crate::support::redis::RedisServer;
+use crate::support::redis::{RedisConfig, RedisServer};
 
 /// More than fits into a page, and into a step of a listing.
 const LOCKS: usize = 300;
@@ -196,4 +196,61 @@ fn leases_are_renewed_beside_loops_of_listings() {
             assert!(refused > 0, "16 loops at once found {pages} pages");
         }
     }
+}
+
+/// After a change of its table Redis gives other keys for the same cursor, and more of them where the table shrank.
+#[test]
+fn no_lock_is_passed_over_when_redis_shrinks_its_table() {
+    let redis = RedisConfig::new()
+        .line("enable-debug-command", "local")
+        .start();
+    let server = Leasehold::on(&redis);
+    let api = server.api();
+    let held: BTreeSet<String> = (0..300).map(|number| format!("held/{number}")).collect();
+    for key in &held {
+        assert_eq!(api.acquire(key, json!({"ttl_ms": 600_000})).status, 201);
+    }
+    let foreign = |command: &str| {
+        let script = format!("for i = 1, 60000 do redis.call({command}) end");
+        redis.cli(&["EVAL", &script, "0"]);
+    };
+    foreign("'SET', 'foreign:' .. i, ''");
+    let (mut seen, mut query) = (BTreeSet::new(), "limit=1".to_owned());
+    let mut add = |query: &str| {
+        let page = api.list(query);
+        assert_eq!(page.status, 200, "{page:?}");
+        let page = page.json();
+        let locks = page["locks"].as_array().expect("locks").iter();
+        seen.extend(locks.map(|lock| lock["key"].as_str().expect("a key").to_owned()));
+        page["next_cursor"]
+            .as_str()
+            .map(|next| next.replace('/', "%2F"))
+    };
+    // Until a page ends within a step: then the cursor has a key.
+    loop {
+        let next = add(&query).expect("more pages");
+        query = format!("limit=1&cursor={next}");
+        if next.contains("held%2F") {
+            break;
+        }
+    }
+    let buckets = || {
+        let stats = redis.cli(&["DEBUG", "HTSTATS", "0"]);
+        let line = stats
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("table size: "));
+        line.and_then(|size| size.parse::<u64>().ok())
+            .expect("a size")
+    };
+    let before = buckets();
+    foreign("'DEL', 'foreign:' .. i");
+    eventually(Duration::from_secs(20), "a smaller table", || {
+        let stats = redis.cli(&["DEBUG", "HTSTATS", "0"]);
+        buckets() < before && !stats.contains("rehashing target")
+    });
+    let mut rest = query.replace("limit=1&", "limit=1000&");
+    while let Some(next) = add(&rest) {
+        rest = format!("limit=1000&cursor={next}");
+    }
+    assert_eq!(seen, held, "passed over {:?}", held.difference(&seen));
 }

@@ -195,7 +195,7 @@ fn limits_are_those_of_the_code() {
             leasehold::server::BACKLOG
         ),
         format!(
-            "| lines of the log that nobody has read yet | {}, and {} MiB",
+            "| lines of the log that wait to be written | {}, and {} MiB",
             leasehold::telemetry::MAX_UNWRITTEN_LINES,
             leasehold::telemetry::MAX_UNWRITTEN_BYTES / 1024 / 1024
         ),
