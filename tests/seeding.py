@@ -1,8 +1,19 @@
-"""What the runners of seeded bugs share: patches, a copy of the working tree to apply them to, and cargo.
+"""What the runners of seeded bugs share: their tables, a copy of the working tree to seed them in, and cargo.
 
-Each patch has lines `Name: value` before its unified diff; which ones, and what counts as caught, is the runner's.
+A table is a TOML file with an entry for each bug:
+
+    [[bugs]]
+    name = "words-with-hyphens"
+    bug = "What is wrong then, in a sentence."
+    caught_by = "…"                 the runner says how this is written
+    file = "src/…"
+    find = '''…'''                 matches exactly once in the file
+    replace = '''…'''
+
+A bug in several places has `[[bugs.edits]]` instead, each with `file`, `find` and `replace`.
 """
 
+import contextlib
 import fcntl
 import os
 import re
@@ -11,6 +22,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -18,38 +30,52 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD_LIMIT_S = 900
 FIRST_BUILD_LIMIT_S = 3600
 SHOWN_LINES = 25
+EDIT = ("file", "find", "replace")
 
 
 class Failure(Exception):
-    """Why a patch, or the whole run, proves nothing."""
+    """Why a bug, or the whole run, proves nothing."""
 
 
-class Patch:
-    """One seeded bug: its header and the files it changes."""
+class Bug:
+    """One seeded bug: an entry of a table."""
 
-    def __init__(self, path):
-        self.path = path
-        self.name = path.stem
-        text = path.read_text(encoding="utf-8")
-        self.header, separator, _ = text.partition("diff --git ")
-        if not separator:
-            raise Failure("no diff")
-        self.bug = self.field("Bug")
-        self.files = re.findall(r"^\+\+\+ b/(.+)$", text, re.MULTILINE)
-        if not self.files:
-            raise Failure("the diff names no file")
+    OPTIONAL = ()
 
-    def field(self, name):
-        value = self.optional_field(name)
-        if value is None:
-            raise Failure(f"no line '{name}: …' before the diff")
-        return value
+    def __init__(self, entry):
+        entry = dict(entry)
+        self.name = entry.pop("name", "an entry without a name")
+        edits = entry.pop("edits", None)
+        if edits is None:
+            edits = [{key: entry.pop(key) for key in EDIT if key in entry}]
+        missing = sorted({"bug", "caught_by"} - entry.keys()) or [
+            key for edit in edits for key in EDIT if not isinstance(edit.get(key), str)
+        ]
+        if missing:
+            raise Failure(f"no '{missing[0]}'")
+        self.bug, self.caught_by = entry.pop("bug"), entry.pop("caught_by")
+        self.optional = {key: entry.pop(key) for key in self.OPTIONAL if key in entry}
+        unknown = [*entry, *(key for edit in edits for key in edit.keys() - set(EDIT))]
+        if unknown:
+            raise Failure(f"'{unknown[0]}' is no key of an entry")
+        self.edits = [tuple(edit[key] for key in EDIT) for edit in edits]
+        self.files = list(dict.fromkeys(file for file, _, _ in self.edits))
 
-    def optional_field(self, name):
-        values = re.findall(rf"^{name}: (.+)$", self.header, re.MULTILINE)
-        if len(values) > 1:
-            raise Failure(f"more than one line '{name}: …' before the diff")
-        return values[0].strip() if values else None
+    def changed(self, root):
+        """The text of each file with the bug in it."""
+        texts = {}
+        for file, find, replace in self.edits:
+            path = root / file
+            if not path.is_file():
+                raise Failure(f"there is no file {file}")
+            text = texts.get(path) or path.read_text(encoding="utf-8")
+            count = text.count(find) if find else 0
+            if count != 1:
+                raise Failure(f"does not apply: {file} has {count} matches instead of one of\n{find.rstrip()}")
+            if find == replace:
+                raise Failure("changes nothing")
+            texts[path] = text.replace(find, replace)
+        return texts
 
 
 class Tree:
@@ -61,8 +87,6 @@ class Tree:
         # binary (LEASEHOLD_TEST_BINARY) would not see the bug at all.
         unwanted = ("GIT_", "LEASEHOLD_", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS")
         self.env = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
-        # Inside another repository, git would read a patch's paths from that one's root and skip them in silence.
-        self.env["GIT_CEILING_DIRECTORIES"] = str(self.root.parent)
         self.env["CARGO_TARGET_DIR"] = str(target_dir)
         # Half the time of a build is debug information that nobody reads.
         self.env["CARGO_PROFILE_DEV_DEBUG"] = "0"
@@ -75,35 +99,12 @@ class Tree:
         ).stdout.decode()
         for name in sorted(set(listed.split("\0")) - {""}):
             original, copy = source / name, self.root / name
-            if not original.is_file() or original.suffix == ".patch":
-                continue  # deleted in the working tree, or a seeded bug
+            if not original.is_file():
+                continue  # deleted in the working tree
             copy.parent.mkdir(parents=True, exist_ok=True)
             # Not copy2: cargo goes by the time of a file, and every run must look new to it.
             shutil.copyfile(original, copy)
             shutil.copymode(original, copy)
-
-    def apply(self, patch):
-        before = self.read(patch)
-        result = self.git_apply(patch)
-        if result.returncode != 0:
-            raise Failure(f"does not apply: {result.stderr.strip()}")
-        if self.read(patch) == before:
-            raise Failure("changes nothing")
-
-    def revert(self, patch, before):
-        for path, content in before.items():
-            # Written anew, and so newer than any build with the bug in it.
-            path.write_bytes(content)
-        if self.read(patch) != before:
-            raise Failure("could not be taken back")
-
-    def read(self, patch):
-        paths = [self.root / name for name in patch.files]
-        return {path: path.read_bytes() for path in paths if path.is_file()}
-
-    def git_apply(self, patch, *options):
-        command = ["git", "apply", "-p1", *options, str(patch.path)]
-        return subprocess.run(command, cwd=self.root, env=self.env, capture_output=True, text=True)
 
     def cargo(self, arguments, limit):
         """Runs cargo in a process group of its own, so that a test that hangs ends with all that it started."""
@@ -129,54 +130,56 @@ class Tree:
             raise Failure(f"does not build\n{tail(output)}")
         return output
 
-    def seeded(self, patch):
-        return Seeded(self, patch)
-
-
-class Seeded:
-    """A tree with a bug in it, for the time of a `with`."""
-
-    def __init__(self, tree, patch):
-        self.tree, self.patch = tree, patch
-
-    def __enter__(self):
-        self.before = self.tree.read(self.patch)
+    @contextlib.contextmanager
+    def seeded(self, bug):
+        """A tree with a bug in it, for the time of a `with`."""
+        changed = bug.changed(self.root)
+        before = {path: path.read_bytes() for path in changed}
         try:
-            self.tree.apply(self.patch)
-        except Failure:
-            self.tree.revert(self.patch, self.before)
-            raise
-
-    def __exit__(self, *_):
-        self.tree.revert(self.patch, self.before)
+            for path, text in changed.items():
+                path.write_text(text, encoding="utf-8")
+            yield
+        finally:
+            for path, content in before.items():
+                # Written anew, and so newer than any build with the bug in it.
+                path.write_bytes(content)
 
 
 def tail(output):
     return "\n".join(f"    {line}" for line in output.strip().splitlines()[-SHOWN_LINES:])
 
 
-def read_patches(directory, kind, words):
-    """The patches, in order, and what is wrong with those that cannot be read."""
-    patches, failures = [], []
-    for path in sorted(directory.glob("*.patch")):
-        if words and not any(word in path.stem for word in words):
+def read_bugs(table, kind, words):
+    """The bugs of a table, in its order, and what is wrong with entries that cannot be read."""
+    bugs, failures, names = [], [], set()
+    try:
+        entries = tomllib.loads(table.read_text(encoding="utf-8"))["bugs"]
+    except (tomllib.TOMLDecodeError, KeyError) as error:
+        raise Failure(f"{table.name}: {error}") from None
+    for entry in entries:
+        name = entry.get("name", "")
+        if words and not any(word in name for word in words):
             continue
         try:
-            patches.append(kind(path))
+            if name in names:
+                raise Failure("another entry has this name")
+            names.add(name)
+            bugs.append(kind(entry))
         except Failure as failure:
-            failures.append((path.stem, str(failure)))
-    if not patches and not failures:
-        raise Failure("no such patch")
-    return patches, failures
+            failures.append((name, str(failure)))
+    if not bugs and not failures:
+        raise Failure("no such bug")
+    return bugs, failures
 
 
-def check(tree, patches):
-    """What is wrong with patches before any of them is built."""
+def check(root, bugs):
+    """What is wrong with bugs before any of them is built."""
     failures = []
-    for patch in patches:
-        result = tree.git_apply(patch, "--check")
-        if result.returncode != 0:
-            failures.append((patch.name, f"does not apply: {result.stderr.strip()}"))
+    for bug in bugs:
+        try:
+            bug.changed(root)
+        except Failure as failure:
+            failures.append((bug.name, str(failure)))
     return failures
 
 
