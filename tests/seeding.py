@@ -15,6 +15,7 @@ A bug in several places has `[[bugs.edits]]` instead, each with `file`, `find` a
 
 import contextlib
 import fcntl
+import json
 import os
 import re
 import shlex
@@ -35,6 +36,10 @@ EDIT = ("file", "find", "replace")
 
 class Failure(Exception):
     """Why a bug, or the whole run, proves nothing."""
+
+
+class Overtime(Failure):
+    """A command did not end in its time."""
 
 
 class Bug:
@@ -79,16 +84,64 @@ class Bug:
 
 
 class Tree:
+    """A tree of sources, and commands that run in it."""
+
+    def __init__(self, root, env):
+        self.root, self.env = Path(root), env
+
+    def run(self, command, limit, env=None):
+        """Runs a command in a process group of its own, so that a test that hangs ends with all that it started."""
+        process = subprocess.Popen(
+            command,
+            cwd=self.root, env={**self.env, **(env or {})}, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        )
+        try:
+            output, _ = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            raise Overtime(f"`{shlex.join(map(str, command))}` still ran after {limit:.0f} s") from None
+        finally:
+            # Also when this run is interrupted. The group holds only what the command started.
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        return process.returncode, output.decode(errors="replace")
+
+    def build(self, arguments, limit):
+        code, output = self.run(["cargo", *arguments], limit)
+        if code != 0:
+            raise Failure(f"does not build\n{tail(output)}")
+        return output
+
+    def test_program(self, name, limit):
+        """Builds a test target and gives the path of its program."""
+        output = self.build(["test", "--locked", "--no-run", "--test", name, "--message-format=json"], limit)
+        artifacts = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+        programs = [
+            artifact["executable"]
+            for artifact in artifacts
+            if artifact.get("executable") and artifact["target"]["name"] == name
+        ]
+        return programs[0]
+
+
+class WorkingTree(Tree):
+    """The working tree as it is, with its own build."""
+
+    def __init__(self):
+        # A test that is told of another binary (LEASEHOLD_TEST_BINARY) would not see the bug.
+        super().__init__(ROOT, clean_environment("LEASEHOLD_"))
+        self.env["CARGO_TERM_COLOR"] = "never"
+
+
+class Copy(Tree):
     """A copy of the working tree in which bugs are seeded."""
 
     def __init__(self, directory, target_dir):
-        self.root = Path(directory)
-        # A bug may leave a variable unused, so warnings must be no errors here; and a test that is told of another
-        # binary (LEASEHOLD_TEST_BINARY) would not see the bug at all.
-        unwanted = ("GIT_", "LEASEHOLD_", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS")
-        self.env = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
+        # A bug may leave a variable unused, so warnings must be no errors here.
+        super().__init__(directory, clean_environment("GIT_", "LEASEHOLD_", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"))
         self.env["CARGO_TARGET_DIR"] = str(target_dir)
-        # Half the time of a build is debug information that nobody reads.
+        # Debug information takes half the time of a build, and is not read here.
         self.env["CARGO_PROFILE_DEV_DEBUG"] = "0"
         self.env["CARGO_TERM_COLOR"] = "never"
 
@@ -106,30 +159,6 @@ class Tree:
             shutil.copyfile(original, copy)
             shutil.copymode(original, copy)
 
-    def cargo(self, arguments, limit):
-        """Runs cargo in a process group of its own, so that a test that hangs ends with all that it started."""
-        process = subprocess.Popen(
-            ["cargo", *arguments],
-            cwd=self.root, env=self.env, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-        )
-        try:
-            output, _ = process.communicate(timeout=limit)
-        except subprocess.TimeoutExpired:
-            raise Failure(f"`cargo {shlex.join(arguments)}` still ran after {limit} s") from None
-        finally:
-            # Also when this run is interrupted. Nobody else is in that group.
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-        return process.returncode, output.decode(errors="replace")
-
-    def build(self, arguments, limit):
-        code, output = self.cargo(arguments, limit)
-        if code != 0:
-            raise Failure(f"does not build\n{tail(output)}")
-        return output
-
     @contextlib.contextmanager
     def seeded(self, bug):
         """A tree with a bug in it, for the time of a `with`."""
@@ -143,6 +172,11 @@ class Tree:
             for path, content in before.items():
                 # Written anew, and so newer than any build with the bug in it.
                 path.write_bytes(content)
+
+
+def clean_environment(*unwanted):
+    """This process's variables, without those that begin with one of these."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
 
 
 def tail(output):

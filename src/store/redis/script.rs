@@ -1,5 +1,6 @@
 //! The Lua sources, put together and sent by their digest.
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use redis::aio::MultiplexedConnection;
@@ -7,22 +8,33 @@ use redis::{ErrorKind, RedisResult, Script, ServerErrorKind, Value, cmd};
 
 use super::options::Clock;
 
-const TIME: &str = include_str!("time.lua");
-const ACTIVATE: &str = include_str!("activate.lua");
+/// The text of a file beside this one.
+macro_rules! lua {
+    ($file:literal) => {
+        text($file, include_str!($file))
+    };
+}
 
-/// Parts of the batch script in their order: what verbs share, the verbs, the dispatcher.
-const BATCH: [&str; 10] = [
-    include_str!("record.lua"),
-    include_str!("queue.lua"),
-    include_str!("acquire.lua"),
-    include_str!("renew.lua"),
-    include_str!("release.lua"),
-    include_str!("break.lua"),
-    include_str!("abandon.lua"),
-    include_str!("inspect.lua"),
-    include_str!("list.lua"),
-    include_str!("batch.lua"),
-];
+/// A debug build reads the files in this folder instead, so that a test of a seeded bug needs no build. A release build
+/// knows no such variable.
+#[cfg(debug_assertions)]
+const FOLDER_UNDER_TEST: &str = "REDIS_SCRIPTS_UNDER_TEST";
+
+#[cfg(debug_assertions)]
+fn text(file: &str, built_in: &'static str) -> Cow<'static, str> {
+    let Some(folder) = std::env::var_os(FOLDER_UNDER_TEST) else {
+        return built_in.into();
+    };
+    let path = std::path::Path::new(&folder).join(file);
+    let read = std::fs::read_to_string(&path);
+    read.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        .into()
+}
+
+#[cfg(not(debug_assertions))]
+fn text(_file: &str, built_in: &'static str) -> Cow<'static, str> {
+    built_in.into()
+}
 
 /// A script and its digest.
 pub(super) struct Source {
@@ -30,32 +42,45 @@ pub(super) struct Source {
     script: Script,
 }
 
-/// Runs a batch of operations.
+/// Runs a batch of operations. Its parts in their order: what verbs share, the verbs, the dispatcher.
 pub(super) fn batch(clock: Clock, key_prefix: &str) -> Source {
-    Source::new(format!("{}{}", time(clock, key_prefix), BATCH.concat()))
+    let parts = [
+        time(clock, key_prefix),
+        lua!("record.lua"),
+        lua!("queue.lua"),
+        lua!("acquire.lua"),
+        lua!("renew.lua"),
+        lua!("release.lua"),
+        lua!("break.lua"),
+        lua!("abandon.lua"),
+        lua!("inspect.lua"),
+        lua!("list.lua"),
+        lua!("batch.lua"),
+    ];
+    Source::new(parts.concat())
 }
 
 /// Activates a node.
 pub(super) static ACTIVATION: LazyLock<Source> =
-    LazyLock::new(|| Source::new(format!("{TIME}{ACTIVATE}")));
+    LazyLock::new(|| Source::new([lua!("time.lua"), lua!("activate.lua")].concat()));
 
 /// Writes what replicas are to confirm.
 pub(super) static CONFIRMATION: LazyLock<Source> =
-    LazyLock::new(|| Source::new(include_str!("confirm.lua").to_owned()));
+    LazyLock::new(|| Source::new(lua!("confirm.lua").into_owned()));
 
 /// Takes a server's report.
 pub(super) fn report(clock: Clock, key_prefix: &str) -> Source {
-    let time = time(clock, key_prefix);
-    Source::new(format!("{time}{}", include_str!("report.lua")))
+    Source::new([time(clock, key_prefix), lua!("report.lua")].concat())
 }
 
 /// The scripts' clock; only a test asks for another than the server's.
-fn time(clock: Clock, key_prefix: &str) -> String {
+fn time(clock: Clock, key_prefix: &str) -> Cow<'static, str> {
     let key = format!("{key_prefix}test:clock");
     match clock {
-        Clock::Server => TIME.to_owned(),
+        Clock::Server => lua!("time.lua"),
         Clock::Set => {
             format!("local function time_us() return tonumber(redis.call('GET', '{key}')) end\n")
+                .into()
         }
     }
 }
