@@ -166,4 +166,22 @@ mod tests {
         }
         assert_eq!(LockKey::parse(&"k".repeat(257)), Err(InvalidKey::TooLong));
     }
+
+    #[test]
+    fn prefix_may_be_empty_or_end_inside_a_segment() {
+        for text in ["", "a/", "/", "leas", "lease", &"k".repeat(256)] {
+            assert_eq!(check_prefix(text), Ok(()), "{text:?}");
+        }
+        assert_eq!(check_prefix("a b"), Err(InvalidKey::Character));
+        assert_eq!(check_prefix(&"k".repeat(257)), Err(InvalidKey::TooLong));
+    }
+
+    #[test]
+    fn key_and_what_is_wrong_with_it_are_shown() {
+        let key = LockKey::parse("a/b").expect("a key");
+        assert_eq!(format!("{key} {key:?}"), "a/b \"a/b\"");
+        assert_eq!(Borrow::<str>::borrow(&key), "a/b");
+        let why = InvalidKey::ReservedSegment.to_string();
+        assert_eq!(why, "the last segment of the key must not be lease");
+    }
 }

@@ -245,3 +245,6 @@ async fn spread(surroundings: &Surroundings) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -200,3 +200,28 @@ impl Drop for Seat {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lock::lease::LeaseId;
+
+    /// Each counts although its ticket is not known yet.
+    #[test]
+    fn first_who_came_has_the_timer_until_tickets_are_known() {
+        let waiting = Arc::new(Waiting::new(10));
+        let key = LockKey::parse("a").expect("a key");
+        let seat = |number| {
+            let waiter = WaiterId::of(LeaseId::from_bytes([number; 16]), None);
+            waiting.join(&key, waiter).expect("room")
+        };
+        let (first, second) = (seat(1), seat(2));
+        let until = Instant::now();
+        waiting.reserved(&key, until);
+        assert_eq!((first.ask_at(), second.ask_at()), (Some(until), None));
+        drop(first);
+        assert_eq!(second.ask_at(), Some(until));
+        drop(second);
+        assert_eq!(waiting.total(), (0, 10));
+    }
+}

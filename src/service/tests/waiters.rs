@@ -1,0 +1,199 @@
+//! When those who wait ask the store, and what they are told.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn waiter_asks_when_the_lock_is_released_for_it() {
+    let scene = Scene::new();
+    let lease = scene.granted("a").await;
+    let waiter = scene.spawn("a", waiting(5000)).await;
+    sleep(ms(400)).await;
+    let released = scene.service.release(key("a"), lease.lease_id).await;
+    assert!(released.is_ok());
+    granted(end(waiter).await);
+    assert_eq!(
+        scene.store.calls(),
+        ["0 acquire a", "0 queue a", "400 queue a"]
+    );
+    assert_eq!(scene.acquires("granted"), "2");
+    assert_eq!(scene.waits("sum", "granted"), "0.4");
+    assert_eq!(scene.waits("count", "granted"), "1");
+}
+
+/// The first who waits asks at the end of the lease; the next one at the end of the lease that the first was granted.
+#[tokio::test(start_paused = true)]
+async fn first_waiter_asks_at_the_end_of_each_lease() {
+    let scene = Scene::new();
+    scene.granted("a").await;
+    let first = scene.spawn("a", waiting(5000)).await;
+    let second = scene.spawn("a", waiting(5000)).await;
+    granted(end(first).await);
+    granted(end(second).await);
+    let calls = scene.store.calls();
+    let expected = [
+        "0 acquire a",
+        "0 queue a",
+        "0 queue a",
+        "1000 queue a",
+        "2000 queue a",
+    ];
+    assert_eq!(calls, expected);
+}
+
+/// Its ticket decides who is first, not when it came to this server.
+#[tokio::test(start_paused = true)]
+async fn waiter_with_the_lowest_ticket_asks_first() {
+    let scene = Scene::new();
+    scene.granted("a").await;
+    scene.faults([Fault::Slow(ms(100))]);
+    let second = scene.spawn("a", waiting(1500)).await;
+    let first = scene.spawn("a", waiting(5000)).await;
+    granted(end(first).await);
+    let calls = scene.store.calls();
+    assert_eq!(
+        calls,
+        ["0 acquire a", "0 queue a", "0 queue a", "1000 queue a"]
+    );
+    assert!(matches!(end(second).await, Ok(Acquired::TimedOut(_, 0))));
+    assert_eq!(scene.store.calls(), ["1500 acquire a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiter_that_is_told_of_an_end_that_is_past_asks_five_milliseconds_later() {
+    let scene = Scene::new();
+    scene.granted("a").await;
+    scene.faults([Fault::Overdue]);
+    let waiter = scene.spawn("a", waiting(5000)).await;
+    granted(end(waiter).await);
+    let calls = scene.store.calls();
+    assert_eq!(
+        calls,
+        ["0 acquire a", "0 queue a", "5 queue a", "1000 queue a"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiters_act_on_news() {
+    let scene = Scene::new();
+    scene.granted("a").await;
+    let _first = scene.spawn("a", waiting(5000)).await;
+    let _second = scene.spawn("a", waiting(5000)).await;
+    scene.store.calls();
+    let until = Instant::now() + ms(300);
+    let news = &scene.store.news;
+    assert!(news.send(News::Reserved(key("a"), until)).is_ok());
+    sleep(ms(400)).await;
+    assert_eq!(scene.store.calls(), ["300 queue a"]);
+    assert!(news.send(News::PlacesLost).is_ok());
+    settle().await;
+    assert_eq!(scene.store.calls(), ["400 queue a", "400 queue a"]);
+    // Another key's news is nothing to them.
+    assert!(news.send(News::Reserved(key("b"), until)).is_ok());
+    sleep(ms(500)).await;
+    assert!(scene.store.calls().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn wait_that_is_over_says_who_holds_the_lock_and_how_many_are_ahead() {
+    let scene = Scene::new();
+    let lease = scene.granted("a").await;
+    let _first = scene.spawn("a", waiting(5000)).await;
+    let second = scene.spawn("a", waiting(500)).await;
+    match end(second).await {
+        Ok(Acquired::TimedOut(standing, ahead)) => {
+            let token = standing.holding.fencing_token;
+            assert_eq!(token, lease.holding.fencing_token);
+            assert_eq!((standing.waiters, ahead), (1, 1));
+        }
+        other => panic!("not timed out: {other:?}"),
+    }
+    let calls = scene.store.calls();
+    assert_eq!(
+        calls,
+        ["0 acquire a", "0 queue a", "0 queue a", "500 acquire a"]
+    );
+    assert_eq!(scene.acquires("timed_out"), "1");
+    assert_eq!(scene.waits("sum", "timed_out"), "0.5");
+    // All who wait are ahead of one whose entry is lost.
+    let third = scene.spawn("a", waiting(200)).await;
+    scene.faults([Fault::EntryLost]);
+    assert!(matches!(end(third).await, Ok(Acquired::TimedOut(_, 1))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_wait_than_the_limits_say() {
+    let scene = Scene::with_limits(2, 1);
+    scene.granted("a").await;
+    let _first = scene.spawn("a", waiting(5000)).await;
+    let beyond = scene.ask("a", waiting(5000)).await;
+    assert!(matches!(beyond, Ok(Acquired::TooManyWaiters)));
+    assert_eq!(
+        (scene.limit("key_waiters"), scene.limit("server_waiters")),
+        ("1".into(), "0".into())
+    );
+    scene.granted("b").await;
+    let _second = scene.spawn("b", waiting(5000)).await;
+    assert_eq!(scene.service.waiters(), (2, 2));
+    let beyond = scene.ask("a", waiting(5000)).await;
+    assert!(matches!(beyond, Ok(Acquired::TooManyWaiters)));
+    assert_eq!(
+        (scene.limit("key_waiters"), scene.limit("server_waiters")),
+        ("1".into(), "1".into())
+    );
+    // A lock that is free needs no waiter.
+    granted(scene.ask("c", waiting(5000)).await);
+    assert_eq!(scene.acquires("too_many_waiters"), "2");
+}
+
+/// Trouble with the store is no reason to send a waiter away; until it asks again nothing makes it ask sooner.
+#[tokio::test(start_paused = true)]
+async fn waiter_asks_four_times_a_second_while_the_store_has_no_answer() {
+    let scene = Scene::new();
+    scene.granted("a").await;
+    scene.faults([
+        Fault::Refused(unavailable(Outcome::None)),
+        Fault::Refused(StoreError::OutOfMemory),
+    ]);
+    let waiter = scene.spawn("a", waiting(5000)).await;
+    sleep(ms(100)).await;
+    assert!(scene.store.news.send(News::PlacesLost).is_ok());
+    granted(end(waiter).await);
+    let calls = scene.store.calls();
+    let expected = [
+        "0 acquire a",
+        "0 queue a",
+        "250 queue a",
+        "500 queue a",
+        "1000 queue a",
+    ];
+    assert_eq!(calls, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn defect_of_the_store_ends_a_wait() {
+    let scene = Scene::new();
+    scene.granted("a").await;
+    let internal = StoreError::Internal {
+        cause: "test".to_owned(),
+    };
+    scene.faults([Fault::Refused(internal.clone())]);
+    let answer = scene.ask("a", waiting(5000)).await;
+    assert_eq!(answer.expect_err("an error"), ServiceError::Store(internal));
+}
+
+/// The entry is the waiter's, not the request's: one that goes may have taken it from the other.
+#[tokio::test(start_paused = true)]
+async fn repetition_asks_again_when_the_first_request_is_gone() {
+    let scene = Scene::new();
+    scene.granted("a").await;
+    let first = scene.spawn("a", repeatable(1, waiting(5000))).await;
+    let second = scene.spawn("a", repeatable(1, waiting(5000))).await;
+    scene.store.calls();
+    sleep(ms(100)).await;
+    first.abort();
+    settle().await;
+    let mut calls = scene.store.calls();
+    calls.sort();
+    assert_eq!(calls, ["100 queue a", "100 shorten to 10 s a"]);
+    granted(end(second).await);
+}
