@@ -80,3 +80,25 @@ pub struct Wait {
     /// The most that may wait for the key.
     pub room: usize,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lock::lease::Digest;
+
+    #[test]
+    fn waiter_id_is_that_of_the_idempotency_key_or_of_the_lease_and_is_never_printed() {
+        let lease_id = LeaseId::from_bytes([1; 16]);
+        let once = WaiterId::of(lease_id, None);
+        assert_eq!(once.expose(), "01".repeat(16));
+        let idempotency = Idempotency {
+            key: Digest::from_bytes([2; 16]),
+            request: Digest::from_bytes([3; 16]),
+        };
+        let repeatable = WaiterId::of(lease_id, Some(idempotency));
+        assert_eq!(repeatable.expose(), "02".repeat(16));
+        assert_eq!(WaiterId::parse(&repeatable.expose()), Some(repeatable));
+        assert_eq!(WaiterId::parse("02"), None);
+        assert_eq!(format!("{once:?}"), "WaiterId(redacted)");
+    }
+}

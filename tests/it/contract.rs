@@ -84,6 +84,8 @@ on_every_store! {
     reservation_that_nobody_claims_lapses_after_three_seconds
     waiter_that_gives_up_leaves_nothing_behind
     place_of_a_request_that_can_be_repeated_is_kept_for_ten_seconds_and_passed_over
+    request_that_waits_no_more_keeps_its_place_and_is_passed_over
+    place_is_lost_after_ten_seconds_although_the_lock_was_held_all_the_time
     repetition_of_a_request_that_waits_has_its_place
     no_more_wait_for_a_key_than_there_is_room_for
     places_that_are_nobodys_take_no_room
@@ -868,6 +870,69 @@ async fn place_of_a_request_that_can_be_repeated_is_kept_for_ten_seconds_and_pas
     assert_eq!(s.waiters(&key("a")).await, 0, "nobody's any more");
     s.granted(&key("a"), &fourth).await;
     assert!(queued(s, &repeated(&first)).await > last);
+}
+
+async fn request_that_waits_no_more_keeps_its_place_and_is_passed_over(s: &Subject) {
+    let held = s.granted(&key("a"), &request(60_000)).await;
+    let first = Acquire {
+        idempotency: Some(idempotency(1, 1)),
+        ..waiting(60_000, 50_000)
+    };
+    let (second, third) = (waiting(60_000, 50_000), waiting(60_000, 50_000));
+    let ticket = queued(s, &first).await;
+    queued(s, &second).await;
+    queued(s, &third).await;
+    let last_of = |asked: &Acquire| Acquire {
+        wait: None,
+        ..asked.clone()
+    };
+    // A repetition that does not wait ends nothing: the first attempt still waits.
+    let place = async |asked: &Acquire| match s.acquire(&key("a"), asked).await {
+        Acquisition::Held {
+            waiters, position, ..
+        } => (waiters, position),
+        other => panic!("not held: {other:?}"),
+    };
+    assert_eq!(place(&last_of(&repeated(&first))).await, (3, Some(1)));
+    assert_eq!(release(s, "a", held.lease_id).await, ENDED);
+    let held = s.granted(&key("a"), &first).await;
+    assert_eq!(held.lease_id, first.lease_id);
+    // The first attempt itself waits no more.
+    assert!(queued(s, &waiting(60_000, 50_000)).await > ticket);
+    let fourth = Acquire {
+        idempotency: Some(idempotency(4, 1)),
+        ..waiting(60_000, 50_000)
+    };
+    let ticket = queued(s, &fourth).await;
+    assert_eq!(place(&last_of(&fourth)).await, (4, Some(4)));
+    assert!(gives_up(s, &second, None).await);
+    assert!(gives_up(s, &third, None).await);
+    let fifth = waiting(60_000, 50_000);
+    queued(s, &fifth).await;
+    assert_eq!(release(s, "a", held.lease_id).await, ENDED);
+    let reserved = s.inspect(&key("a")).await.expect("a reservation");
+    assert_eq!(reserved.expires_in(), ms(3_000));
+    s.advance(ms(3_000)).await;
+    // The request that waits without an idempotency key has lost its turn; the fourth is passed over.
+    let held = s.granted(&key("a"), &fifth).await;
+    assert_eq!(s.waiters(&key("a")).await, 1);
+    assert_eq!(queued(s, &repeated(&fourth)).await, ticket);
+    assert_eq!(release(s, "a", held.lease_id).await, ENDED);
+}
+
+async fn place_is_lost_after_ten_seconds_although_the_lock_was_held_all_the_time(s: &Subject) {
+    s.granted(&key("a"), &request(60_000)).await;
+    let first = Acquire {
+        idempotency: Some(idempotency(1, 1)),
+        ..waiting(60_000, 5_000)
+    };
+    let ticket = queued(s, &first).await;
+    s.advance(Duration::from_micros(14_999_999)).await;
+    let second = waiting(60_000, 50_000);
+    let behind = queued(s, &second).await;
+    assert!(behind > ticket);
+    s.advance(Duration::from_micros(1)).await;
+    assert!(queued(s, &repeated(&first)).await > behind);
 }
 
 async fn repetition_of_a_request_that_waits_has_its_place(s: &Subject) {
