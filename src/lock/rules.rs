@@ -309,7 +309,7 @@ impl Lock {
         let repeated = self
             .released
             .iter()
-            .any(|r| r.lease_id == lease_id && now < r.forget_at);
+            .any(|release| release.lease_id == lease_id && release.is_remembered(now));
         if repeated {
             return Ending::Ended { held_for: None };
         }
@@ -318,7 +318,7 @@ impl Lock {
             Err(loss) => return Ending::Lost(loss),
         };
         self.holders.clear();
-        self.released.retain(|r| now < r.forget_at);
+        self.released.retain(|release| release.is_remembered(now));
         self.released.push(Release {
             lease_id,
             idempotency,
@@ -454,7 +454,7 @@ impl Lock {
         let asked_key = key_of(asked.idempotency);
         self.released
             .iter()
-            .filter(|release| now < release.forget_at)
+            .filter(|release| release.is_remembered(now))
             .any(|release| {
                 release.lease_id == asked.lease_id
                     || asked_key.is_some() && key_of(release.idempotency) == asked_key
@@ -532,6 +532,12 @@ impl Grant {
             lease_id: self.lease_id,
             holding: self.holding(now),
         }
+    }
+}
+
+impl Release {
+    fn is_remembered(&self, now: Timestamp) -> bool {
+        now < self.forget_at
     }
 }
 
