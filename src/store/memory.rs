@@ -302,3 +302,6 @@ impl Store for MemoryStore {
 
     async fn close(&self) {}
 }
+
+#[cfg(test)]
+mod tests;

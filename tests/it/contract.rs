@@ -8,7 +8,7 @@ use leasehold::lock::lease::{Attempt, FencingToken, Holder, LeaseId, Metadata};
 use leasehold::lock::request::{Acquire, Ticket, Wait, WaiterId};
 use leasehold::lock::rules::{Acquisition, Ending, Loss, Renewal};
 use leasehold::random;
-use leasehold::store::contract::{ListQuery, StoreError, Timed};
+use leasehold::store::contract::{ListQuery, News, StoreError, Timed};
 use serde_json::json;
 use tokio::task::JoinSet;
 
@@ -79,6 +79,7 @@ on_every_store! {
     replay_after_a_cut_makes_the_lease_whole
     renewal_and_replay_void_an_undo
     waiter_is_next_when_the_lock_is_released_broken_or_given_up
+    waiter_is_told_that_the_lock_is_reserved_for_it
     waiters_are_served_in_the_order_of_their_tickets
     lock_whose_lease_is_over_is_for_the_first_who_waits
     reservation_that_nobody_claims_lapses_after_three_seconds
@@ -693,6 +694,46 @@ async fn waiter_is_next_when_the_lock_is_released_broken_or_given_up(s: &Subject
     }
 }
 
+async fn waiter_is_told_that_the_lock_is_reserved_for_it(s: &Subject) {
+    let held = s.granted(&key("a"), &request(60_000)).await;
+    let next = waiting(60_000, 50_000);
+    queued(s, &next).await;
+    assert_eq!(release(s, "a", held.lease_id).await, ENDED);
+    let told = async {
+        loop {
+            if let News::Turn(on, waiter) = s.store.news().await {
+                return (on, waiter);
+            }
+        }
+    };
+    let told = tokio::time::timeout(Duration::from_secs(10), told).await;
+    assert_eq!(told.expect("told"), (key("a"), next.waiter_id()));
+}
+
+/// Elsewhere the count comes with a heartbeat; see the tests of the metrics.
+#[tokio::test]
+async fn memory_counts_a_lease_until_it_ends_or_runs_out() {
+    let s = &Subject::memory();
+    let count = || {
+        s.store
+            .census()
+            .map(|leases| (leases.held, leases.expired_total))
+    };
+    let first = s.granted(&key("a"), &request(1000)).await;
+    s.granted(&key("b"), &request(1000)).await;
+    assert_eq!(count(), Some((2, 0)));
+    assert_eq!(release(s, "a", first.lease_id).await, ENDED);
+    assert_eq!(count(), Some((1, 0)));
+    // What is only reserved is not held.
+    let again = s.granted(&key("a"), &request(60_000)).await;
+    queued(s, &waiting(1000, 50_000)).await;
+    assert_eq!(release(s, "a", again.lease_id).await, ENDED);
+    refused(s).await;
+    assert_eq!(count(), Some((1, 0)));
+    s.advance(ms(1000)).await;
+    assert_eq!(count(), Some((0, 1)));
+}
+
 async fn waiters_are_served_in_the_order_of_their_tickets(s: &Subject) {
     let mut held = s.granted(&key("a"), &request(1000)).await;
     let mut line = Vec::new();
@@ -819,7 +860,12 @@ async fn waiter_that_gives_up_leaves_nothing_behind(s: &Subject) {
         } => assert_eq!((waiters, position), (4, Some(2))),
         other => panic!("not held: {other:?}"),
     }
-    // Its client is gone.
+    // Its client is gone. Another attempt's undo takes nothing.
+    let other_attempt = Acquire {
+        attempt: Attempt(line[0].attempt.0 ^ 1),
+        ..line[0].clone()
+    };
+    assert!(!gives_up(s, &other_attempt, None).await);
     assert!(gives_up(s, &line[0], None).await);
     assert!(!gives_up(s, &line[0], None).await);
     assert_eq!(s.waiters(&key("a")).await, 3);
