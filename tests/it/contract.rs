@@ -138,7 +138,7 @@ async fn held_lock_is_refused_and_says_who_holds_it(s: &Subject) {
 }
 
 async fn lock_is_free_again_on_the_microsecond_of_its_deadline(s: &Subject) {
-    s.granted(&key("a"), &request(1000)).await;
+    let lease = s.granted(&key("a"), &request(1000)).await;
     s.advance(Duration::from_micros(999_999)).await;
     assert!(matches!(
         s.acquire(&key("a"), &request(1000)).await,
@@ -147,6 +147,11 @@ async fn lock_is_free_again_on_the_microsecond_of_its_deadline(s: &Subject) {
     assert!(s.inspect(&key("a")).await.is_some());
     s.advance(Duration::from_micros(1)).await;
     assert_eq!(s.inspect(&key("a")).await, None);
+    let renewed = s.store.renew(&key("a"), lease.lease_id, None).await;
+    let lost = Renewal::Lost(Loss::NotHeld);
+    assert_eq!(renewed.expect("an answer").value, lost);
+    let released = release(s, "a", lease.lease_id).await;
+    assert_eq!(released, Ending::Lost(Loss::NotHeld));
     s.granted(&key("a"), &request(1000)).await;
 }
 
