@@ -100,12 +100,13 @@ class Relay:
     """Passes requests on to a server, after the failures of `failures`: a list for each method.
 
     A failure is a status that the relay answers itself, `lose` (the server gets the request, and the connection is closed instead of
-    an answer), `hold` (there is no answer) or a number of seconds by which the answer is late, as a float.
+    an answer), `hold` (there is no answer; `held_s` tells how long the client waited) or a number of seconds by which the answer is late, as a float.
     """
 
     def __init__(self, server, retry_after="1", **failures):
         self.failures = failures
         self.requests = []
+        self.held_s = []
         self.over = threading.Event()
         relay = self
 
@@ -118,7 +119,9 @@ class Relay:
                 waiting = relay.failures.get(self.command)
                 failure = waiting.pop(0) if waiting else None
                 if failure == "hold":
-                    relay.over.wait()
+                    begun = time.monotonic()
+                    self.connection.recv(1)  # until the client closes the connection
+                    relay.held_s.append(time.monotonic() - begun)
                 if isinstance(failure, int):
                     self.answer(failure, {"Retry-After": retry_after}, b"<p>not now</p>")
                     return

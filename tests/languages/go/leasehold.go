@@ -169,9 +169,9 @@ func (l Locks) call(
 ) (time.Time, error) {
 	backoff := 100 * time.Millisecond
 	for {
-		limit := timeout
+		limit := answerTimeout // of the one attempt after the end
 		if left := time.Until(until); left > 0 {
-			limit = least(limit, left)
+			limit = least(timeout, left)
 		}
 		attempt, end := context.WithTimeout(ctx, limit)
 		sent := time.Now()

@@ -73,7 +73,8 @@ class Leasehold {
     for (int attempt = 0; ; attempt++) {
       long leftMs = leftMs(until);
       var request = HttpRequest.newBuilder(URI.create(url + path));
-      request.timeout(Duration.ofMillis(leftMs > 0 ? Math.min(timeoutMs, leftMs) : timeoutMs));
+      long limitMs = leftMs > 0 ? Math.min(timeoutMs, leftMs) : ANSWER_MS; // the one attempt after the end
+      request.timeout(Duration.ofMillis(limitMs));
       request.method(method, body.isEmpty() ? BodyPublishers.noBody() : BodyPublishers.ofString(body));
       request.header("Content-Type", "application/json");
       headers.forEach(request::header);

@@ -42,6 +42,7 @@ export class Locks {
     for (let attempt = 0; ; attempt++) {
       const sent = performance.now();
       const left = until - sent;
+      const limit = left > 0 ? Math.min(timeout, left) : ANSWER_MS; // the one attempt after the end
       let failure;
       let retryAfter = 0;
       try {
@@ -49,7 +50,7 @@ export class Locks {
           method,
           headers: { ...this.headers, ...headers },
           body: body && JSON.stringify(body),
-          signal: AbortSignal.timeout(Math.ceil(left > 0 ? Math.min(timeout, left) : timeout)),
+          signal: AbortSignal.timeout(Math.ceil(limit)),
         });
         const text = await response.text();
         if (response.ok) return { sent, grant: JSON.parse(text || "{}") };

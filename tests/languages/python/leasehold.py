@@ -52,7 +52,7 @@ class Locks:
             left = until - sent
             retry_after = 0
             try:
-                limit = min(timeout, left) if left > 0 else timeout
+                limit = min(timeout, left) if left > 0 else ANSWER_S  # the one attempt after the end
                 status, retry_after, answer = self.send(method, path, headers, body, limit)
                 if status < 300:
                     return sent, answer
