@@ -9,6 +9,7 @@ mod connections;
 mod contract;
 mod costs;
 mod diagnosis;
+mod documents;
 mod draining;
 mod failover;
 mod fencing;
