@@ -119,7 +119,7 @@ fn long_work_is_renewed_and_released() {
 /// The exit status of long work that never ends by itself, when this is done to its lease.
 fn interrupted(interrupt: impl FnOnce(&Leasehold)) -> Option<i32> {
     let server = Leasehold::in_memory();
-    let endless = ("migration", "exec sleep 600");
+    let endless = ("migration", "exec sleep 40");
     thread::scope(|scope| {
         let work = scope.spawn(|| follow(&long_work(), server.addr(), endless));
         eventually(LIMIT, "the work begins", || {
