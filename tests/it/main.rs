@@ -16,6 +16,7 @@ mod fencing;
 mod hang_ups;
 mod hostile;
 mod http_api;
+mod links;
 mod listings;
 mod logging;
 mod metrics;
