@@ -23,7 +23,7 @@
 //! scripts of the Redis store mirror them.
 //!
 //! Who waits for a lock is part of its state: the store keeps the queue, hands a released lock to the first
-//! in it as a *reservation*, and tells that waiter's server ([`store::contract::News`]), which claims the
+//! in it as a *reservation*, and tells that waiter's server ([`store::contract::StoreEvent`]), which claims the
 //! lock by asking again. The same question joins the queue, claims a reservation and mends a lost place, so
 //! that asking again is the cure for whatever was lost.
 

@@ -12,10 +12,10 @@ use crate::telemetry::Metrics;
 
 /// The service and what surrounds it; cheap to clone, which each request does.
 #[derive(Clone)]
-pub struct App(Arc<Parts>);
+pub struct App(Arc<AppState>);
 
 /// What an [`App`] has.
-pub struct Parts {
+pub struct AppState {
     /// The locks.
     pub service: LockService,
     /// Bounds that the operator set.
@@ -33,15 +33,15 @@ pub struct Parts {
 impl App {
     /// Shares the parts.
     #[must_use]
-    pub fn new(parts: Parts) -> Self {
+    pub fn new(parts: AppState) -> Self {
         Self(Arc::new(parts))
     }
 }
 
 impl Deref for App {
-    type Target = Parts;
+    type Target = AppState;
 
-    fn deref(&self) -> &Parts {
+    fn deref(&self) -> &AppState {
         &self.0
     }
 }

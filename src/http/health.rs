@@ -149,7 +149,7 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<Response, Problem>
 /// What the metrics tell of this moment.
 fn now(app: &App) -> Now {
     let readiness = readiness(app.service.health(), app.service.is_draining());
-    let census = app.service.census();
+    let census = app.service.lease_stats();
     let (waiters, max_waiters) = app.service.waiters();
     Now {
         ready: readiness.status == Status::Ready,

@@ -14,7 +14,7 @@ use crate::http::wire::{
     AcquireBody, Lease, LockPage, LockStatus, RenewBody, break_query, list_query,
 };
 use crate::lock::key::LockKey;
-use crate::lock::rules::{Ending, Renewal};
+use crate::lock::rules::{EndOutcome, Renewal};
 use crate::service::{Acquired, Listing};
 use crate::store::contract::Timed;
 
@@ -64,8 +64,8 @@ pub(super) async fn acquire(
             let replayed = [(REPLAYED, HeaderValue::from_static("true"))];
             Ok((replayed, axum::Json(Lease::new(&key, &lease, arrived))).into_response())
         }
-        Acquired::Held(standing) => Err(Problem::held(standing)),
-        Acquired::TimedOut(standing, ahead) => Err(Problem::wait_timeout(standing, ahead)),
+        Acquired::Held(held_by) => Err(Problem::held(held_by)),
+        Acquired::TimedOut(held_by, ahead) => Err(Problem::wait_timeout(held_by, ahead)),
         Acquired::KeyReused => Err(Problem::key_reused()),
         Acquired::AlreadyReleased => Err(Problem::already_released()),
         Acquired::TooManyWaiters => Err(Problem::too_many_waiters()),
@@ -141,8 +141,8 @@ pub(super) async fn release(
         }
     };
     match ending {
-        Ending::Ended { .. } => Ok(StatusCode::NO_CONTENT),
-        Ending::Lost(loss) => Err(Problem::lost(loss)),
+        EndOutcome::Ended { .. } => Ok(StatusCode::NO_CONTENT),
+        EndOutcome::Lost(loss) => Err(Problem::lost(loss)),
     }
 }
 
@@ -160,8 +160,8 @@ pub(super) async fn inspect(
     Query(parameters): Query,
 ) -> Result<axum::Json<LockStatus>, Problem> {
     let [] = parameters.take([])?;
-    let (holding, waiters) = app.service.inspect(&key).await?;
-    Ok(axum::Json(LockStatus::new(&key, holding.as_ref(), waiters)))
+    let (info, waiters) = app.service.inspect(&key).await?;
+    Ok(axum::Json(LockStatus::new(&key, info.as_ref(), waiters)))
 }
 
 /// List the held locks
@@ -184,7 +184,7 @@ pub(super) async fn list(
     };
     let locks = page.locks.iter();
     let locks = locks
-        .map(|(key, holding, waiters)| LockStatus::new(key, Some(holding), *waiters))
+        .map(|(key, info, waiters)| LockStatus::new(key, Some(info), *waiters))
         .collect();
     Ok(axum::Json(LockPage {
         locks,

@@ -38,7 +38,7 @@ use utoipa_axum::routes;
 
 use self::answers::LargeBody;
 pub use self::answers::{LargeAnswers, MAX_LARGE_ANSWERS};
-pub use self::app::{App, Parts};
+pub use self::app::{App, AppState};
 pub use self::auth::Auth;
 pub use self::browsers::{AllowedHost, AllowedOrigin, Browsers};
 use self::extract::{Arrived, named_key, set_key_apart};
@@ -88,12 +88,12 @@ fn document(limits: Option<&Limits>) -> String {
 
 /// Where requests come in. Cheap to clone.
 #[derive(Clone)]
-pub struct Door {
+pub struct HttpService {
     app: App,
     routes: Router,
 }
 
-impl Door {
+impl HttpService {
     /// All routes, with what surrounds them.
     #[must_use]
     pub fn new(app: App) -> Self {

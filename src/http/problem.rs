@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use crate::lock::key::InvalidKey;
 use crate::lock::lease::millis;
 use crate::lock::rules::Loss;
-use crate::service::{ServiceError, Standing};
+use crate::service::{HeldBy, ServiceError};
 use crate::store::contract::{Outcome, StoreError};
 
 /// How long to wait after a refusal that has no better estimate.
@@ -320,23 +320,23 @@ impl Problem {
 
     /// A lock that somebody else holds.
     #[must_use]
-    pub fn held(standing: Standing) -> Self {
+    pub fn held(held_by: HeldBy) -> Self {
         let mut problem = Self::new(
             Kind::LockHeld,
             "somebody else holds the lock; wait_ms waits for it",
         );
-        problem.describe(standing);
+        problem.describe(held_by);
         problem
     }
 
     /// A wait that ended without the lock, with `ahead` requests before it.
     #[must_use]
-    pub fn wait_timeout(standing: Standing, ahead: usize) -> Self {
+    pub fn wait_timeout(held_by: HeldBy, ahead: usize) -> Self {
         let mut problem = Self::new(
             Kind::WaitTimeout,
             "somebody else held the lock until wait_ms had passed",
         );
-        problem.describe(standing);
+        problem.describe(held_by);
         problem.body.position = Some(count(ahead) + 1);
         problem
     }
@@ -430,16 +430,16 @@ impl Problem {
         problem
     }
 
-    fn describe(&mut self, Standing { holding, waiters }: Standing) {
-        self.retry_after = Some(seconds_rounded_up(holding.expires_in()).max(RETRY_AFTER_SECONDS));
+    fn describe(&mut self, HeldBy { info, waiters }: HeldBy) {
+        self.retry_after = Some(seconds_rounded_up(info.expires_in()).max(RETRY_AFTER_SECONDS));
         let body = &mut self.body;
-        body.holder = holding
+        body.holder = info
             .holder
             .as_ref()
             .map(|holder| holder.as_str().to_owned());
-        body.fencing_token = Some(holding.fencing_token.get());
-        body.held_for_ms = Some(millis(holding.held_for()));
-        body.expires_in_ms = Some(millis(holding.expires_in()));
+        body.fencing_token = Some(info.fencing_token.get());
+        body.held_for_ms = Some(millis(info.held_for()));
+        body.expires_in_ms = Some(millis(info.expires_in()));
         body.waiters = Some(count(waiters));
     }
 

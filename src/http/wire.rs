@@ -16,7 +16,7 @@ use crate::lock::key::{LockKey, check_prefix};
 use crate::lock::lease::{
     Digest, FencingToken, Holder, Idempotency, Metadata, Timestamp, Ttl, millis,
 };
-use crate::lock::rules::{Holding, Lease as GrantedLease};
+use crate::lock::rules::{Lease as GrantedLease, LeaseInfo};
 use crate::service::AcquireRequest;
 use crate::store::contract::{ListQuery, Timed};
 
@@ -249,25 +249,25 @@ impl Lease {
     /// request, never ends after the lease does, however long the answer takes from here.
     #[must_use]
     pub fn new(key: &LockKey, lease: &Timed<GrantedLease>, arrived: Instant) -> Self {
-        let GrantedLease { lease_id, holding } = &lease.value;
+        let GrantedLease { lease_id, info } = &lease.value;
         let now = Instant::now();
-        let left = holding
+        let left = info
             .expires_in()
             .saturating_sub(now.saturating_duration_since(lease.asked_at));
         Self {
             key: key.as_str().to_owned(),
             lease_id: lease_id.expose(),
-            fencing_token: holding.fencing_token.get(),
-            holder: holding
+            fencing_token: info.fencing_token.get(),
+            holder: info
                 .holder
                 .as_ref()
                 .map(|holder| holder.as_str().to_owned()),
-            metadata: holding.metadata.pairs().clone(),
-            ttl_ms: millis(holding.ttl.get()),
-            acquired_at: rfc3339(holding.acquired_at),
-            expires_at: rfc3339(holding.deadline),
+            metadata: info.metadata.pairs().clone(),
+            ttl_ms: millis(info.ttl.get()),
+            acquired_at: rfc3339(info.acquired_at),
+            expires_at: rfc3339(info.deadline),
             expires_in_ms: millis(left),
-            renew_after_ms: millis(holding.ttl.get() / 3),
+            renew_after_ms: millis(info.ttl.get() / 3),
             waited_ms: millis(now.saturating_duration_since(arrived)),
         }
     }
@@ -276,20 +276,20 @@ impl Lease {
 impl LockStatus {
     /// How `key` stands.
     #[must_use]
-    pub fn new(key: &LockKey, holding: Option<&Holding>, waiters: usize) -> Self {
+    pub fn new(key: &LockKey, info: Option<&LeaseInfo>, waiters: usize) -> Self {
         Self {
             key: key.as_str().to_owned(),
-            held: holding.is_some(),
+            held: info.is_some(),
             waiters: u64::try_from(waiters).unwrap_or(u64::MAX),
-            holder: holding
+            holder: info
                 .and_then(|h| h.holder.as_ref())
                 .map(|holder| holder.as_str().to_owned()),
-            metadata: holding.map(|h| h.metadata.pairs().clone()),
-            fencing_token: holding.map(|h| h.fencing_token.get()),
-            acquired_at: holding.map(|h| rfc3339(h.acquired_at)),
-            held_for_ms: holding.map(|h| millis(h.held_for())),
-            expires_in_ms: holding.map(|h| millis(h.expires_in())),
-            renewals: holding.map(|h| h.renewals),
+            metadata: info.map(|h| h.metadata.pairs().clone()),
+            fencing_token: info.map(|h| h.fencing_token.get()),
+            acquired_at: info.map(|h| rfc3339(h.acquired_at)),
+            held_for_ms: info.map(|h| millis(h.held_for())),
+            expires_in_ms: info.map(|h| millis(h.expires_in())),
+            renewals: info.map(|h| h.renewals),
         }
     }
 }

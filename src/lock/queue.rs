@@ -10,11 +10,11 @@ use crate::lock::lease::Timestamp;
 use crate::lock::request::{Acquire, Ticket, WaiterId};
 
 /// How long the place of a request that may be repeated is kept after the request has ended.
-pub const PLACE_KEPT: Duration = Duration::from_secs(10);
+pub const ENTRY_KEPT: Duration = Duration::from_secs(10);
 
 /// A place and who has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct QueueEntry {
     pub(super) request: Acquire,
     /// From this moment on its request waits no more.
     pub(super) present_until: Timestamp,
@@ -22,9 +22,9 @@ pub(super) struct Place {
     pub(super) kept_until: Timestamp,
 }
 
-impl Place {
+impl QueueEntry {
     pub(super) fn new(request: Acquire, present_until: Timestamp) -> Self {
-        let kept = request.idempotency.map_or(Duration::ZERO, |_| PLACE_KEPT);
+        let kept = request.idempotency.map_or(Duration::ZERO, |_| ENTRY_KEPT);
         Self {
             request,
             present_until,
@@ -36,7 +36,7 @@ impl Place {
 /// The places of one lock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Queue {
-    places: BTreeMap<Ticket, Place>,
+    places: BTreeMap<Ticket, QueueEntry>,
     tickets: HashMap<WaiterId, Ticket>,
     /// No place is kept beyond this moment.
     kept_until: Option<Timestamp>,
@@ -45,13 +45,13 @@ pub(super) struct Queue {
 impl Queue {
     /// How many wait, those whose place is kept included.
     pub(super) fn len(&self, now: Timestamp) -> usize {
-        let kept = |place: &&Place| now < place.kept_until;
+        let kept = |place: &&QueueEntry| now < place.kept_until;
         self.places.values().filter(kept).count()
     }
 
     /// Drops places that are nobody's any more.
     pub(super) fn prune(&mut self, now: Timestamp) {
-        let over = |(_, place): &(&Ticket, &Place)| place.kept_until <= now;
+        let over = |(_, place): &(&Ticket, &QueueEntry)| place.kept_until <= now;
         let over: Vec<Ticket> = self
             .places
             .iter()
@@ -64,7 +64,7 @@ impl Queue {
     }
 
     /// Gives a waiter a place; the one that it had is gone.
-    pub(super) fn insert(&mut self, ticket: Ticket, place: Place) {
+    pub(super) fn insert(&mut self, ticket: Ticket, place: QueueEntry) {
         let id = place.request.waiter_id();
         self.kept_until = self.kept_until.max(Some(place.kept_until));
         if let Some(before) = self.tickets.insert(id, ticket) {
@@ -73,7 +73,7 @@ impl Queue {
         self.places.insert(ticket, place);
     }
 
-    pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Place> {
+    pub(super) fn remove(&mut self, ticket: Ticket) -> Option<QueueEntry> {
         let place = self.places.remove(&ticket)?;
         self.tickets.remove(&place.request.waiter_id());
         if self.places.is_empty() {
@@ -83,7 +83,7 @@ impl Queue {
     }
 
     /// The place of a waiter, however old.
-    pub(super) fn find(&self, id: WaiterId) -> Option<(Ticket, &Place)> {
+    pub(super) fn find(&self, id: WaiterId) -> Option<(Ticket, &QueueEntry)> {
         let ticket = self.tickets.get(&id)?;
         Some((*ticket, self.places.get(ticket)?))
     }
@@ -99,7 +99,7 @@ impl Queue {
         &mut self,
         asking: Option<WaiterId>,
         now: Timestamp,
-    ) -> Option<(Ticket, Place)> {
+    ) -> Option<(Ticket, QueueEntry)> {
         let mut over = Vec::new();
         let mut first = None;
         for (ticket, place) in &self.places {

@@ -74,11 +74,11 @@ pub struct Ticket(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wait {
     /// How long from now.
-    pub within: Duration,
+    pub timeout: Duration,
     /// The place that it had before, should it have lost that.
     pub ticket: Option<Ticket>,
     /// The most that may wait for the key.
-    pub room: usize,
+    pub max_waiters: usize,
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::lock::lease::{
     Attempt, FencingToken, Holder, Idempotency, LeaseId, Metadata, Timestamp, Ttl,
 };
-use crate::lock::queue::{Place, Queue};
+use crate::lock::queue::{Queue, QueueEntry};
 use crate::lock::request::{Acquire, Ticket, WaiterId};
 
 /// How long a release is remembered, so that its repetition is a success and not a lost lease.
@@ -45,7 +45,7 @@ pub struct Grant {
 
 /// What anyone may know of a live lease, as it was when the store answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Holding {
+pub struct LeaseInfo {
     /// Who holds it, in the client's words.
     pub holder: Option<Holder>,
     /// What the client attached.
@@ -70,7 +70,7 @@ pub struct Lease {
     /// Proves that a lease is the caller's.
     pub lease_id: LeaseId,
     /// All else about it.
-    pub holding: Holding,
+    pub info: LeaseInfo,
 }
 
 /// The answer to an acquisition.
@@ -84,7 +84,7 @@ pub enum Acquisition {
     /// it had one.
     Held {
         /// Whose.
-        holding: Holding,
+        info: LeaseInfo,
         /// How many wait.
         waiters: usize,
         /// Which of them this request was, from one on.
@@ -93,7 +93,7 @@ pub enum Acquisition {
     /// The same, and this request waits for it.
     Queued {
         /// Whose.
-        holding: Holding,
+        info: LeaseInfo,
         /// How many wait, this one included.
         waiters: usize,
         /// Where it stands.
@@ -118,7 +118,7 @@ pub enum Renewal {
 
 /// The answer to a release or a break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum EndOutcome {
     /// That lease is over, by this call or by an earlier one like it.
     Ended {
         /// For how long it had been held, if this call ended it.
@@ -182,9 +182,9 @@ impl Lock {
         if let Some((ticket, _, attempt)) = known
             && (request.wait.is_some() || attempt == request.attempt)
         {
-            let present_until = now.after(request.wait.map_or(Duration::ZERO, |wait| wait.within));
+            let present_until = now.after(request.wait.map_or(Duration::ZERO, |wait| wait.timeout));
             self.queue
-                .insert(ticket, Place::new(request.clone(), present_until));
+                .insert(ticket, QueueEntry::new(request.clone(), present_until));
         }
         self.reserve(Some(id), now, &mut next_number);
         match self.live_mut(now) {
@@ -198,11 +198,11 @@ impl Lock {
                 grant.claim(&request, now)
             }
             Some(grant) => {
-                let holding = grant.holding(now);
+                let info = grant.lease_info(now);
                 self.wait_behind(
                     request,
                     known.map(|(ticket, ..)| ticket),
-                    holding,
+                    info,
                     now,
                     next_number,
                 )
@@ -236,7 +236,7 @@ impl Lock {
         &mut self,
         request: Acquire,
         known: Option<Ticket>,
-        holding: Holding,
+        info: LeaseInfo,
         now: Timestamp,
         mut next_number: impl FnMut() -> FencingToken,
     ) -> Acquisition {
@@ -247,27 +247,27 @@ impl Lock {
             }
             let waiters = self.queue.len(now);
             return Acquisition::Held {
-                holding,
+                info,
                 waiters,
                 position,
             };
         };
         let ticket = match known.or(wait.ticket) {
             Some(ticket) => ticket,
-            None if self.queue.len(now) >= wait.room => return Acquisition::TooManyWaiters,
+            None if self.queue.len(now) >= wait.max_waiters => return Acquisition::TooManyWaiters,
             None => Ticket(next_number().get()),
         };
-        let present_until = now.after(wait.within);
+        let present_until = now.after(wait.timeout);
         self.queue
-            .insert(ticket, Place::new(request, present_until));
+            .insert(ticket, QueueEntry::new(request, present_until));
         Acquisition::Queued {
-            holding,
+            info,
             waiters: self.queue.len(now),
             ticket,
         }
     }
 
-    /// Reserves a free lock for the first who waits, `asking` being present in any case; see [`Lock::turn`].
+    /// Reserves a free lock for the first who waits, `asking` being present in any case; see [`Lock::reservation`].
     fn reserve(
         &mut self,
         asking: Option<WaiterId>,
@@ -305,17 +305,17 @@ impl Lock {
         lease_id: LeaseId,
         now: Timestamp,
         next_number: impl FnMut() -> FencingToken,
-    ) -> Ending {
+    ) -> EndOutcome {
         let repeated = self
             .released
             .iter()
             .any(|release| release.lease_id == lease_id && release.is_remembered(now));
         if repeated {
-            return Ending::Ended { held_for: None };
+            return EndOutcome::Ended { held_for: None };
         }
         let (idempotency, held_for) = match self.held_with(lease_id, now) {
             Ok(grant) => (grant.idempotency, grant.held_for(now)),
-            Err(loss) => return Ending::Lost(loss),
+            Err(loss) => return EndOutcome::Lost(loss),
         };
         self.holders.clear();
         self.released.retain(|release| release.is_remembered(now));
@@ -327,7 +327,7 @@ impl Lock {
         let excess = self.released.len().saturating_sub(MAX_REMEMBERED_RELEASES);
         self.released.drain(..excess);
         self.reserve(None, now, next_number);
-        Ending::Ended { held_for }
+        EndOutcome::Ended { held_for }
     }
 
     /// Ends the live lease with this token, whoever holds it; a success too when that grant is
@@ -337,25 +337,25 @@ impl Lock {
         token: FencingToken,
         now: Timestamp,
         next_number: impl FnMut() -> FencingToken,
-    ) -> Ending {
+    ) -> EndOutcome {
         match self.live(now) {
-            Some(grant) if grant.fencing_token != token => Ending::Lost(Loss::HeldByOther),
+            Some(grant) if grant.fencing_token != token => EndOutcome::Lost(Loss::HeldByOther),
             Some(grant) => {
                 let held_for = grant.held_for(now);
                 self.holders.clear();
                 self.reserve(None, now, next_number);
-                Ending::Ended { held_for }
+                EndOutcome::Ended { held_for }
             }
-            None => Ending::Ended { held_for: None },
+            None => EndOutcome::Ended { held_for: None },
         }
     }
 
     /// Takes back what a request got whose client is gone, if `attempt` was the last to touch it: a grant,
     /// whole or down to `keep` from now for a client that can come back; a reservation or a place, which are
-    /// kept for [`PLACE_KEPT`] then. Says whether there was any.
+    /// kept for [`ENTRY_KEPT`] then. Says whether there was any.
     ///
-    /// [`PLACE_KEPT`]: crate::lock::queue::PLACE_KEPT
-    pub fn abandon(
+    /// [`ENTRY_KEPT`]: crate::lock::queue::ENTRY_KEPT
+    pub fn rollback(
         &mut self,
         waiter: WaiterId,
         lease_id: LeaseId,
@@ -377,28 +377,30 @@ impl Lock {
                     let request = grant.request(attempt);
                     self.holders.clear();
                     if keep.is_some() {
-                        self.queue.insert(ticket, Place::new(request, now));
+                        self.queue.insert(ticket, QueueEntry::new(request, now));
                     }
                 }
             }
             self.reserve(None, now, next_number);
             return true;
         }
-        let own =
-            |place: &Place| place.request.lease_id == lease_id && place.request.attempt == attempt;
+        let own = |place: &QueueEntry| {
+            place.request.lease_id == lease_id && place.request.attempt == attempt
+        };
         let found = self.queue.find(waiter).filter(|(_, place)| own(place));
         let Some((ticket, _)) = found else {
             return false;
         };
         if let (Some(place), Some(_)) = (self.queue.remove(ticket), keep) {
-            self.queue.insert(ticket, Place::new(place.request, now));
+            self.queue
+                .insert(ticket, QueueEntry::new(place.request, now));
         }
         true
     }
 
     /// For whom the lock is reserved, and under which token, until that waiter claims it.
     #[must_use]
-    pub fn turn(&self, now: Timestamp) -> Option<(WaiterId, FencingToken)> {
+    pub fn reservation(&self, now: Timestamp) -> Option<(WaiterId, FencingToken)> {
         let reserved = self.live(now).filter(|grant| grant.reserved.is_some());
         reserved.map(|grant| (grant.waiter_id(), grant.fencing_token))
     }
@@ -411,8 +413,8 @@ impl Lock {
 
     /// The live lease, if there is one, as anyone may see it.
     #[must_use]
-    pub fn holding(&self, now: Timestamp) -> Option<Holding> {
-        self.live(now).map(|grant| grant.holding(now))
+    pub fn lease_info(&self, now: Timestamp) -> Option<LeaseInfo> {
+        self.live(now).map(|grant| grant.lease_info(now))
     }
 
     /// The live lease and until when it is held; not what is only reserved.
@@ -514,8 +516,8 @@ impl Grant {
         }
     }
 
-    fn holding(&self, now: Timestamp) -> Holding {
-        Holding {
+    fn lease_info(&self, now: Timestamp) -> LeaseInfo {
+        LeaseInfo {
             holder: self.holder.clone(),
             metadata: self.metadata.clone(),
             fencing_token: self.fencing_token,
@@ -530,7 +532,7 @@ impl Grant {
     fn lease(&self, now: Timestamp) -> Lease {
         Lease {
             lease_id: self.lease_id,
-            holding: self.holding(now),
+            info: self.lease_info(now),
         }
     }
 }
@@ -541,7 +543,7 @@ impl Release {
     }
 }
 
-impl Holding {
+impl LeaseInfo {
     /// What was left of the lease when the store answered.
     #[must_use]
     pub fn expires_in(&self) -> Duration {

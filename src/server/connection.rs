@@ -10,7 +10,7 @@ use axum::http::header::TRANSFER_ENCODING;
 use axum::http::{Method, Request};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::{HttpService, service_fn};
+use hyper::service::{HttpService as HyperService, service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::yield_now;
@@ -18,7 +18,7 @@ use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::client::{Client, Timeouts};
-use crate::http::{AtCapacity, BothLengths, Door};
+use crate::http::{AtCapacity, BothLengths, HttpService};
 
 /// The most bytes that hyper keeps of what it reads, and of what it is to write: more than a head, so that a head that
 /// is too large is known as one.
@@ -62,12 +62,12 @@ struct HungUp;
 /// Serves a connection until its end, or until what is under way is answered once `ending` is cancelled.
 pub(super) async fn serve(
     client: Client,
-    door: Door,
+    http: HttpService,
     purpose: Purpose,
     timeouts: Timeouts,
     ending: CancellationToken,
 ) {
-    let service = service_fn(|request: Request<Incoming>| answer(&client, &door, purpose, request));
+    let service = service_fn(|request: Request<Incoming>| answer(&client, &http, purpose, request));
     let connection = http1::Builder::new()
         .header_read_timeout(None)
         // What the end of the stream means is decided here and not by hyper, see `answer`.
@@ -92,7 +92,7 @@ pub(super) async fn serve(
             client.discard_unsent();
         }
         End::HeadTooLarge => {
-            let refused = timeout(LINGER, refuse_head(client, &door)).await;
+            let refused = timeout(LINGER, refuse_head(client, &http)).await;
             if let Ok(Err(error)) = refused {
                 tracing::debug!("a head that is too large was not answered: {error}");
             }
@@ -102,7 +102,7 @@ pub(super) async fn serve(
 
 async fn answer(
     client: &Client,
-    door: &Door,
+    http: &HttpService,
     purpose: Purpose,
     mut request: Request<Incoming>,
 ) -> Result<axum::response::Response, HungUp> {
@@ -118,7 +118,7 @@ async fn answer(
     // A lease must not go to a client that is gone. Other requests are answered soon, so a client that has closed only
     // its sending side gets their answers, as it gets a lease that is granted at once.
     let may_lease = request.method() == Method::POST;
-    let mut answer = pin!(door.answer(request));
+    let mut answer = pin!(http.answer(request));
     let at_once = poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await;
     if let Poll::Ready(Ok(response)) = at_once {
         return Ok(response);
@@ -173,7 +173,7 @@ async fn finish<S>(
     client: &Client,
 ) -> End
 where
-    S: HttpService<Incoming, ResBody = axum::body::Body>,
+    S: HyperService<Incoming, ResBody = axum::body::Body>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     // hyper closes at once where it has read nothing, also if there is a request: it has to read first, and the
@@ -188,9 +188,9 @@ where
 }
 
 /// Answers a head that is too large, and reads on for a while.
-async fn refuse_head(mut client: Client, door: &Door) -> io::Result<()> {
+async fn refuse_head(mut client: Client, http: &HttpService) -> io::Result<()> {
     let _under_way = client.begin_request();
-    client.write_all(&door.refuse_head()).await?;
+    client.write_all(&http.refuse_head()).await?;
     client.shutdown().await?;
     // On the heap: each connection's task has room for what may be on its stack here.
     let mut unread = vec![0; 4096];

@@ -24,7 +24,7 @@ use self::client::{Client, Timeouts};
 use self::connection::Purpose;
 use self::connections::{Admission, Connections};
 use crate::config::{Config, StoreConfig};
-use crate::http::{App, Auth, Browsers, Door, LargeAnswers, Parts};
+use crate::http::{App, AppState, Auth, Browsers, HttpService, LargeAnswers};
 use crate::service::LockService;
 use crate::store::contract::Store;
 use crate::store::memory::MemoryStore;
@@ -106,7 +106,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         .local_addr()
         .map_err(|error| ServeError::Listen(config.listen, error))?;
     let app = build(&config, at);
-    introduce(&config, at);
+    print_banner(&config, at);
     let front = Front::new(&config, app.clone());
     tokio::select! {
         () = front.accept(&listener) => {}
@@ -175,7 +175,7 @@ fn build(config: &Config, at: SocketAddr) -> App {
         expose(&config.token).as_deref(),
         expose(&config.break_token).as_deref(),
     );
-    App::new(Parts {
+    App::new(AppState {
         service: LockService::new(store, config.wait_limits, metrics.locks.clone()),
         limits: config.limits,
         auth,
@@ -186,7 +186,7 @@ fn build(config: &Config, at: SocketAddr) -> App {
 }
 
 /// Says in a few lines what a newcomer needs to know.
-fn introduce(config: &Config, at: SocketAddr) {
+fn print_banner(config: &Config, at: SocketAddr) {
     let store = match &config.store {
         StoreConfig::Memory => {
             "memory, embedded: it forgets all leases on restart, and is for one server alone"
@@ -227,7 +227,7 @@ fn introduce(config: &Config, at: SocketAddr) {
 /// Takes connections and serves them.
 struct Front {
     app: App,
-    door: Door,
+    http: HttpService,
     timeouts: Timeouts,
     max: usize,
     connections: Connections,
@@ -249,7 +249,7 @@ impl Front {
 
     fn with(app: App, timeouts: Timeouts, max: usize) -> Self {
         Self {
-            door: Door::new(app.clone()),
+            http: HttpService::new(app.clone()),
             app,
             timeouts,
             max,
@@ -340,7 +340,7 @@ impl Front {
             let client = Client::new(stream);
             let ending = connections.ending.clone();
             let served =
-                connection::serve(client.clone(), self.door.clone(), purpose, timeouts, ending);
+                connection::serve(client.clone(), self.http.clone(), purpose, timeouts, ending);
             (client, served)
         })
     }

@@ -7,9 +7,9 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::counting;
-use super::kept::{KeptPlace, KeptPlaces};
-use super::request::{AcquireRequest, Acquired, ServiceError, Standing};
-use super::waiting::{Seat, Waiting};
+use super::kept::{KeptEntries, KeptEntry};
+use super::request::{AcquireRequest, Acquired, HeldBy, ServiceError};
+use super::waiters::{WaiterHandle, WaiterTable};
 use crate::lock::key::LockKey;
 use crate::lock::lease::{Attempt, LeaseId};
 use crate::lock::request::{Acquire, Ticket, Wait, WaiterId};
@@ -20,7 +20,7 @@ use crate::telemetry::{AcquireOutcome, Limit, LockMetrics};
 
 /// How much of a lease is left to a client that disconnected before it had its answer and can ask
 /// again with its `Idempotency-Key`.
-const KEPT_FOR_A_RETURN: Duration = Duration::from_secs(10);
+const SHORTENED_TO: Duration = Duration::from_secs(10);
 
 /// How soon a waiter asks again after the store had no answer.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
@@ -30,20 +30,20 @@ const ASK_AGAIN: Duration = Duration::from_millis(250);
 const MIN_ASK_AGAIN: Duration = Duration::from_millis(5);
 
 /// For how long what a client got that is gone is tried to be taken back, while the store does not answer.
-const UNDO_FOR: Duration = Duration::from_secs(10);
+const ROLLBACK_FOR: Duration = Duration::from_secs(10);
 
 /// Between two tries that the store did not answer.
-const UNDO_PAUSE: Duration = Duration::from_millis(200);
+const ROLLBACK_PAUSE: Duration = Duration::from_millis(200);
 
 /// For how long what the store did not answer may still reach it and be done: longer than a command can be late
 /// and still run.
 const LATE_GRANT: Duration = Duration::from_secs(1);
 
 /// What requests have in common.
-pub(super) struct Surroundings {
+pub(super) struct Shared {
     pub(super) store: Arc<dyn Store>,
-    pub(super) waiting: Arc<Waiting>,
-    pub(super) kept: KeptPlaces,
+    pub(super) waiting: Arc<WaiterTable>,
+    pub(super) kept: KeptEntries,
     pub(super) max_waiters_per_key: usize,
     pub(super) metrics: LockMetrics,
     /// Cancelled when the server is about to end.
@@ -51,8 +51,8 @@ pub(super) struct Surroundings {
 }
 
 /// See the module.
-pub(super) struct Attempted {
-    service: Arc<Surroundings>,
+pub(super) struct PendingAcquire {
+    service: Arc<Shared>,
     key: LockKey,
     request: AcquireRequest,
     lease_id: LeaseId,
@@ -66,12 +66,12 @@ pub(super) struct Attempted {
     /// Until then what had no answer may still be done, whatever was answered since.
     late_until: Option<Instant>,
     /// Since when it is in line, once the store has said that it is.
-    in_line_since: Option<Instant>,
+    queued_since: Option<Instant>,
 }
 
-impl Attempted {
+impl PendingAcquire {
     pub(super) fn new(
-        service: Arc<Surroundings>,
+        service: Arc<Shared>,
         key: LockKey,
         request: AcquireRequest,
         gone: Option<CancellationToken>,
@@ -88,14 +88,14 @@ impl Attempted {
             queued: false,
             in_doubt: false,
             late_until: None,
-            in_line_since: None,
+            queued_since: None,
         }
     }
 
     /// Runs the request to its end, and gives it back with its result: what is left to do depends on whether
     /// the client gets it.
     pub(super) async fn run(mut self) -> (Self, Result<Acquired, ServiceError>) {
-        let result = self.acquire().await.map_err(|error| self.honest(error));
+        let result = self.acquire().await.map_err(|error| self.or_unknown(error));
         (self, result)
     }
 
@@ -103,7 +103,7 @@ impl Attempted {
     pub(super) fn count(&self, outcome: AcquireOutcome) {
         let metrics = &self.service.metrics;
         metrics.acquires.count(outcome);
-        if let Some(since) = self.in_line_since {
+        if let Some(since) = self.queued_since {
             metrics
                 .waits
                 .observe(counting::waited(outcome), since.elapsed());
@@ -111,18 +111,14 @@ impl Attempted {
     }
 
     /// Whether anything is left to do for a client that has the result.
-    pub(super) fn needs_clean_up(&self, result: &Result<Acquired, ServiceError>) -> bool {
-        self.is_to_be_taken_back(result, true) || self.keeps_its_place(result)
+    pub(super) fn needs_cleanup(&self, result: &Result<Acquired, ServiceError>) -> bool {
+        self.needs_rollback(result, true) || self.keeps_its_place(result)
     }
 
     /// Does what is left to do for a client that has the result, or is gone.
-    pub(super) async fn clean_up(
-        &self,
-        result: &Result<Acquired, ServiceError>,
-        handed_over: bool,
-    ) {
-        if self.is_to_be_taken_back(result, handed_over) {
-            self.take_back().await;
+    pub(super) async fn cleanup(&self, result: &Result<Acquired, ServiceError>, delivered: bool) {
+        if self.needs_rollback(result, delivered) {
+            self.roll_back().await;
         }
         if self.keeps_its_place(result) {
             self.bound_kept_places().await;
@@ -132,24 +128,20 @@ impl Attempted {
     /// Whether a client that got the result, or did not, leaves something in the store that nobody will come for. A
     /// client that has no Idempotency-Key cannot come back for what may have been granted to it. A replay is not
     /// taken back: the answer before it may have arrived.
-    fn is_to_be_taken_back(
-        &self,
-        result: &Result<Acquired, ServiceError>,
-        handed_over: bool,
-    ) -> bool {
+    fn needs_rollback(&self, result: &Result<Acquired, ServiceError>, delivered: bool) -> bool {
         match result {
-            Ok(Acquired::Granted(_)) => !handed_over,
+            Ok(Acquired::Granted(_)) => !delivered,
             Ok(Acquired::Replayed(_)) => false,
             Ok(_) => self.late_until.is_some(),
             Err(_) => {
-                let can_come_back = handed_over && self.request.idempotency.is_some();
+                let can_come_back = delivered && self.request.idempotency.is_some();
                 self.queued || self.in_doubt && !can_come_back
             }
         }
     }
 
     /// What was certainly not done now may have been done before.
-    fn honest(&self, error: ServiceError) -> ServiceError {
+    fn or_unknown(&self, error: ServiceError) -> ServiceError {
         let outcome = Outcome::Unknown;
         match error {
             ServiceError::Store(error) if self.in_doubt && error.outcome() != outcome => {
@@ -165,7 +157,7 @@ impl Attempted {
             return Ok(self.without_waiting().await?);
         };
         let waiter = self.waiter_id();
-        let Some(mut seat) = self.service.waiting.join(&self.key, waiter) else {
+        let Some(mut handle) = self.service.waiting.join(&self.key, waiter) else {
             // What needs no waiting needs no room.
             return Ok(match self.without_waiting().await? {
                 Acquired::Held(_) => {
@@ -176,7 +168,7 @@ impl Attempted {
             });
         };
         let begun = Instant::now();
-        let result = self.in_line(&mut seat, wait_until, begun).await;
+        let result = self.wait_loop(&mut handle, wait_until, begun).await;
         if let Ok(Acquired::TooManyWaiters) = result {
             self.service.metrics.limits.count(Limit::KeyWaiters);
         }
@@ -187,17 +179,15 @@ impl Attempted {
     async fn without_waiting(&mut self) -> Result<Acquired, StoreError> {
         let Timed { value, asked_at } = self.ask(None).await?;
         Ok(match value {
-            Acquisition::Held {
-                holding, waiters, ..
-            } => Acquired::Held(Standing { holding, waiters }),
+            Acquisition::Held { info, waiters, .. } => Acquired::Held(HeldBy { info, waiters }),
             value => settled(value, asked_at)?,
         })
     }
 
     /// Waits until the lock is this request's, or its time is over.
-    async fn in_line(
+    async fn wait_loop(
         &mut self,
-        seat: &mut Seat,
+        handle: &mut WaiterHandle,
         wait_until: Instant,
         begun: Instant,
     ) -> Result<Acquired, ServiceError> {
@@ -206,30 +196,30 @@ impl Attempted {
         let mut ask_at = Some(begun);
         let mut not_before = begun;
         loop {
-            let wanted = [ask_at, seat.ask_at()].into_iter().flatten().min();
+            let wanted = [ask_at, handle.ask_at()].into_iter().flatten().min();
             let due = |at: Instant| at.max(not_before) <= Instant::now();
-            let rung = due(not_before) && seat.bell().take_must_ask();
-            if rung || wanted.is_some_and(due) {
+            let woken = due(not_before) && handle.signal().take_must_ask();
+            if woken || wanted.is_some_and(due) {
                 ask_at = None;
-                match self.ask_in_line(ticket, wait_until).await {
+                match self.ask_and_wait(ticket, wait_until).await {
                     Ok(Timed {
                         value:
                             Acquisition::Queued {
-                                holding,
+                                info,
                                 ticket: given,
                                 ..
                             },
                         asked_at,
                     }) => {
                         ticket = Some(given);
-                        self.in_line_since.get_or_insert(begun);
+                        self.queued_since.get_or_insert(begun);
                         let soonest = Instant::now() + MIN_ASK_AGAIN;
-                        seat.queued(given, soonest.max(asked_at + holding.expires_in()));
+                        handle.queued(given, soonest.max(asked_at + info.expires_in()));
                     }
                     Ok(Timed { value, asked_at }) => {
                         let settled = settled(value, asked_at)?;
                         if let Acquired::Granted(lease) = &settled {
-                            seat.granted(lease.asked_at + lease.value.holding.expires_in());
+                            handle.granted(lease.asked_at + lease.value.info.expires_in());
                         }
                         return Ok(settled);
                     }
@@ -241,43 +231,43 @@ impl Attempted {
                     }
                 }
             }
-            let next = [ask_at, seat.ask_at()].into_iter().flatten().min();
+            let next = [ask_at, handle.ask_at()].into_iter().flatten().min();
             let next = next.map(|at| at.max(not_before));
             tokio::select! {
                 () = gone.cancelled() => return Err(ServiceError::ShuttingDown),
                 () = self.service.draining.cancelled() => return Err(ServiceError::ShuttingDown),
-                () = seat.bell().rung() => {}
-                () = sleep_until(wait_until) => return self.out_of_time().await,
+                () = handle.signal().woken() => {}
+                () = sleep_until(wait_until) => return self.give_up().await,
                 () = sleep_until(next.unwrap_or(wait_until)) => {}
             }
         }
     }
 
-    async fn ask_in_line(
+    async fn ask_and_wait(
         &mut self,
         ticket: Option<Ticket>,
         wait_until: Instant,
     ) -> Result<Timed<Acquisition>, StoreError> {
         self.queued = true;
         let wait = Wait {
-            within: wait_until.saturating_duration_since(Instant::now()),
+            timeout: wait_until.saturating_duration_since(Instant::now()),
             ticket,
-            room: self.service.max_waiters_per_key,
+            max_waiters: self.service.max_waiters_per_key,
         };
         self.ask(Some(wait)).await
     }
 
     /// Asks one last time, and gives up the place, so that the answer says who holds the lock now.
-    async fn out_of_time(&mut self) -> Result<Acquired, ServiceError> {
+    async fn give_up(&mut self) -> Result<Acquired, ServiceError> {
         let Timed { value, asked_at } = self.ask(None).await?;
         Ok(match value {
             Acquisition::Held {
-                holding,
+                info,
                 waiters,
                 position,
             } => {
                 let ahead = position.unwrap_or(waiters + 1) - 1;
-                Acquired::TimedOut(Standing { holding, waiters }, ahead)
+                Acquired::TimedOut(HeldBy { info, waiters }, ahead)
             }
             value => settled(value, asked_at)?,
         })
@@ -321,14 +311,14 @@ impl Attempted {
 
     /// Lets places of others go, if too many are kept now.
     async fn bound_kept_places(&self) {
-        let place = KeptPlace {
+        let place = KeptEntry {
             key: self.key.clone(),
             waiter: self.waiter_id(),
             lease_id: self.lease_id,
             attempt: self.attempt,
         };
         for oldest in self.service.kept.keep(place, Instant::now()) {
-            let KeptPlace {
+            let KeptEntry {
                 key,
                 waiter,
                 lease_id,
@@ -336,7 +326,7 @@ impl Attempted {
             } = oldest;
             self.service.metrics.limits.count(Limit::KeptPlaces);
             let store = &self.service.store;
-            if let Err(error) = store.abandon(&key, waiter, lease_id, attempt, None).await {
+            if let Err(error) = store.rollback(&key, waiter, lease_id, attempt, None).await {
                 // It goes by itself in a while.
                 tracing::debug!(%key, "a kept place could not be let go: {error}");
             }
@@ -345,15 +335,15 @@ impl Attempted {
 
     /// Undoes what nobody received, or cuts it short for a client that can come back; and once more when nothing
     /// can reach the store any more that it has not answered.
-    async fn take_back(&self) {
-        let keep = self.request.idempotency.map(|_| KEPT_FOR_A_RETURN);
-        let end = Instant::now() + UNDO_FOR;
+    async fn roll_back(&self) {
+        let keep = self.request.idempotency.map(|_| SHORTENED_TO);
+        let end = Instant::now() + ROLLBACK_FOR;
         while Instant::now() < end {
             let begun = Instant::now();
-            let undone = self
+            let rolled_back = self
                 .service
                 .store
-                .abandon(
+                .rollback(
                     &self.key,
                     self.waiter_id(),
                     self.lease_id,
@@ -361,14 +351,14 @@ impl Attempted {
                     keep,
                 )
                 .await;
-            let again_at = match undone {
+            let again_at = match rolled_back {
                 Ok(_) => match self.late_until.filter(|until| begun < *until) {
                     Some(until) => until,
                     None => break,
                 },
                 Err(error) => {
                     tracing::debug!(key = %self.key, "a grant could not be taken back yet: {error}");
-                    Instant::now() + UNDO_PAUSE
+                    Instant::now() + ROLLBACK_PAUSE
                 }
             };
             // An end in order does not wait for a store that is out of reach: the TTL ends the lease then.

@@ -1,7 +1,7 @@
 //! Which words of the metrics stand for which results.
 
 use super::request::{Acquired, ServiceError};
-use crate::lock::rules::{Ending, Loss, Renewal};
+use crate::lock::rules::{EndOutcome, Loss, Renewal};
 use crate::store::contract::{StoreError, Timed};
 use crate::telemetry::{
     AcquireOutcome, BreakOutcome, Ended, LockMetrics, ReleaseOutcome, RenewOutcome, Waited,
@@ -50,31 +50,31 @@ pub(super) fn renewal(metrics: &LockMetrics, result: &Result<Timed<Renewal>, Sto
     });
 }
 
-pub(super) fn release(metrics: &LockMetrics, result: &Result<Ending, StoreError>) {
+pub(super) fn release(metrics: &LockMetrics, result: &Result<EndOutcome, StoreError>) {
     metrics.releases.count(match result {
-        Ok(Ending::Ended {
+        Ok(EndOutcome::Ended {
             held_for: Some(held),
         }) => {
             metrics.holds.observe(Ended::Release, *held);
             ReleaseOutcome::Released
         }
-        Ok(Ending::Ended { held_for: None }) => ReleaseOutcome::Repeated,
-        Ok(Ending::Lost(Loss::NotHeld)) => ReleaseOutcome::NotHeld,
-        Ok(Ending::Lost(Loss::HeldByOther)) => ReleaseOutcome::HeldByOther,
+        Ok(EndOutcome::Ended { held_for: None }) => ReleaseOutcome::Repeated,
+        Ok(EndOutcome::Lost(Loss::NotHeld)) => ReleaseOutcome::NotHeld,
+        Ok(EndOutcome::Lost(Loss::HeldByOther)) => ReleaseOutcome::HeldByOther,
         Err(_) => ReleaseOutcome::Error,
     });
 }
 
-pub(super) fn breaking(metrics: &LockMetrics, result: &Result<Ending, StoreError>) {
+pub(super) fn breaking(metrics: &LockMetrics, result: &Result<EndOutcome, StoreError>) {
     metrics.breaks.count(match result {
-        Ok(Ending::Ended {
+        Ok(EndOutcome::Ended {
             held_for: Some(held),
         }) => {
             metrics.holds.observe(Ended::Break, *held);
             BreakOutcome::Broken
         }
-        Ok(Ending::Ended { held_for: None }) => BreakOutcome::AlreadyOver,
-        Ok(Ending::Lost(_)) => BreakOutcome::HeldByOther,
+        Ok(EndOutcome::Ended { held_for: None }) => BreakOutcome::AlreadyOver,
+        Ok(EndOutcome::Lost(_)) => BreakOutcome::HeldByOther,
         Err(_) => BreakOutcome::Error,
     });
 }

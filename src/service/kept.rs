@@ -12,15 +12,15 @@ use tokio::time::Instant;
 use super::request::WaitLimits;
 use crate::lock::key::LockKey;
 use crate::lock::lease::{Attempt, LeaseId};
-use crate::lock::queue::PLACE_KEPT;
+use crate::lock::queue::ENTRY_KEPT;
 use crate::lock::request::WaiterId;
 
 /// Of so many who may wait, for a key and on a server, one may be a place without a request.
-pub const WAITERS_PER_KEPT_PLACE: usize = 10;
+pub const WAITERS_PER_KEPT_ENTRY: usize = 10;
 
 /// A place whose request has ended, as letting it go must name it.
 #[derive(Clone, Debug)]
-pub(super) struct KeptPlace {
+pub(super) struct KeptEntry {
     pub(super) key: LockKey,
     pub(super) waiter: WaiterId,
     pub(super) lease_id: LeaseId,
@@ -29,7 +29,7 @@ pub(super) struct KeptPlace {
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct KeptPlaces {
+pub(super) struct KeptEntries {
     state: Mutex<State>,
     max: usize,
     max_per_key: usize,
@@ -42,20 +42,20 @@ type Order = (Instant, u64);
 struct State {
     next_number: u64,
     keys: BTreeMap<Order, LockKey>,
-    places: HashMap<LockKey, BTreeMap<Order, KeptPlace>>,
+    places: HashMap<LockKey, BTreeMap<Order, KeptEntry>>,
 }
 
-impl KeptPlaces {
+impl KeptEntries {
     pub(super) fn new(limits: WaitLimits) -> Self {
         Self {
             state: Mutex::default(),
-            max: (limits.max_waiters / WAITERS_PER_KEPT_PLACE).max(1),
-            max_per_key: (limits.max_waiters_per_key / WAITERS_PER_KEPT_PLACE).max(1),
+            max: (limits.max_waiters / WAITERS_PER_KEPT_ENTRY).max(1),
+            max_per_key: (limits.max_waiters_per_key / WAITERS_PER_KEPT_ENTRY).max(1),
         }
     }
 
     /// A place is kept from now on; returns those that must go for it.
-    pub(super) fn keep(&self, place: KeptPlace, now: Instant) -> Vec<KeptPlace> {
+    pub(super) fn keep(&self, place: KeptEntry, now: Instant) -> Vec<KeptEntry> {
         let mut state = self
             .state
             .lock()
@@ -64,7 +64,7 @@ impl KeptPlaces {
             state.remove_first();
         }
         let key = place.key.clone();
-        state.insert(place, now + PLACE_KEPT);
+        state.insert(place, now + ENTRY_KEPT);
         let mut gone = Vec::new();
         while state.places[&key].len() > self.max_per_key {
             let oldest = state.places[&key]
@@ -84,11 +84,11 @@ impl State {
         self.keys.first_key_value().map(|(order, _)| *order)
     }
 
-    fn remove_first(&mut self) -> Option<KeptPlace> {
+    fn remove_first(&mut self) -> Option<KeptEntry> {
         self.first().and_then(|first| self.remove(first))
     }
 
-    fn remove(&mut self, order: Order) -> Option<KeptPlace> {
+    fn remove(&mut self, order: Order) -> Option<KeptEntry> {
         let key = self.keys.remove(&order)?;
         let places = self.places.get_mut(&key)?;
         let place = places.remove(&order);
@@ -99,12 +99,12 @@ impl State {
     }
 
     /// Adds a place, which replaces the waiter's earlier one.
-    fn insert(&mut self, place: KeptPlace, until: Instant) {
+    fn insert(&mut self, place: KeptEntry, until: Instant) {
         self.next_number += 1;
         let order = (until, self.next_number);
         let key = place.key.clone();
         let places = self.places.entry(key.clone()).or_default();
-        let same = |(_, other): &(&Order, &KeptPlace)| other.waiter == place.waiter;
+        let same = |(_, other): &(&Order, &KeptEntry)| other.waiter == place.waiter;
         if let Some(before) = places.iter().find(same).map(|(order, _)| *order) {
             places.remove(&before);
             self.keys.remove(&before);
@@ -118,9 +118,9 @@ impl State {
 mod tests {
     use super::*;
 
-    fn place(key: &str, number: u8) -> KeptPlace {
+    fn place(key: &str, number: u8) -> KeptEntry {
         let lease_id = LeaseId::from_bytes([number; 16]);
-        KeptPlace {
+        KeptEntry {
             key: LockKey::parse(key).expect("a key"),
             waiter: WaiterId::of(lease_id, None),
             lease_id,
@@ -128,13 +128,13 @@ mod tests {
         }
     }
 
-    fn numbers(places: Vec<KeptPlace>) -> Vec<u64> {
+    fn numbers(places: Vec<KeptEntry>) -> Vec<u64> {
         places.into_iter().map(|place| place.attempt.0).collect()
     }
 
     #[test]
     fn oldest_place_goes_first_of_its_key_and_of_the_server() {
-        let kept = KeptPlaces::new(WaitLimits {
+        let kept = KeptEntries::new(WaitLimits {
             max_waiters: 40,
             max_waiters_per_key: 20,
         });
@@ -148,13 +148,13 @@ mod tests {
         assert!(numbers(kept.keep(place("b", 5), now)).is_empty());
         assert_eq!(numbers(kept.keep(place("c", 6), now)), [2]);
         // What is over by itself takes no place.
-        let later = now + PLACE_KEPT;
+        let later = now + ENTRY_KEPT;
         assert!(numbers(kept.keep(place("c", 7), later)).is_empty());
     }
 
     #[test]
     fn however_few_may_wait_one_place_is_kept() {
-        let kept = KeptPlaces::new(WaitLimits {
+        let kept = KeptEntries::new(WaitLimits {
             max_waiters: 1,
             max_waiters_per_key: 1,
         });

@@ -7,10 +7,10 @@
 
 mod acquisition;
 mod counting;
+mod detach;
 mod kept;
-mod outlive;
 mod request;
-mod waiting;
+mod waiters;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -21,18 +21,18 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::acquisition::{Attempted, Surroundings};
-use self::kept::KeptPlaces;
-use self::outlive::Outlive;
-use self::waiting::Waiting;
+use self::acquisition::{PendingAcquire, Shared};
+use self::detach::DetachOnDrop;
+use self::kept::KeptEntries;
+use self::waiters::WaiterTable;
 use crate::lock::key::LockKey;
 use crate::lock::lease::{FencingToken, LeaseId, Ttl};
-use crate::lock::rules::{Ending, Holding, Renewal};
-use crate::store::contract::{Census, Health, ListQuery, News, Store, StoreError, Timed};
+use crate::lock::rules::{EndOutcome, LeaseInfo, Renewal};
+use crate::store::contract::{Health, LeaseStats, ListQuery, Store, StoreError, StoreEvent, Timed};
 use crate::telemetry::{AcquireOutcome, Limit, LockMetrics};
 
-pub use self::kept::WAITERS_PER_KEPT_PLACE;
-pub use self::request::{AcquireRequest, Acquired, Listing, ServiceError, Standing, WaitLimits};
+pub use self::kept::WAITERS_PER_KEPT_ENTRY;
+pub use self::request::{AcquireRequest, Acquired, HeldBy, Listing, ServiceError, WaitLimits};
 
 /// How many listings may be under way at once: more would only wait for one another.
 pub const MAX_LISTINGS: usize = 4;
@@ -40,7 +40,7 @@ pub const MAX_LISTINGS: usize = 4;
 /// The lock service. Cheap to clone.
 #[derive(Clone)]
 pub struct LockService {
-    surroundings: Arc<Surroundings>,
+    shared: Arc<Shared>,
     listings: Arc<Semaphore>,
     tasks: TaskTracker,
 }
@@ -49,22 +49,22 @@ impl LockService {
     /// A service over `store`; the only user of it. Starts a task, and so needs a Tokio runtime.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, limits: WaitLimits, metrics: LockMetrics) -> Self {
-        let surroundings = Arc::new(Surroundings {
+        let shared = Arc::new(Shared {
             store,
-            waiting: Arc::new(Waiting::new(limits.max_waiters)),
-            kept: KeptPlaces::new(limits),
+            waiting: Arc::new(WaiterTable::new(limits.max_waiters)),
+            kept: KeptEntries::new(limits),
             max_waiters_per_key: limits.max_waiters_per_key,
             metrics,
             draining: CancellationToken::new(),
         });
         let service = Self {
-            surroundings: Arc::clone(&surroundings),
+            shared: Arc::clone(&shared),
             listings: Arc::new(Semaphore::new(MAX_LISTINGS)),
             tasks: TaskTracker::new(),
         };
         service.tasks.spawn(async move {
-            let draining = surroundings.draining.clone();
-            draining.run_until_cancelled(spread(&surroundings)).await;
+            let draining = shared.draining.clone();
+            draining.run_until_cancelled(spread(&shared)).await;
         });
         service
     }
@@ -81,30 +81,30 @@ impl LockService {
         key: LockKey,
         request: AcquireRequest,
     ) -> Result<Acquired, ServiceError> {
-        let metrics = &self.surroundings.metrics;
-        if self.surroundings.draining.is_cancelled() {
+        let metrics = &self.shared.metrics;
+        if self.shared.draining.is_cancelled() {
             metrics.acquires.count(AcquireOutcome::ShuttingDown);
             return Err(ServiceError::ShuttingDown);
         }
         // Only who waits must be told.
         let gone = request.wait_until.map(|_| CancellationToken::new());
         let _leave_when_dropped = gone.clone().map(CancellationToken::drop_guard);
-        let acquisition = Attempted::new(Arc::clone(&self.surroundings), key, request, gone);
+        let acquisition = PendingAcquire::new(Arc::clone(&self.shared), key, request, gone);
         let tasks = self.tasks.clone();
-        let (acquisition, result) = Outlive::new(acquisition.run(), move |rest| {
+        let (acquisition, result) = DetachOnDrop::new(acquisition.run(), move |rest| {
             tasks.spawn(async move {
                 let (acquisition, result) = rest.await;
                 acquisition.count(AcquireOutcome::Abandoned);
-                acquisition.clean_up(&result, false).await;
+                acquisition.cleanup(&result, false).await;
             });
         })
         .await;
         // No await since the result came: from here on it is the caller's.
         acquisition.count(counting::outcome(&result));
-        if acquisition.needs_clean_up(&result) {
+        if acquisition.needs_cleanup(&result) {
             let result = result.clone();
             self.tasks
-                .spawn(async move { acquisition.clean_up(&result, true).await });
+                .spawn(async move { acquisition.cleanup(&result, true).await });
         }
         result
     }
@@ -131,7 +131,11 @@ impl LockService {
     ///
     /// # Errors
     /// [`ServiceError`]; its outcome says whether the lease may be over.
-    pub async fn release(&self, key: LockKey, lease_id: LeaseId) -> Result<Ending, ServiceError> {
+    pub async fn release(
+        &self,
+        key: LockKey,
+        lease_id: LeaseId,
+    ) -> Result<EndOutcome, ServiceError> {
         self.detached(|service| async move {
             let released = service.store.release(&key, lease_id).await;
             counting::release(&service.metrics, &released);
@@ -148,7 +152,7 @@ impl LockService {
         &self,
         key: LockKey,
         token: FencingToken,
-    ) -> Result<Ending, ServiceError> {
+    ) -> Result<EndOutcome, ServiceError> {
         self.detached(|service| async move {
             let broken = service.store.break_lease(&key, token).await;
             counting::breaking(&service.metrics, &broken);
@@ -161,8 +165,8 @@ impl LockService {
     ///
     /// # Errors
     /// [`ServiceError::Store`]; nothing was changed.
-    pub async fn inspect(&self, key: &LockKey) -> Result<(Option<Holding>, usize), ServiceError> {
-        Ok(self.surroundings.store.inspect(key).await?)
+    pub async fn inspect(&self, key: &LockKey) -> Result<(Option<LeaseInfo>, usize), ServiceError> {
+        Ok(self.shared.store.inspect(key).await?)
     }
 
     /// A page of the held locks.
@@ -171,45 +175,45 @@ impl LockService {
     /// [`ServiceError::Store`]; nothing was changed.
     pub async fn list(&self, query: &ListQuery) -> Result<Listing, ServiceError> {
         let Ok(_one_of_them) = self.listings.try_acquire() else {
-            self.surroundings.metrics.limits.count(Limit::Listings);
+            self.shared.metrics.limits.count(Limit::Listings);
             return Ok(Listing::TooMany);
         };
-        Ok(Listing::Page(self.surroundings.store.list(query).await?))
+        Ok(Listing::Page(self.shared.store.list(query).await?))
     }
 
     /// The store's state.
     #[must_use]
     pub fn health(&self) -> Health {
-        self.surroundings.store.health()
+        self.shared.store.health()
     }
 
     /// How many leases there are, as far as that is known without asking the store.
     #[must_use]
-    pub fn census(&self) -> Option<Census> {
-        self.surroundings.store.census()
+    pub fn lease_stats(&self) -> Option<LeaseStats> {
+        self.shared.store.lease_stats()
     }
 
     /// How many wait on this server, and how many may.
     #[must_use]
     pub fn waiters(&self) -> (usize, usize) {
-        self.surroundings.waiting.total()
+        self.shared.waiting.total()
     }
 
     /// Whether [`LockService::drain`] was called.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.surroundings.draining.is_cancelled()
+        self.shared.draining.is_cancelled()
     }
 
     /// Waits until [`LockService::drain`] was called and `grace` has passed since.
     pub async fn drained_for(&self, grace: Duration) {
-        self.surroundings.draining.cancelled().await;
+        self.shared.draining.cancelled().await;
         sleep(grace).await;
     }
 
     /// Refuses new acquisitions and answers those who wait; leases stay.
     pub fn drain(&self) {
-        self.surroundings.draining.cancel();
+        self.shared.draining.cancel();
     }
 
     /// Waits for what is under way, then closes the store.
@@ -217,31 +221,31 @@ impl LockService {
         self.drain();
         self.tasks.close();
         self.tasks.wait().await;
-        self.surroundings.store.close().await;
+        self.shared.store.close().await;
     }
 
     /// Runs `operation` to its end, whether or not the caller stays to hear of it.
     async fn detached<T: Send + 'static, F>(
         &self,
-        operation: impl FnOnce(Arc<Surroundings>) -> F,
+        operation: impl FnOnce(Arc<Shared>) -> F,
     ) -> Result<T, ServiceError>
     where
         F: Future<Output = Result<T, StoreError>> + Send + 'static,
     {
         let tasks = self.tasks.clone();
-        let operation = operation(Arc::clone(&self.surroundings));
-        let outliving = Outlive::new(operation, move |rest| drop(tasks.spawn(rest)));
+        let operation = operation(Arc::clone(&self.shared));
+        let outliving = DetachOnDrop::new(operation, move |rest| drop(tasks.spawn(rest)));
         Ok(outliving.await?)
     }
 }
 
 /// Tells those who wait here the store's news.
-async fn spread(surroundings: &Surroundings) {
+async fn spread(shared: &Shared) {
     loop {
-        match surroundings.store.news().await {
-            News::Turn(_, waiter) => surroundings.waiting.turn(waiter),
-            News::Reserved(key, until) => surroundings.waiting.reserved(&key, until),
-            News::PlacesLost => surroundings.waiting.ask_all(),
+        match shared.store.next_event().await {
+            StoreEvent::Reserved(_, waiter) => shared.waiting.reservation(waiter),
+            StoreEvent::HeldUntil(key, until) => shared.waiting.held_until(&key, until),
+            StoreEvent::QueuesLost => shared.waiting.ask_all(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use crate::lock::lease::{Holder, Idempotency, Metadata, Ttl};
-use crate::lock::rules::{Holding, Lease};
+use crate::lock::rules::{Lease, LeaseInfo};
 use crate::store::contract::{Page, StoreError, Timed};
 
 /// The most that may wait.
@@ -38,9 +38,9 @@ pub enum Acquired {
     /// The lease that this acquisition has already.
     Replayed(Timed<Lease>),
     /// Somebody else's, and the request does not wait.
-    Held(Standing),
+    Held(HeldBy),
     /// Somebody else's for as long as the request would wait; how many were ahead of it.
-    TimedOut(Standing, usize),
+    TimedOut(HeldBy, usize),
     /// The idempotency key was used with another TTL, holder or metadata.
     KeyReused,
     /// This acquisition was granted and released moments ago.
@@ -60,9 +60,9 @@ pub enum Listing {
 
 /// How a held lock stands.
 #[derive(Clone, Debug)]
-pub struct Standing {
+pub struct HeldBy {
     /// Who has it.
-    pub holding: Holding,
+    pub info: LeaseInfo,
     /// How many wait for it.
     pub waiters: usize,
 }

@@ -116,8 +116,8 @@ impl Scene {
     }
 
     async fn held(&self, text: &str) -> bool {
-        let (holding, _) = self.service.inspect(&key(text)).await.expect("an answer");
-        holding.is_some()
+        let (info, _) = self.service.inspect(&key(text)).await.expect("an answer");
+        info.is_some()
     }
 
     fn metric(&self, series: &str) -> String {

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::lock::key::LockKey;
 use crate::lock::lease::{Attempt, FencingToken, LeaseId, Timestamp, Ttl};
 use crate::lock::request::{Acquire, WaiterId};
-use crate::lock::rules::{Acquisition, Ending, Holding, Renewal};
+use crate::lock::rules::{Acquisition, EndOutcome, LeaseInfo, Renewal};
 
 /// An answer, and a moment at which its store had not yet read its clock.
 ///
@@ -45,13 +45,17 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Timed<Renewal>, StoreError>;
 
     /// See [`crate::lock::rules::Lock::release`].
-    async fn release(&self, key: &LockKey, lease_id: LeaseId) -> Result<Ending, StoreError>;
+    async fn release(&self, key: &LockKey, lease_id: LeaseId) -> Result<EndOutcome, StoreError>;
 
     /// See [`crate::lock::rules::Lock::break_lease`].
-    async fn break_lease(&self, key: &LockKey, token: FencingToken) -> Result<Ending, StoreError>;
+    async fn break_lease(
+        &self,
+        key: &LockKey,
+        token: FencingToken,
+    ) -> Result<EndOutcome, StoreError>;
 
-    /// See [`crate::lock::rules::Lock::abandon`].
-    async fn abandon(
+    /// See [`crate::lock::rules::Lock::rollback`].
+    async fn rollback(
         &self,
         key: &LockKey,
         waiter: WaiterId,
@@ -61,20 +65,20 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<bool, StoreError>;
 
     /// The live lease on a key, if there is one, and how many wait for it.
-    async fn inspect(&self, key: &LockKey) -> Result<(Option<Holding>, usize), StoreError>;
+    async fn inspect(&self, key: &LockKey) -> Result<(Option<LeaseInfo>, usize), StoreError>;
 
     /// A page of the held keys; see [`Page`].
     async fn list(&self, query: &ListQuery) -> Result<Page, StoreError>;
 
-    /// The next piece of news for those who wait here. News may be lost or come twice: it is a reason to ask
+    /// The next piece of news for those who wait here. StoreEvent may be lost or come twice: it is a reason to ask
     /// again, and decides nothing. Nothing is lost if the future is dropped.
-    async fn news(&self) -> News;
+    async fn next_event(&self) -> StoreEvent;
 
     /// What is known of the store's state without asking it.
     fn health(&self) -> Health;
 
     /// How many leases there are, without asking the store; `None` while that is not known yet.
-    fn census(&self) -> Option<Census>;
+    fn lease_stats(&self) -> Option<LeaseStats>;
 
     /// Ends the store's tasks and waits for them.
     async fn close(&self);
@@ -96,7 +100,7 @@ pub struct ListQuery {
 #[derive(Debug, Default)]
 pub struct Page {
     /// The keys, their holdings, and how many wait for each.
-    pub locks: Vec<(LockKey, Holding, usize)>,
+    pub locks: Vec<(LockKey, LeaseInfo, usize)>,
     /// Where the next page begins; `None` at the end.
     pub next_cursor: Option<String>,
 }
@@ -109,16 +113,16 @@ const LISTED_BYTES: usize = 192;
 
 /// About how many bytes a lock takes in a page.
 #[must_use]
-pub fn listed_bytes((key, holding, _): &(LockKey, Holding, usize)) -> usize {
-    let holder = holding.holder.as_ref().map_or("", |holder| holder.as_str());
-    let pairs = holding.metadata.pairs().iter();
+pub fn listed_bytes((key, info, _): &(LockKey, LeaseInfo, usize)) -> usize {
+    let holder = info.holder.as_ref().map_or("", |holder| holder.as_str());
+    let pairs = info.metadata.pairs().iter();
     let metadata = pairs.map(|(name, value)| name.len() + value.len() + "\"\":\"\",".len());
     LISTED_BYTES + key.as_str().len() + holder.len() + metadata.sum::<usize>()
 }
 
 /// The leases of a store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Census {
+pub struct LeaseStats {
     /// How many all servers' clients hold now; what is only reserved is not held.
     pub held: u64,
     /// How many ran out without being ended, as this server counted: each is counted once, by one of the servers.
@@ -127,13 +131,13 @@ pub struct Census {
 
 /// What may matter to those who wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum News {
+pub enum StoreEvent {
     /// A lock is reserved for this waiter, which must claim it by asking again.
-    Turn(LockKey, WaiterId),
+    Reserved(LockKey, WaiterId),
     /// A lock is somebody else's until then, unless that is renewed.
-    Reserved(LockKey, Instant),
+    HeldUntil(LockKey, Instant),
     /// The store may have lost the places of all who wait here: each must ask again.
-    PlacesLost,
+    QueuesLost,
 }
 
 /// Why a store has no answer.

@@ -17,11 +17,11 @@ use tokio::time::Instant;
 use crate::lock::key::LockKey;
 use crate::lock::lease::{Attempt, FencingToken, LeaseId, Timestamp, Ttl};
 use crate::lock::request::{Acquire, WaiterId};
-use crate::lock::rules::{Acquisition, Ending, Holding, Lock, Renewal};
+use crate::lock::rules::{Acquisition, EndOutcome, LeaseInfo, Lock, Renewal};
 use crate::store::clock::wall_clock;
 use crate::store::contract::{
-    Census, Condition, Health, ListQuery, MAX_PAGE_BYTES, News, Page, Store, StoreError, Timed,
-    listed_bytes,
+    Condition, Health, LeaseStats, ListQuery, MAX_PAGE_BYTES, Page, Store, StoreError, StoreEvent,
+    Timed, listed_bytes,
 };
 
 /// How many keys whose time is over one operation looks at: enough to free memory faster than
@@ -32,7 +32,7 @@ const SWEPT_PER_OPERATION: usize = 4;
 const EXAMINED_PER_PAGE: usize = 1024;
 
 /// The most turns that waiters have not heard of yet.
-const MAX_NEWS: usize = 65_536;
+const MAX_PENDING_EVENTS: usize = 65_536;
 
 /// See the module.
 #[derive(Debug)]
@@ -42,7 +42,10 @@ pub struct MemoryStore {
     started_wall: Timestamp,
     started: Instant,
     state: Mutex<State>,
-    news: (mpsc::Sender<News>, AsyncMutex<mpsc::Receiver<News>>),
+    news: (
+        mpsc::Sender<StoreEvent>,
+        AsyncMutex<mpsc::Receiver<StoreEvent>>,
+    ),
 }
 
 #[derive(Debug)]
@@ -62,7 +65,7 @@ impl MemoryStore {
     #[must_use]
     pub fn new() -> Self {
         let wall = wall_clock();
-        let (news, receiver) = mpsc::channel(MAX_NEWS);
+        let (news, receiver) = mpsc::channel(MAX_PENDING_EVENTS);
         let state = State {
             locks: BTreeMap::new(),
             disposals: BTreeSet::new(),
@@ -112,13 +115,16 @@ impl MemoryStore {
         };
         let lock = locks.entry(key.clone()).or_default();
         let due_before = lock.disposable_from();
-        let turn_before = lock.turn(now);
+        let turn_before = lock.reservation(now);
         let held_before = lock.held(now);
         let result = operation(lock, now, &mut next_token);
-        let turn = lock.turn(now);
+        let turn = lock.reservation(now);
         if let (true, Some((waiter, _))) = (turn != turn_before, turn) {
             // If there is no room for it, the waiter finds out when it asks again.
-            let _full = self.news.0.try_send(News::Turn(key.clone(), waiter));
+            let _full = self
+                .news
+                .0
+                .try_send(StoreEvent::Reserved(key.clone(), waiter));
         }
         let held_after = lock.held(now);
         if held_after != held_before {
@@ -204,19 +210,23 @@ impl Store for MemoryStore {
         Ok(Timed { value, asked_at })
     }
 
-    async fn release(&self, key: &LockKey, lease_id: LeaseId) -> Result<Ending, StoreError> {
+    async fn release(&self, key: &LockKey, lease_id: LeaseId) -> Result<EndOutcome, StoreError> {
         Ok(self.change(key, |lock, now, next_token| {
             lock.release(lease_id, now, next_token)
         }))
     }
 
-    async fn break_lease(&self, key: &LockKey, token: FencingToken) -> Result<Ending, StoreError> {
+    async fn break_lease(
+        &self,
+        key: &LockKey,
+        token: FencingToken,
+    ) -> Result<EndOutcome, StoreError> {
         Ok(self.change(key, |lock, now, next_token| {
             lock.break_lease(token, now, next_token)
         }))
     }
 
-    async fn abandon(
+    async fn rollback(
         &self,
         key: &LockKey,
         waiter: WaiterId,
@@ -225,19 +235,19 @@ impl Store for MemoryStore {
         keep: Option<Duration>,
     ) -> Result<bool, StoreError> {
         Ok(self.change(key, |lock, now, next_token| {
-            lock.abandon(waiter, lease_id, attempt, keep, now, next_token)
+            lock.rollback(waiter, lease_id, attempt, keep, now, next_token)
         }))
     }
 
-    async fn inspect(&self, key: &LockKey) -> Result<(Option<Holding>, usize), StoreError> {
+    async fn inspect(&self, key: &LockKey) -> Result<(Option<LeaseInfo>, usize), StoreError> {
         let state = self.state();
         let lock = state.locks.get(key);
         Ok(lock.map_or((None, 0), |lock| {
-            (lock.holding(self.now()), lock.waiters(self.now()))
+            (lock.lease_info(self.now()), lock.waiters(self.now()))
         }))
     }
 
-    async fn news(&self) -> News {
+    async fn next_event(&self) -> StoreEvent {
         let mut news = self.news.1.lock().await;
         match news.recv().await {
             Some(news) => news,
@@ -267,8 +277,8 @@ impl Store for MemoryStore {
             let Some((key, lock)) = examined.next() else {
                 break;
             };
-            if let Some(holding) = lock.holding(now) {
-                let listed = (key.clone(), holding, lock.waiters(now));
+            if let Some(info) = lock.lease_info(now) {
+                let listed = (key.clone(), info, lock.waiters(now));
                 bytes += listed_bytes(&listed);
                 page.locks.push(listed);
             }
@@ -282,11 +292,11 @@ impl Store for MemoryStore {
     }
 
     /// Exact: a lease that ran out is counted once, when it is noticed or asked for here.
-    fn census(&self) -> Option<Census> {
+    fn lease_stats(&self) -> Option<LeaseStats> {
         let mut state = self.state();
         let now = self.now();
         while state.count_expired(now) {}
-        Some(Census {
+        Some(LeaseStats {
             held: u64::try_from(state.held.len()).unwrap_or(u64::MAX),
             expired_total: state.expired_total,
         })

@@ -58,7 +58,7 @@ struct Unwritten {
 }
 
 /// Standard error, written to in large pieces.
-struct Gathered {
+struct BufferedStderr {
     to: BufWriter<Stderr>,
     unwritten: Arc<Unwritten>,
 }
@@ -78,7 +78,7 @@ pub fn start_logging() -> Logging {
     let (to_writer, worker) = NonBlockingBuilder::default()
         .buffered_lines_limit(MAX_UNWRITTEN_LINES)
         .thread_name("log")
-        .finish(Gathered {
+        .finish(BufferedStderr {
             to: BufWriter::with_capacity(1 << 16, io::stderr()),
             unwritten: Arc::clone(&unwritten),
         });
@@ -151,7 +151,7 @@ impl Unwritten {
     }
 }
 
-impl Write for Gathered {
+impl Write for BufferedStderr {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.to.write(bytes)
     }

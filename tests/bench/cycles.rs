@@ -104,11 +104,12 @@ impl Session {
         let end = begun + time;
         while Instant::now() < end {
             let locks = &mut self.locks;
-            self.connections.turn(Some(time), |senders, id, answer| {
-                if locks.answered(senders, id, answer) {
-                    locks.acquire(senders, id, Instant::now());
-                }
-            });
+            self.connections
+                .reservation(Some(time), |senders, id, answer| {
+                    if locks.answered(senders, id, answer) {
+                        locks.acquire(senders, id, Instant::now());
+                    }
+                });
         }
         self.locks.end(begun)
     }
@@ -136,11 +137,12 @@ impl Session {
                 self.locks.acquire(self.connections.senders(), id, due);
             }
             let (locks, idle) = (&mut self.locks, &mut self.idle);
-            self.connections.turn(Some(time), |senders, id, answer| {
-                if locks.answered(senders, id, answer) {
-                    idle.push(id);
-                }
-            });
+            self.connections
+                .reservation(Some(time), |senders, id, answer| {
+                    if locks.answered(senders, id, answer) {
+                        idle.push(id);
+                    }
+                });
         }
         over.store(true, Ordering::Relaxed);
         pacer.join().expect("the pacer does not panic");
@@ -153,7 +155,7 @@ impl Session {
         while self.idle.len() < self.locks.requests.len() && Instant::now() < end {
             let (locks, idle) = (&mut self.locks, &mut self.idle);
             self.connections
-                .turn(Some(END_LIMIT), |senders, id, answer| {
+                .reservation(Some(END_LIMIT), |senders, id, answer| {
                     if locks.answered(senders, id, answer) {
                         idle.push(id);
                     }
@@ -280,7 +282,7 @@ pub(crate) fn hold(at: SocketAddr, from: usize, to: usize, ttl_ms: u64) -> u64 {
     let end = Instant::now() + HOLD_LIMIT;
     while open > 0 {
         assert!(Instant::now() < end, "locks are acquired too slowly");
-        connections.turn(Some(END_LIMIT), |senders, id, answer| {
+        connections.reservation(Some(END_LIMIT), |senders, id, answer| {
             failures += u64::from(answer.status != 201);
             open -= 1;
             if next < to {

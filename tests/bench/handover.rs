@@ -263,7 +263,7 @@ fn chain(
     let begun = Instant::now();
     let mut let_go_at = begun;
     while chain.order.len() < waiters && begun.elapsed() < CHAIN_LIMIT {
-        line.turn(Some(CHAIN_LIMIT / 10), |senders, waiter, answer| {
+        line.reservation(Some(CHAIN_LIMIT / 10), |senders, waiter, answer| {
             let now = Instant::now();
             if let_go(senders, waiter, answer).is_some() {
                 chain.order.push(waiter);

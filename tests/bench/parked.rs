@@ -72,7 +72,7 @@ fn park(server: &Server, from: usize, to: usize) -> Connections {
     });
     // The last of them may be on its way to Redis.
     sleep(Duration::from_secs(1));
-    line.turn(Some(Duration::ZERO), |_, _, answer| {
+    line.reservation(Some(Duration::ZERO), |_, _, answer| {
         panic!("a waiter was answered {}", answer.status)
     });
     line
@@ -123,7 +123,7 @@ pub(crate) fn work(server: &Server, time: Duration) -> [Vec<u32>; 3] {
     let begun = Instant::now();
     let mut open = WORKERS;
     while open > 0 {
-        connections.turn(Some(time), |senders, id, answer| {
+        connections.reservation(Some(time), |senders, id, answer| {
             assert!(
                 (200..300).contains(&answer.status),
                 "answered {}",

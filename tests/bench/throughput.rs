@@ -127,7 +127,7 @@ fn canned(at: SocketAddr) -> [Canned; 2] {
         connections.send(0, request);
         let mut canned = None;
         while canned.is_none() {
-            connections.turn(None, |_, _, answer| {
+            connections.reservation(None, |_, _, answer| {
                 lease_id = quoted(answer.body, "\"lease_id\":\"")
                     .unwrap_or_default()
                     .to_vec();

@@ -46,7 +46,7 @@ pub(crate) fn run(config: ClientConfig) {
     } else {
         while !worker.client.is_stopped() {
             worker.meet();
-            worker.turn();
+            worker.reservation();
         }
     }
 }
@@ -72,7 +72,7 @@ struct Held {
 }
 
 impl Worker {
-    fn turn(&mut self) {
+    fn reservation(&mut self) {
         let key = self.rng.pick(&self.client.config.keys).clone();
         if let Some(held) = self.acquire(&key) {
             let mut held = self.hold(held);

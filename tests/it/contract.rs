@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use leasehold::lock::lease::{Attempt, FencingToken, Holder, LeaseId, Metadata};
 use leasehold::lock::request::{Acquire, Ticket, Wait, WaiterId};
-use leasehold::lock::rules::{Acquisition, Ending, Loss, Renewal};
+use leasehold::lock::rules::{Acquisition, EndOutcome, Loss, Renewal};
 use leasehold::random;
-use leasehold::store::contract::{ListQuery, News, StoreError, Timed};
+use leasehold::store::contract::{ListQuery, StoreError, StoreEvent, Timed};
 use serde_json::json;
 use tokio::task::JoinSet;
 
@@ -18,7 +18,7 @@ use crate::support::sentinel::SentinelConfig;
 use crate::support::stores::{Subject, idempotency, key, ms, repeated, request, ttl, wait};
 
 /// A lease that is over, however long it was held.
-const ENDED: Ending = Ending::Ended { held_for: None };
+const ENDED: EndOutcome = EndOutcome::Ended { held_for: None };
 
 /// Runs each test on each store. Memory has a runtime whose time stands still; on Sentinel the tests
 /// share one set, each with a prefix of its own.
@@ -100,13 +100,10 @@ async fn free_lock_is_granted_until_now_plus_ttl(s: &Subject) {
     let asked = request(1500);
     let lease = s.granted(&key("a"), &asked).await;
     assert_eq!(lease.lease_id, asked.lease_id);
-    assert_eq!(
-        lease.holding.deadline,
-        lease.holding.acquired_at.after(ms(1500))
-    );
-    assert_eq!(lease.holding.expires_in(), ms(1500));
-    assert_eq!(lease.holding.held_for(), Duration::ZERO);
-    assert_eq!((lease.holding.ttl, lease.holding.renewals), (ttl(1500), 0));
+    assert_eq!(lease.info.deadline, lease.info.acquired_at.after(ms(1500)));
+    assert_eq!(lease.info.expires_in(), ms(1500));
+    assert_eq!(lease.info.held_for(), Duration::ZERO);
+    assert_eq!((lease.info.ttl, lease.info.renewals), (ttl(1500), 0));
 }
 
 async fn held_lock_is_refused_and_says_who_holds_it(s: &Subject) {
@@ -121,18 +118,15 @@ async fn held_lock_is_refused_and_says_who_holds_it(s: &Subject) {
         )
         .await;
     s.advance(ms(300)).await;
-    let Acquisition::Held { holding, .. } = s.acquire(&key("a"), &request(1000)).await else {
+    let Acquisition::Held { info, .. } = s.acquire(&key("a"), &request(1000)).await else {
         panic!("not held")
     };
     assert_eq!(
-        (holding.holder.clone(), holding.fencing_token),
-        (holder, lease.holding.fencing_token)
+        (info.holder.clone(), info.fencing_token),
+        (holder, lease.info.fencing_token)
     );
-    assert_eq!(
-        (holding.held_for(), holding.expires_in()),
-        (ms(300), ms(700))
-    );
-    assert_eq!(s.inspect(&key("a")).await, Some(holding));
+    assert_eq!((info.held_for(), info.expires_in()), (ms(300), ms(700)));
+    assert_eq!(s.inspect(&key("a")).await, Some(info));
     assert_eq!(s.inspect(&key("b")).await, None);
     s.granted(&key("b"), &request(1000)).await;
 }
@@ -151,7 +145,7 @@ async fn lock_is_free_again_on_the_microsecond_of_its_deadline(s: &Subject) {
     let lost = Renewal::Lost(Loss::NotHeld);
     assert_eq!(renewed.expect("an answer").value, lost);
     let released = release(s, "a", lease.lease_id).await;
-    assert_eq!(released, Ending::Lost(Loss::NotHeld));
+    assert_eq!(released, EndOutcome::Lost(Loss::NotHeld));
     s.granted(&key("a"), &request(1000)).await;
 }
 
@@ -159,10 +153,10 @@ async fn renewal_extends_from_now_and_never_shortens(s: &Subject) {
     let lease = s.granted(&key("a"), &request(1000)).await;
     s.advance(ms(400)).await;
     let longer = renewed(s, "a", lease.lease_id, None).await;
-    assert_eq!(longer.deadline, lease.holding.deadline.after(ms(400)));
+    assert_eq!(longer.deadline, lease.info.deadline.after(ms(400)));
     assert_eq!(
         (longer.renewals, longer.fencing_token),
-        (1, lease.holding.fencing_token)
+        (1, lease.info.fencing_token)
     );
     let shorter = renewed(s, "a", lease.lease_id, Some(100)).await;
     assert_eq!(shorter.deadline, longer.deadline);
@@ -191,7 +185,7 @@ async fn expired_lease_cannot_be_renewed(s: &Subject) {
     assert_eq!(s.inspect(&key("a")).await, None);
     assert_eq!(
         release(s, "a", lease.lease_id).await,
-        Ending::Lost(Loss::NotHeld)
+        EndOutcome::Lost(Loss::NotHeld)
     );
 }
 
@@ -223,7 +217,7 @@ async fn only_the_owner_can_renew_or_release(s: &Subject) {
     );
     assert_eq!(
         release(s, "a", other.lease_id).await,
-        Ending::Lost(Loss::HeldByOther)
+        EndOutcome::Lost(Loss::HeldByOther)
     );
     assert_eq!(
         renew(s, "c", lease.lease_id).await,
@@ -231,7 +225,7 @@ async fn only_the_owner_can_renew_or_release(s: &Subject) {
     );
     assert_eq!(
         release(s, "c", lease.lease_id).await,
-        Ending::Lost(Loss::NotHeld)
+        EndOutcome::Lost(Loss::NotHeld)
     );
     assert_eq!(release(s, "a", lease.lease_id).await, ENDED);
 }
@@ -249,7 +243,7 @@ async fn released_lock_is_free_and_the_release_can_be_repeated_for_ten_seconds(s
     s.advance(Duration::from_micros(1)).await;
     assert_eq!(
         release(s, "a", lease.lease_id).await,
-        Ending::Lost(Loss::NotHeld)
+        EndOutcome::Lost(Loss::NotHeld)
     );
 }
 
@@ -262,7 +256,7 @@ async fn late_release_does_not_free_a_successor(s: &Subject) {
     s.advance(ms(10_000)).await;
     assert_eq!(
         release(s, "a", first.lease_id).await,
-        Ending::Lost(Loss::HeldByOther),
+        EndOutcome::Lost(Loss::HeldByOther),
         "forgotten"
     );
     assert_eq!(
@@ -282,7 +276,10 @@ async fn only_the_last_sixteen_releases_are_remembered(s: &Subject) {
         assert_eq!(release(s, "a", lease.lease_id).await, ENDED);
         ids.push(lease.lease_id);
     }
-    assert_eq!(release(s, "a", ids[0]).await, Ending::Lost(Loss::NotHeld));
+    assert_eq!(
+        release(s, "a", ids[0]).await,
+        EndOutcome::Lost(Loss::NotHeld)
+    );
     for id in &ids[1..] {
         assert_eq!(release(s, "a", *id).await, ENDED);
     }
@@ -306,7 +303,10 @@ async fn releases_with_and_without_an_idempotency_key_are_remembered_alike(s: &S
             assert_eq!(release(s, &lock, lease.lease_id).await, ENDED);
             ids.push(lease.lease_id);
         }
-        assert_eq!(release(s, &lock, ids[0]).await, Ending::Lost(Loss::NotHeld));
+        assert_eq!(
+            release(s, &lock, ids[0]).await,
+            EndOutcome::Lost(Loss::NotHeld)
+        );
         for id in &ids[1..] {
             assert_eq!(release(s, &lock, *id).await, ENDED, "{keyed:?}");
         }
@@ -324,7 +324,10 @@ async fn release_is_known_by_its_own_id_alone(s: &Subject) {
     let (first, second) = (of(1, 2), of(2, 1));
     s.granted(&key("a"), &first).await;
     assert_eq!(release(s, "a", id(1)).await, ENDED);
-    assert_eq!(release(s, "a", id(2)).await, Ending::Lost(Loss::NotHeld));
+    assert_eq!(
+        release(s, "a", id(2)).await,
+        EndOutcome::Lost(Loss::NotHeld)
+    );
     s.granted(&key("a"), &second).await;
     assert_eq!(release(s, "a", id(2)).await, ENDED);
     // Each is found behind what looks like it.
@@ -349,13 +352,13 @@ async fn break_and_undo_keep_the_memory_of_releases(s: &Subject) {
     let second = s.granted(&key("a"), &request(1000)).await;
     let broken = s
         .store
-        .break_lease(&key("a"), second.holding.fencing_token)
+        .break_lease(&key("a"), second.info.fencing_token)
         .await;
     assert_eq!(without_time(broken.expect("an answer")), ENDED);
     assert_eq!(release(s, "a", first.lease_id).await, ENDED);
     let third = request(1000);
     s.granted(&key("a"), &third).await;
-    assert!(abandon(s, third.lease_id, third.attempt, None).await);
+    assert!(rollback(s, third.lease_id, third.attempt, None).await);
     assert_eq!(release(s, "a", first.lease_id).await, ENDED);
     assert_eq!(
         s.acquire(&key("a"), &repeated(&asked)).await,
@@ -368,8 +371,8 @@ async fn tokens_rise_over_all_keys_and_endings(s: &Subject) {
     for round in 0..6 {
         let name = if round % 2 == 0 { "a" } else { "b" };
         let lease = s.granted(&key(name), &request(1000)).await;
-        assert!(lease.holding.fencing_token > last, "round {round}");
-        last = lease.holding.fencing_token;
+        assert!(lease.info.fencing_token > last, "round {round}");
+        last = lease.info.fencing_token;
         match round {
             0 | 1 => drop(release(s, name, lease.lease_id).await),
             2 | 3 => drop(s.store.break_lease(&key(name), last).await),
@@ -390,12 +393,12 @@ async fn replay_is_the_same_lease_with_the_same_deadline(s: &Subject) {
         panic!("not replayed")
     };
     assert_eq!(replay.lease_id, first.lease_id);
-    assert_eq!(replay.holding.fencing_token, first.holding.fencing_token);
-    assert_eq!(replay.holding.deadline, first.holding.deadline);
-    assert_eq!(replay.holding.expires_in(), ms(400));
+    assert_eq!(replay.info.fencing_token, first.info.fencing_token);
+    assert_eq!(replay.info.deadline, first.info.deadline);
+    assert_eq!(replay.info.expires_in(), ms(400));
     let elsewhere = s.granted(&key("b"), &repeated(&asked)).await;
     assert!(
-        elsewhere.holding.fencing_token > first.holding.fencing_token,
+        elsewhere.info.fencing_token > first.info.fencing_token,
         "the scope is one key"
     );
 }
@@ -472,21 +475,21 @@ async fn replay_after_expiry_is_a_new_lease(s: &Subject) {
     let again = repeated(&asked);
     let second = s.granted(&key("a"), &again).await;
     assert_eq!(second.lease_id, again.lease_id);
-    assert!(second.holding.fencing_token > first.holding.fencing_token);
+    assert!(second.info.fencing_token > first.info.fencing_token);
 }
 
 async fn break_ends_the_lease_with_that_token_and_no_other(s: &Subject) {
     let first = s
         .granted(&key("a"), &request(1000))
         .await
-        .holding
+        .info
         .fencing_token;
     let higher = FencingToken::new(first.get() + 1).expect("small");
     let breaking = async |token| {
         let ending = s.store.break_lease(&key("a"), token).await;
         without_time(ending.expect("an answer"))
     };
-    assert_eq!(breaking(higher).await, Ending::Lost(Loss::HeldByOther));
+    assert_eq!(breaking(higher).await, EndOutcome::Lost(Loss::HeldByOther));
     assert!(s.inspect(&key("a")).await.is_some());
     assert_eq!(breaking(first).await, ENDED);
     assert_eq!(s.inspect(&key("a")).await, None);
@@ -498,7 +501,7 @@ async fn break_ends_the_lease_with_that_token_and_no_other(s: &Subject) {
     s.granted(&key("a"), &request(1000)).await;
     assert_eq!(
         breaking(first).await,
-        Ending::Lost(Loss::HeldByOther),
+        EndOutcome::Lost(Loss::HeldByOther),
         "a late repetition spares the successor"
     );
     s.advance(ms(1000)).await;
@@ -508,7 +511,7 @@ async fn break_ends_the_lease_with_that_token_and_no_other(s: &Subject) {
 async fn broken_lease_is_lost_to_its_owner(s: &Subject) {
     let lease = s.granted(&key("a"), &request(1000)).await;
     s.store
-        .break_lease(&key("a"), lease.holding.fencing_token)
+        .break_lease(&key("a"), lease.info.fencing_token)
         .await
         .expect("an answer");
     assert_eq!(
@@ -517,12 +520,12 @@ async fn broken_lease_is_lost_to_its_owner(s: &Subject) {
     );
     assert_eq!(
         release(s, "a", lease.lease_id).await,
-        Ending::Lost(Loss::NotHeld)
+        EndOutcome::Lost(Loss::NotHeld)
     );
 }
 
 async fn ending_says_how_long_the_lease_was_held(s: &Subject) {
-    let ended = |held: Option<Duration>| Ending::Ended { held_for: held };
+    let ended = |held: Option<Duration>| EndOutcome::Ended { held_for: held };
     let release = async |lease_id| {
         s.store
             .release(&key("a"), lease_id)
@@ -550,7 +553,7 @@ async fn ending_says_how_long_the_lease_was_held(s: &Subject) {
     };
     s.acquire(&key("a"), &second).await;
     s.advance(ms(10)).await;
-    let token = first.holding.fencing_token;
+    let token = first.info.fencing_token;
     assert_eq!(breaking(token).await, ended(Some(ms(10))));
     s.advance(ms(500)).await;
     let reserved = s.inspect(&key("a")).await.expect("reserved for the second");
@@ -562,28 +565,28 @@ async fn ending_says_how_long_the_lease_was_held(s: &Subject) {
 async fn undo_takes_back_its_own_attempt_alone(s: &Subject) {
     let asked = request(1000);
     let lease = s.granted(&key("a"), &asked).await;
-    assert!(!abandon(s, lease.lease_id, Attempt(asked.attempt.0 ^ 1), None).await);
-    assert!(!abandon(s, LeaseId::from_bytes(random::bytes()), asked.attempt, None).await);
+    assert!(!rollback(s, lease.lease_id, Attempt(asked.attempt.0 ^ 1), None).await);
+    assert!(!rollback(s, LeaseId::from_bytes(random::bytes()), asked.attempt, None).await);
     assert!(s.inspect(&key("a")).await.is_some());
-    assert!(abandon(s, lease.lease_id, asked.attempt, None).await);
+    assert!(rollback(s, lease.lease_id, asked.attempt, None).await);
     assert_eq!(s.inspect(&key("a")).await, None);
     let next = s.granted(&key("a"), &request(1000)).await;
-    assert!(!abandon(s, lease.lease_id, asked.attempt, None).await);
+    assert!(!rollback(s, lease.lease_id, asked.attempt, None).await);
     assert_eq!(
         s.inspect(&key("a")).await.map(|h| h.fencing_token),
-        Some(next.holding.fencing_token)
+        Some(next.info.fencing_token)
     );
 }
 
 async fn cut_shortens_but_never_extends(s: &Subject) {
     let asked = request(30_000);
     let lease = s.granted(&key("a"), &asked).await;
-    assert!(abandon(s, lease.lease_id, asked.attempt, Some(ms(10_000))).await);
+    assert!(rollback(s, lease.lease_id, asked.attempt, Some(ms(10_000))).await);
     assert_eq!(
         s.inspect(&key("a")).await.map(|h| h.expires_in()),
         Some(ms(10_000))
     );
-    assert!(abandon(s, lease.lease_id, asked.attempt, Some(ms(20_000))).await);
+    assert!(rollback(s, lease.lease_id, asked.attempt, Some(ms(20_000))).await);
     s.advance(ms(9_999)).await;
     assert!(s.inspect(&key("a")).await.is_some());
     s.advance(ms(1)).await;
@@ -596,12 +599,12 @@ async fn replay_after_a_cut_makes_the_lease_whole(s: &Subject) {
         ..request(30_000)
     };
     let lease = s.granted(&key("a"), &asked).await;
-    abandon(s, lease.lease_id, asked.attempt, Some(ms(10_000))).await;
+    rollback(s, lease.lease_id, asked.attempt, Some(ms(10_000))).await;
     s.advance(ms(5_000)).await;
     let Acquisition::Replayed(replay) = s.acquire(&key("a"), &repeated(&asked)).await else {
         panic!("not replayed")
     };
-    assert_eq!(replay.holding.deadline, lease.holding.deadline);
+    assert_eq!(replay.info.deadline, lease.info.deadline);
 }
 
 async fn renewal_and_replay_void_an_undo(s: &Subject) {
@@ -611,13 +614,13 @@ async fn renewal_and_replay_void_an_undo(s: &Subject) {
     };
     let lease = s.granted(&key("a"), &asked).await;
     s.acquire(&key("a"), &repeated(&asked)).await;
-    assert!(!abandon(s, lease.lease_id, asked.attempt, None).await);
+    assert!(!rollback(s, lease.lease_id, asked.attempt, None).await);
     let other = request(1000);
     let renewed = s.granted(&key("b"), &other).await;
     renew(s, "b", renewed.lease_id).await;
     let undone = s
         .store
-        .abandon(
+        .rollback(
             &key("b"),
             other.waiter_id(),
             renewed.lease_id,
@@ -655,14 +658,14 @@ async fn waiter_is_next_when_the_lock_is_released_broken_or_given_up(s: &Subject
             "break" => {
                 let broken = s
                     .store
-                    .break_lease(&key("a"), held.holding.fencing_token)
+                    .break_lease(&key("a"), held.info.fencing_token)
                     .await;
                 assert_eq!(without_time(broken.expect("an answer")), ENDED);
             }
             _ => {
                 assert!(
                     s.store
-                        .abandon(
+                        .rollback(
                             &key("a"),
                             asked.waiter_id(),
                             held.lease_id,
@@ -688,13 +691,13 @@ async fn waiter_is_next_when_the_lock_is_released_broken_or_given_up(s: &Subject
         assert_eq!(reserved.expires_in(), ms(3_000));
         assert_eq!(
             release(s, "a", next.lease_id).await,
-            Ending::Lost(Loss::HeldByOther)
+            EndOutcome::Lost(Loss::HeldByOther)
         );
         s.advance(ms(2_999)).await;
         held = s.granted(&key("a"), &next).await;
         assert_eq!(held.lease_id, next.lease_id);
-        assert_eq!(held.holding.expires_in(), ms(60_000));
-        assert_eq!(held.holding.fencing_token, reserved.fencing_token);
+        assert_eq!(held.info.expires_in(), ms(60_000));
+        assert_eq!(held.info.fencing_token, reserved.fencing_token);
         asked = next;
     }
 }
@@ -706,7 +709,7 @@ async fn waiter_is_told_that_the_lock_is_reserved_for_it(s: &Subject) {
     assert_eq!(release(s, "a", held.lease_id).await, ENDED);
     let told = async {
         loop {
-            if let News::Turn(on, waiter) = s.store.news().await {
+            if let StoreEvent::Reserved(on, waiter) = s.store.next_event().await {
                 return (on, waiter);
             }
         }
@@ -721,7 +724,7 @@ async fn memory_counts_a_lease_until_it_ends_or_runs_out() {
     let s = &Subject::memory();
     let count = || {
         s.store
-            .census()
+            .lease_stats()
             .map(|leases| (leases.held, leases.expired_total))
     };
     let first = s.granted(&key("a"), &request(1000)).await;
@@ -773,7 +776,7 @@ async fn gives_up(s: &Subject, asked: &Acquire, keep: Option<Duration>) -> bool 
     let (waiter, id) = (asked.waiter_id(), asked.lease_id);
     let gone = s
         .store
-        .abandon(&key("a"), waiter, id, asked.attempt, keep)
+        .rollback(&key("a"), waiter, id, asked.attempt, keep)
         .await;
     gone.expect("an answer")
 }
@@ -801,8 +804,8 @@ async fn lock_whose_lease_is_over_is_for_the_first_who_waits(s: &Subject) {
     assert_eq!(queued(s, &second).await, ticket);
     s.advance(Duration::from_micros(2_999_999)).await;
     let next = s.granted(&key("a"), &first).await;
-    assert_eq!(next.holding.expires_in(), ms(60_000));
-    assert!(next.holding.fencing_token > held.holding.fencing_token);
+    assert_eq!(next.info.expires_in(), ms(60_000));
+    assert!(next.info.fencing_token > held.info.fencing_token);
 }
 
 async fn reservation_that_nobody_claims_lapses_after_three_seconds(s: &Subject) {
@@ -814,7 +817,7 @@ async fn reservation_that_nobody_claims_lapses_after_three_seconds(s: &Subject) 
     }
     assert_eq!(release(s, "a", held.lease_id).await, ENDED);
     let reserved = token_of_a(s).await;
-    assert!(reserved > Some(held.holding.fencing_token));
+    assert!(reserved > Some(held.info.fencing_token));
     s.advance(Duration::from_micros(2_999_999)).await;
     refused(s).await;
     assert_eq!(token_of_a(s).await, reserved);
@@ -824,7 +827,7 @@ async fn reservation_that_nobody_claims_lapses_after_three_seconds(s: &Subject) 
     // The first has lost its place. It gets it back, although there is no room for anybody new.
     let wait = Wait {
         ticket: Some(tickets[0]),
-        room: 0,
+        max_waiters: 0,
         ..wait(50_000)
     };
     let first = Acquire {
@@ -1020,7 +1023,7 @@ async fn no_more_wait_for_a_key_than_there_is_room_for(s: &Subject) {
     s.granted(&key("a"), &request(60_000)).await;
     let with_room_for_two = || Acquire {
         wait: Some(Wait {
-            room: 2,
+            max_waiters: 2,
             ..wait(50_000)
         }),
         ..request(1000)
@@ -1050,7 +1053,7 @@ async fn words_of_the_client_come_back_as_they_were(s: &Subject) {
     };
     let lease = s.granted(&key("a"), &asked).await;
     assert_eq!(
-        (&lease.holding.holder, &lease.holding.metadata),
+        (&lease.info.holder, &lease.info.metadata),
         (&holder, &metadata)
     );
     let renewed = renewed(s, "a", lease.lease_id, None).await;
@@ -1074,7 +1077,7 @@ async fn listing_holds_every_held_key_once_the_pages_are_read(s: &Subject) {
     }
     s.advance(ms(1000)).await;
     release(s, "jobs/1", held["jobs/1"].lease_id).await;
-    held.retain(|name, lease| lease.holding.ttl == ttl(9000) && name != "jobs/1");
+    held.retain(|name, lease| lease.info.ttl == ttl(9000) && name != "jobs/1");
     for limit in [1, 7, 1000] {
         let mut seen = BTreeMap::new();
         let mut cursor = None;
@@ -1090,7 +1093,7 @@ async fn listing_holds_every_held_key_once_the_pages_are_read(s: &Subject) {
             seen.extend(
                 page.locks
                     .into_iter()
-                    .map(|(key, holding, _)| (key.as_str().to_owned(), holding)),
+                    .map(|(key, info, _)| (key.as_str().to_owned(), info)),
             );
             cursor = page.next_cursor;
             if cursor.is_none() {
@@ -1104,7 +1107,7 @@ async fn listing_holds_every_held_key_once_the_pages_are_read(s: &Subject) {
         );
         assert_eq!(
             seen["jobs/2"].fencing_token,
-            held["jobs/2"].holding.fencing_token
+            held["jobs/2"].info.fencing_token
         );
     }
 }
@@ -1209,32 +1212,37 @@ async fn renewed(
     on: &str,
     lease_id: LeaseId,
     ttl_ms: Option<u64>,
-) -> leasehold::lock::rules::Holding {
+) -> leasehold::lock::rules::LeaseInfo {
     match s.store.renew(&key(on), lease_id, ttl_ms.map(ttl)).await {
         Ok(Timed {
             value: Renewal::Renewed(lease),
             ..
-        }) => lease.holding,
+        }) => lease.info,
         other => panic!("not renewed: {other:?}"),
     }
 }
 
-async fn release(s: &Subject, on: &str, lease_id: LeaseId) -> Ending {
+async fn release(s: &Subject, on: &str, lease_id: LeaseId) -> EndOutcome {
     let ending = s.store.release(&key(on), lease_id).await;
     without_time(ending.expect("an answer"))
 }
 
 /// Whether it is over, however long it was held.
-fn without_time(ending: Ending) -> Ending {
+fn without_time(ending: EndOutcome) -> EndOutcome {
     match ending {
-        Ending::Ended { .. } => ENDED,
-        lost @ Ending::Lost(_) => lost,
+        EndOutcome::Ended { .. } => ENDED,
+        lost @ EndOutcome::Lost(_) => lost,
     }
 }
 
-async fn abandon(s: &Subject, lease_id: LeaseId, attempt: Attempt, keep: Option<Duration>) -> bool {
+async fn rollback(
+    s: &Subject,
+    lease_id: LeaseId,
+    attempt: Attempt,
+    keep: Option<Duration>,
+) -> bool {
     s.store
-        .abandon(
+        .rollback(
             &key("a"),
             WaiterId::of(lease_id, None),
             lease_id,
@@ -1249,7 +1257,7 @@ async fn places_that_are_nobodys_take_no_room(s: &Subject) {
     s.granted(&key("a"), &request(60_000)).await;
     let with_room_for_two = |number| Acquire {
         wait: Some(Wait {
-            room: 2,
+            max_waiters: 2,
             ..wait(1_000)
         }),
         idempotency: Some(idempotency(number, 1)),

@@ -138,7 +138,7 @@ fn limits_of_a_server_are_those_of_the_code() {
         ),
         format!(
             "one of {} that may wait",
-            leasehold::service::WAITERS_PER_KEPT_PLACE
+            leasehold::service::WAITERS_PER_KEPT_ENTRY
         ),
         format!("at least {} characters", leasehold::config::MIN_TOKEN_BYTES),
         format!(

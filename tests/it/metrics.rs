@@ -358,10 +358,10 @@ async fn lease_on_redis_is_counted_until_it_is_cut_to_or_until_its_end_if_its_cl
         idempotency: Some(idempotency(1, 1)),
         ..request(60_000)
     };
-    let held = s.granted(&key("a"), &asked).await.holding;
+    let held = s.granted(&key("a"), &asked).await.info;
     let whole = held.deadline.as_micros().to_string();
     assert_eq!(counted_until(), whole);
-    assert!(abandon(&s, "a", &asked, Some(ms(10_000))).await);
+    assert!(rollback(&s, "a", &asked, Some(ms(10_000))).await);
     let cut = held.acquired_at.after(ms(10_000)).as_micros().to_string();
     assert_eq!(counted_until(), cut);
     let again = s.acquire(&key("a"), &repeated(&asked)).await;
@@ -401,7 +401,11 @@ fn lease_that_ran_out_on_redis_is_counted_once_whoever_notices() {
 async fn lease_that_ran_out_on_redis_is_counted_although_its_lock_was_reserved_before_that() {
     let redis = RedisServer::plain();
     let s = Subject::direct(&redis).await;
-    let expired = || s.store.census().map_or(0, |census| census.expired_total);
+    let expired = || {
+        s.store
+            .lease_stats()
+            .map_or(0, |census| census.expired_total)
+    };
     s.granted(&key("a"), &request(1000)).await;
     let waiting = Acquire {
         wait: Some(wait(60_000)),
@@ -577,22 +581,22 @@ fn each_metric_stands_in_the_table_of_the_readme_and_no_other() {
     assert_eq!(told, shown);
 }
 
-/// Census of the memory store, which is exact: time stands still but for the test.
-fn census(subject: &Subject) -> (u64, u64) {
-    let census = subject.store.census().expect("memory always knows");
+/// LeaseStats of the memory store, which is exact: time stands still but for the test.
+fn lease_stats(subject: &Subject) -> (u64, u64) {
+    let census = subject.store.lease_stats().expect("memory always knows");
     (census.held, census.expired_total)
 }
 
 #[tokio::test]
 async fn lease_that_ran_out_is_counted_once_however_it_is_noticed() {
     let s = Subject::memory();
-    assert_eq!(census(&s), (0, 0));
+    assert_eq!(lease_stats(&s), (0, 0));
     for name in ["asked", "inspected", "taken", "renewed", "released"] {
         s.granted(&key(name), &request(1000)).await;
     }
-    assert_eq!(census(&s), (5, 0));
+    assert_eq!(lease_stats(&s), (5, 0));
     s.advance(ms(999)).await;
-    assert_eq!(census(&s), (5, 0));
+    assert_eq!(lease_stats(&s), (5, 0));
     s.advance(ms(1)).await;
     // Nobody asked for the census before these.
     assert_eq!(s.inspect(&key("inspected")).await, None);
@@ -606,14 +610,14 @@ async fn lease_that_ran_out_is_counted_once_however_it_is_noticed() {
         .release(&key("released"), stranger)
         .await
         .expect("an answer");
-    assert_eq!(census(&s), (1, 5));
-    assert_eq!(census(&s), (1, 5));
+    assert_eq!(lease_stats(&s), (1, 5));
+    assert_eq!(lease_stats(&s), (1, 5));
     // Long after their memory was freed.
     s.advance(ms(60_000)).await;
     for name in ["x", "y", "z"] {
         s.granted(&key(name), &request(1000)).await;
     }
-    assert_eq!(census(&s), (3, 6));
+    assert_eq!(lease_stats(&s), (3, 6));
 }
 
 #[tokio::test]
@@ -624,12 +628,12 @@ async fn lease_that_was_ended_is_not_counted_as_run_out() {
     let renewed = s.granted(&key("c"), &request(1000)).await;
     let undone = request(1000);
     s.granted(&key("d"), &undone).await;
-    assert_eq!(census(&s), (4, 0));
+    assert_eq!(lease_stats(&s), (4, 0));
     s.store
         .release(&key("a"), released.lease_id)
         .await
         .expect("an answer");
-    let token = broken.holding.fencing_token;
+    let token = broken.info.fencing_token;
     s.store
         .break_lease(&key("b"), token)
         .await
@@ -639,12 +643,12 @@ async fn lease_that_was_ended_is_not_counted_as_run_out() {
         .renew(&key("c"), renewed.lease_id, longer)
         .await
         .expect("an answer");
-    assert!(abandon(&s, "d", &undone, None).await);
-    assert_eq!(census(&s), (1, 0));
+    assert!(rollback(&s, "d", &undone, None).await);
+    assert_eq!(lease_stats(&s), (1, 0));
     s.advance(ms(4999)).await;
-    assert_eq!(census(&s), (1, 0));
+    assert_eq!(lease_stats(&s), (1, 0));
     s.advance(ms(1)).await;
-    assert_eq!(census(&s), (0, 1));
+    assert_eq!(lease_stats(&s), (0, 1));
 }
 
 #[tokio::test]
@@ -656,21 +660,21 @@ async fn what_is_reserved_is_held_from_its_claim_on() {
         ..request(1000)
     };
     s.acquire(&key("a"), &second).await;
-    assert_eq!(census(&s), (1, 0));
+    assert_eq!(lease_stats(&s), (1, 0));
     s.store
         .release(&key("a"), first.lease_id)
         .await
         .expect("an answer");
-    assert_eq!(census(&s), (0, 0), "it is reserved");
+    assert_eq!(lease_stats(&s), (0, 0), "it is reserved");
     s.granted(&key("a"), &second).await;
-    assert_eq!(census(&s), (1, 0), "it is claimed");
+    assert_eq!(lease_stats(&s), (1, 0), "it is claimed");
     let third = Acquire {
         wait: Some(wait(60_000)),
         ..request(1000)
     };
     s.acquire(&key("a"), &third).await;
     s.advance(ms(1000)).await;
-    assert_eq!(census(&s), (0, 1));
+    assert_eq!(lease_stats(&s), (0, 1));
     s.inspect(&key("a")).await;
     // A reservation that lapses is no lease that ran out.
     s.store
@@ -678,21 +682,21 @@ async fn what_is_reserved_is_held_from_its_claim_on() {
         .await
         .expect("an answer");
     s.advance(ms(60_000)).await;
-    assert_eq!(census(&s), (0, 1));
+    assert_eq!(lease_stats(&s), (0, 1));
     // A grant that is cut for a client that can come back runs out sooner.
     let cut = request(60_000);
     s.granted(&key("b"), &cut).await;
-    assert!(abandon(&s, "b", &cut, Some(ms(10_000))).await);
-    assert_eq!(census(&s), (1, 1));
+    assert!(rollback(&s, "b", &cut, Some(ms(10_000))).await);
+    assert_eq!(lease_stats(&s), (1, 1));
     s.advance(ms(10_000)).await;
-    assert_eq!(census(&s), (0, 2));
+    assert_eq!(lease_stats(&s), (0, 2));
 }
 
-async fn abandon(s: &Subject, on: &str, asked: &Acquire, keep: Option<Duration>) -> bool {
+async fn rollback(s: &Subject, on: &str, asked: &Acquire, keep: Option<Duration>) -> bool {
     let waiter = WaiterId::of(asked.lease_id, None);
     let undone = s
         .store
-        .abandon(&key(on), waiter, asked.lease_id, asked.attempt, keep)
+        .rollback(&key(on), waiter, asked.lease_id, asked.attempt, keep)
         .await;
     undone.expect("an answer")
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use leasehold::lock::key::LockKey;
 use leasehold::lock::lease::{Attempt, FencingToken, Holder, LeaseId, Metadata, Timestamp};
 use leasehold::lock::request::{Acquire, Ticket, Wait};
-use leasehold::lock::rules::{Acquisition, Ending, Holding, Lock, Renewal};
+use leasehold::lock::rules::{Acquisition, EndOutcome, LeaseInfo, Lock, Renewal};
 use leasehold::store::contract::ListQuery;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -141,8 +141,7 @@ impl Run<'_> {
                 prop_assert_eq!(got.as_ref(), Ok(&expected));
                 match expected {
                     Renewal::Renewed(lease) => {
-                        self.model
-                            .holds(&key, lease.lease_id, lease.holding.deadline)
+                        self.model.holds(&key, lease.lease_id, lease.info.deadline)
                     }
                     Renewal::Lost(_) => self.model.loses(&key, known.lease_id),
                 }
@@ -167,7 +166,7 @@ impl Run<'_> {
                     .change(&key, |lock, next| lock.break_lease(known.token, now, next));
                 let got = self.subject.store.break_lease(&key, known.token).await;
                 prop_assert_eq!(got, Ok(expected));
-                if let Ending::Ended { .. } = expected {
+                if let EndOutcome::Ended { .. } = expected {
                     self.model.valid.remove(&key);
                 }
                 Ok(())
@@ -186,13 +185,13 @@ impl Run<'_> {
                     Attempt(known.attempt.0 + 1_000_000)
                 };
                 let keep = keep_ms.map(Duration::from_millis);
-                self.abandon(&key, &known.request, known.lease_id, attempt, keep)
+                self.rollback(&key, &known.request, known.lease_id, attempt, keep)
                     .await
             }
             Op::Inspect => {
                 let got = self.subject.store.inspect(&key).await;
                 let lock = self.model.lock(&key);
-                prop_assert_eq!(got, Ok((lock.holding(now), lock.waiters(now))));
+                prop_assert_eq!(got, Ok((lock.lease_info(now), lock.waiters(now))));
                 Ok(())
             }
             Op::List => self.list().await,
@@ -239,14 +238,14 @@ impl Run<'_> {
                     return Ok(());
                 };
                 let keep = keep.then_some(Duration::from_secs(10));
-                self.abandon(&key, &request, request.lease_id, request.attempt, keep)
+                self.rollback(&key, &request, request.lease_id, request.attempt, keep)
                     .await
             }
             _ => Ok(()),
         }
     }
 
-    async fn abandon(
+    async fn rollback(
         &mut self,
         key: &LockKey,
         request: &Acquire,
@@ -256,12 +255,12 @@ impl Run<'_> {
     ) -> TestCaseResult {
         let (now, waiter) = (self.model.now, request.waiter_id());
         let expected = self.model.change(key, |lock, next| {
-            lock.abandon(waiter, lease_id, attempt, keep, now, next)
+            lock.rollback(waiter, lease_id, attempt, keep, now, next)
         });
         let got = self
             .subject
             .store
-            .abandon(key, waiter, lease_id, attempt, keep)
+            .rollback(key, waiter, lease_id, attempt, keep)
             .await;
         prop_assert_eq!(got, Ok(expected));
         if expected
@@ -299,7 +298,7 @@ impl Run<'_> {
                     "two leases are valid at once: {:?}",
                     before
                 );
-                let token = lease.holding.fencing_token;
+                let token = lease.info.fencing_token;
                 let newest = self.model.newest.entry(key.clone()).or_default();
                 let again = self
                     .model
@@ -314,19 +313,17 @@ impl Run<'_> {
                     attempt: request.attempt,
                     token,
                 });
-                self.model
-                    .holds(key, lease.lease_id, lease.holding.deadline)
+                self.model.holds(key, lease.lease_id, lease.info.deadline)
             }
             Acquisition::Replayed(lease) => {
-                let token = lease.holding.fencing_token;
+                let token = lease.info.fencing_token;
                 self.model.known.push(Known {
                     request: request.clone(),
                     lease_id: lease.lease_id,
                     attempt: request.attempt,
                     token,
                 });
-                self.model
-                    .holds(key, lease.lease_id, lease.holding.deadline)
+                self.model.holds(key, lease.lease_id, lease.info.deadline)
             }
             Acquisition::Queued { ticket, .. } => {
                 self.model.waiting.push((key.clone(), request, ticket));
@@ -353,12 +350,12 @@ impl Run<'_> {
             }
         }
         let now = self.model.now;
-        let held =
-            self.model.locks.iter().filter_map(|(key, lock)| {
-                Some((key.clone(), lock.holding(now)?, lock.waiters(now)))
-            });
-        let mut expected: Vec<(LockKey, Holding, usize)> = held.collect();
-        let by_key = |a: &(LockKey, Holding, usize), b: &(LockKey, Holding, usize)| a.0.cmp(&b.0);
+        let held = self.model.locks.iter().filter_map(|(key, lock)| {
+            Some((key.clone(), lock.lease_info(now)?, lock.waiters(now)))
+        });
+        let mut expected: Vec<(LockKey, LeaseInfo, usize)> = held.collect();
+        let by_key =
+            |a: &(LockKey, LeaseInfo, usize), b: &(LockKey, LeaseInfo, usize)| a.0.cmp(&b.0);
         expected.sort_by(by_key);
         got.sort_by(by_key);
         got.dedup();
@@ -460,23 +457,23 @@ impl Model {
         let valid = self.valid.get(key);
         let still = valid.is_some_and(|(id, until)| *id == lease_id && self.now < *until);
         prop_assert!(
-            !still || self.locks[key].holding(self.now).is_none(),
+            !still || self.locks[key].lease_info(self.now).is_none(),
             "a valid lease was called lost"
         );
         self.lost.push((key.clone(), lease_id));
         Ok(())
     }
 
-    fn ends(&mut self, key: &LockKey, lease_id: LeaseId, ending: Ending) -> TestCaseResult {
+    fn ends(&mut self, key: &LockKey, lease_id: LeaseId, ending: EndOutcome) -> TestCaseResult {
         if self.valid.get(key).is_some_and(|(id, _)| *id == lease_id) {
             self.valid.remove(key);
         }
         match ending {
-            Ending::Ended { .. } => {
+            EndOutcome::Ended { .. } => {
                 self.lost.push((key.clone(), lease_id));
                 Ok(())
             }
-            Ending::Lost(_) => self.loses(key, lease_id),
+            EndOutcome::Lost(_) => self.loses(key, lease_id),
         }
     }
 
@@ -491,7 +488,7 @@ impl Model {
     /// How far it is to `offset` after the next deadline or forgetting.
     fn next_edge(&self, offset: i64) -> Option<u64> {
         let edges = self.locks.values().filter_map(|lock| {
-            let held = lock.holding(self.now).map(|holding| holding.deadline);
+            let held = lock.lease_info(self.now).map(|info| info.deadline);
             held.into_iter()
                 .chain(lock.disposable_from())
                 .filter(|edge| *edge > self.now)
@@ -506,9 +503,9 @@ impl Model {
 
 fn wait(within_ms: u64, ticket: Option<Ticket>) -> Wait {
     Wait {
-        within: Duration::from_millis(within_ms),
+        timeout: Duration::from_millis(within_ms),
         ticket,
-        room: 4,
+        max_waiters: 4,
     }
 }
 

@@ -12,9 +12,9 @@ use tokio::time::{Instant, sleep};
 use crate::lock::key::LockKey;
 use crate::lock::lease::{Attempt, FencingToken, LeaseId, Ttl};
 use crate::lock::request::{Acquire, WaiterId};
-use crate::lock::rules::{Acquisition, Ending, Holding, Renewal};
+use crate::lock::rules::{Acquisition, EndOutcome, LeaseInfo, Renewal};
 use crate::store::contract::{
-    Census, Health, ListQuery, News, Outcome, Page, Store, StoreError, Timed,
+    Health, LeaseStats, ListQuery, Outcome, Page, Store, StoreError, StoreEvent, Timed,
 };
 use crate::store::memory::MemoryStore;
 
@@ -47,8 +47,8 @@ pub(super) struct FaultyStore {
     pub(super) rollbacks: Mutex<VecDeque<StoreError>>,
     /// How long all operations but acquisitions and rollbacks take.
     pub(super) delay: Mutex<Duration>,
-    pub(super) news: mpsc::UnboundedSender<News>,
-    received: AsyncMutex<mpsc::UnboundedReceiver<News>>,
+    pub(super) news: mpsc::UnboundedSender<StoreEvent>,
+    received: AsyncMutex<mpsc::UnboundedReceiver<StoreEvent>>,
     pub(super) closed: AtomicBool,
 }
 
@@ -117,8 +117,8 @@ impl Store for FaultyStore {
                 return Err(unavailable(Outcome::Unknown));
             }
             (Some(Fault::LateAnswer(delay)), _) => sleep(delay).await,
-            (Some(Fault::Overdue), Acquisition::Queued { holding, .. }) => {
-                holding.deadline = holding.read_at;
+            (Some(Fault::Overdue), Acquisition::Queued { info, .. }) => {
+                info.deadline = info.read_at;
             }
             (Some(Fault::EntryLost), Acquisition::Held { position, .. }) => *position = None,
             _ => {}
@@ -136,17 +136,21 @@ impl Store for FaultyStore {
         self.inner.renew(key, lease_id, ttl).await
     }
 
-    async fn release(&self, key: &LockKey, lease_id: LeaseId) -> Result<Ending, StoreError> {
+    async fn release(&self, key: &LockKey, lease_id: LeaseId) -> Result<EndOutcome, StoreError> {
         self.delayed().await;
         self.inner.release(key, lease_id).await
     }
 
-    async fn break_lease(&self, key: &LockKey, token: FencingToken) -> Result<Ending, StoreError> {
+    async fn break_lease(
+        &self,
+        key: &LockKey,
+        token: FencingToken,
+    ) -> Result<EndOutcome, StoreError> {
         self.delayed().await;
         self.inner.break_lease(key, token).await
     }
 
-    async fn abandon(
+    async fn rollback(
         &self,
         key: &LockKey,
         waiter: WaiterId,
@@ -162,10 +166,10 @@ impl Store for FaultyStore {
             return Err(error);
         }
         let store = &self.inner;
-        store.abandon(key, waiter, lease_id, attempt, keep).await
+        store.rollback(key, waiter, lease_id, attempt, keep).await
     }
 
-    async fn inspect(&self, key: &LockKey) -> Result<(Option<Holding>, usize), StoreError> {
+    async fn inspect(&self, key: &LockKey) -> Result<(Option<LeaseInfo>, usize), StoreError> {
         self.inner.inspect(key).await
     }
 
@@ -174,10 +178,10 @@ impl Store for FaultyStore {
         self.inner.list(query).await
     }
 
-    async fn news(&self) -> News {
+    async fn next_event(&self) -> StoreEvent {
         let mut received = self.received.lock().await;
         tokio::select! {
-            news = self.inner.news() => news,
+            news = self.inner.next_event() => news,
             Some(news) = received.recv() => news,
         }
     }
@@ -186,8 +190,8 @@ impl Store for FaultyStore {
         self.inner.health()
     }
 
-    fn census(&self) -> Option<Census> {
-        self.inner.census()
+    fn lease_stats(&self) -> Option<LeaseStats> {
+        self.inner.lease_stats()
     }
 
     async fn close(&self) {

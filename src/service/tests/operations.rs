@@ -8,10 +8,10 @@ async fn free_lock_is_granted_and_a_held_one_is_refused() {
     let lease = scene.granted("a").await;
     let waiter = scene.spawn("a", waiting(500)).await;
     match scene.ask("a", request()).await {
-        Ok(Acquired::Held(standing)) => {
-            assert_eq!(standing.waiters, 1);
-            let token = standing.holding.fencing_token;
-            assert_eq!(token, lease.holding.fencing_token);
+        Ok(Acquired::Held(held_by)) => {
+            assert_eq!(held_by.waiters, 1);
+            let token = held_by.info.fencing_token;
+            assert_eq!(token, lease.info.fencing_token);
         }
         other => panic!("not held: {other:?}"),
     }
@@ -42,7 +42,7 @@ async fn free_lock_is_granted_and_a_held_one_is_refused() {
 async fn operations_are_counted_by_how_they_end() {
     let scene = Scene::new();
     let lease = scene.granted("a").await;
-    let (id, token) = (lease.lease_id, lease.holding.fencing_token);
+    let (id, token) = (lease.lease_id, lease.info.fencing_token);
     let renewed = scene.service.renew(key("a"), id, None).await;
     assert!(matches!(
         renewed,
@@ -55,14 +55,14 @@ async fn operations_are_counted_by_how_they_end() {
     let released = scene.service.release(key("a"), id).await;
     assert_eq!(
         released,
-        Ok(Ending::Ended {
+        Ok(EndOutcome::Ended {
             held_for: Some(ms(500))
         })
     );
     let repeated = scene.service.release(key("a"), id).await;
-    assert_eq!(repeated, Ok(Ending::Ended { held_for: None }));
+    assert_eq!(repeated, Ok(EndOutcome::Ended { held_for: None }));
     let over = scene.service.break_lease(key("a"), token).await;
-    assert_eq!(over, Ok(Ending::Ended { held_for: None }));
+    assert_eq!(over, Ok(EndOutcome::Ended { held_for: None }));
     let other = scene.granted("a").await;
     let lost = scene.service.renew(key("a"), id, None).await;
     assert!(matches!(
@@ -73,14 +73,14 @@ async fn operations_are_counted_by_how_they_end() {
         })
     ));
     let lost = scene.service.break_lease(key("a"), token).await;
-    assert_eq!(lost, Ok(Ending::Lost(Loss::HeldByOther)));
+    assert_eq!(lost, Ok(EndOutcome::Lost(Loss::HeldByOther)));
     let broken = scene
         .service
-        .break_lease(key("a"), other.holding.fencing_token)
+        .break_lease(key("a"), other.info.fencing_token)
         .await;
     assert_eq!(
         broken,
-        Ok(Ending::Ended {
+        Ok(EndOutcome::Ended {
             held_for: Some(Duration::ZERO)
         })
     );
@@ -166,10 +166,10 @@ async fn state_of_the_store_is_passed_on() {
     scene.granted("a").await;
     scene.granted("b").await;
     assert_eq!(scene.service.health().condition, Condition::Ready);
-    let leases = scene.service.census().expect("known");
+    let leases = scene.service.lease_stats().expect("known");
     assert_eq!((leases.held, leases.expired_total), (2, 0));
     sleep(ms(1000)).await;
-    let leases = scene.service.census().expect("known");
+    let leases = scene.service.lease_stats().expect("known");
     assert_eq!((leases.held, leases.expired_total), (0, 2));
 }
 
@@ -201,7 +201,7 @@ async fn drain_ends_all_waits_and_refuses_acquisitions() {
         ["0 acquire a", "0 queue a", "200 rollback a"]
     );
     let released = scene.service.release(key("a"), lease.lease_id).await;
-    assert!(matches!(released, Ok(Ending::Ended { .. })));
+    assert!(matches!(released, Ok(EndOutcome::Ended { .. })));
 }
 
 #[tokio::test(start_paused = true)]

@@ -81,14 +81,14 @@ async fn waiters_act_on_news() {
     scene.store.calls();
     let until = Instant::now() + ms(300);
     let news = &scene.store.news;
-    assert!(news.send(News::Reserved(key("a"), until)).is_ok());
+    assert!(news.send(StoreEvent::HeldUntil(key("a"), until)).is_ok());
     sleep(ms(400)).await;
     assert_eq!(scene.store.calls(), ["300 queue a"]);
-    assert!(news.send(News::PlacesLost).is_ok());
+    assert!(news.send(StoreEvent::QueuesLost).is_ok());
     settle().await;
     assert_eq!(scene.store.calls(), ["400 queue a", "400 queue a"]);
     // Another key's news is nothing to them.
-    assert!(news.send(News::Reserved(key("b"), until)).is_ok());
+    assert!(news.send(StoreEvent::HeldUntil(key("b"), until)).is_ok());
     sleep(ms(500)).await;
     assert!(scene.store.calls().is_empty());
 }
@@ -100,10 +100,10 @@ async fn wait_that_is_over_says_who_holds_the_lock_and_how_many_are_ahead() {
     let _first = scene.spawn("a", waiting(5000)).await;
     let second = scene.spawn("a", waiting(500)).await;
     match end(second).await {
-        Ok(Acquired::TimedOut(standing, ahead)) => {
-            let token = standing.holding.fencing_token;
-            assert_eq!(token, lease.holding.fencing_token);
-            assert_eq!((standing.waiters, ahead), (1, 1));
+        Ok(Acquired::TimedOut(held_by, ahead)) => {
+            let token = held_by.info.fencing_token;
+            assert_eq!(token, lease.info.fencing_token);
+            assert_eq!((held_by.waiters, ahead), (1, 1));
         }
         other => panic!("not timed out: {other:?}"),
     }
@@ -156,7 +156,7 @@ async fn waiter_asks_four_times_a_second_while_the_store_has_no_answer() {
     ]);
     let waiter = scene.spawn("a", waiting(5000)).await;
     sleep(ms(100)).await;
-    assert!(scene.store.news.send(News::PlacesLost).is_ok());
+    assert!(scene.store.news.send(StoreEvent::QueuesLost).is_ok());
     granted(end(waiter).await);
     let calls = scene.store.calls();
     let expected = [

@@ -48,7 +48,7 @@ async fn leases_are_counted_until_they_end_or_run_out() {
     let store = MemoryStore::new();
     let count = || {
         store
-            .census()
+            .lease_stats()
             .map(|leases| (leases.held, leases.expired_total))
     };
     for number in 0..3 {
@@ -56,7 +56,10 @@ async fn leases_are_counted_until_they_end_or_run_out() {
     }
     assert_eq!(count(), Some((3, 0)));
     let released = store.release(&key("0"), request(0, 1000).lease_id).await;
-    assert!(matches!(released, Ok(Ending::Ended { held_for: Some(_) })));
+    assert!(matches!(
+        released,
+        Ok(EndOutcome::Ended { held_for: Some(_) })
+    ));
     let longer = Some(Ttl::stored(Duration::from_secs(2)));
     let renewed = store
         .renew(&key("1"), request(1, 1000).lease_id, longer)

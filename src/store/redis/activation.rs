@@ -249,7 +249,7 @@ impl Activator {
                             let until = received + Duration::from_micros(number(left));
                             self.wake.reserved(lock, until);
                         }
-                        [lock, waiter, _] => self.wake.turn(lock, waiter),
+                        [lock, waiter, _] => self.wake.reservation(lock, waiter),
                         _ => {}
                     }
                 }

@@ -46,7 +46,7 @@ pub(super) struct Requested {
 
 impl Operation {
     /// What takes back what a request got, or cuts it to `keep`.
-    pub(super) fn abandon(key: Vec<u8>, request: Requested, keep: Option<Duration>) -> Self {
+    pub(super) fn rollback(key: Vec<u8>, request: Requested, keep: Option<Duration>) -> Self {
         let texts = [
             request.waiter.expose(),
             request.lease_id.expose(),

@@ -3,20 +3,20 @@
 
 use std::sync::Mutex;
 
-use crate::store::contract::Census;
+use crate::store::contract::LeaseStats;
 
 const UNPOISONED: &str = "nothing panics while it holds the census";
 
 /// `None` until Redis has said something.
 #[derive(Default)]
-pub(super) struct KnownLeases(Mutex<Option<Census>>);
+pub(super) struct KnownLeases(Mutex<Option<LeaseStats>>);
 
 impl KnownLeases {
     /// So many are held now in the whole store, and so many more were found to have run out.
     pub(super) fn held(&self, held: u64, ran_out: u64) {
         let mut known = self.0.lock().expect(UNPOISONED);
         let before = known.map_or(0, |census| census.expired_total);
-        *known = Some(Census {
+        *known = Some(LeaseStats {
             held,
             expired_total: before + ran_out,
         });
@@ -30,7 +30,7 @@ impl KnownLeases {
         }
     }
 
-    pub(super) fn known(&self) -> Option<Census> {
+    pub(super) fn known(&self) -> Option<LeaseStats> {
         *self.0.lock().expect(UNPOISONED)
     }
 }

@@ -57,13 +57,13 @@ pub(super) struct Commit {
     intake: Intake<Queued>,
     listings: Intake<Queued>,
     options: Arc<RedisOptions>,
-    around: Arc<Surroundings>,
+    around: Arc<WorkerContext>,
     stop: CancellationToken,
     lanes: TaskTracker,
 }
 
 /// What lanes have in common.
-pub(super) struct Surroundings {
+pub(super) struct WorkerContext {
     pub(super) topology: Topology,
     pub(super) batches: Arc<Batches>,
     pub(super) witness: Arc<Witness>,
@@ -76,7 +76,7 @@ pub(super) struct Surroundings {
 struct Lane {
     outlet: Arc<Mutex<Outlet<Queued>>>,
     in_flight: Arc<Semaphore>,
-    around: Arc<Surroundings>,
+    around: Arc<WorkerContext>,
     kept: Option<Kept>,
     /// Whether it is for listings.
     lists: bool,
@@ -117,7 +117,7 @@ struct Done {
 }
 
 impl Commit {
-    pub(super) fn start(options: &Arc<RedisOptions>, around: Surroundings) -> Self {
+    pub(super) fn start(options: &Arc<RedisOptions>, around: WorkerContext) -> Self {
         let around = Arc::new(around);
         let (stop, lanes) = (CancellationToken::new(), TaskTracker::new());
         let start = |number: usize, in_flight: usize, max_batch: usize, lists: bool| {

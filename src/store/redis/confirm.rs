@@ -188,7 +188,7 @@ impl Unconfirmed {
             .operation
             .request
             .filter(|_| self.outcome() == Some("granted"))?;
-        Some(Operation::abandon(
+        Some(Operation::rollback(
             self.operation.key.clone(),
             request,
             None,

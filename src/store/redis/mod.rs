@@ -47,7 +47,7 @@ use self::commit::Commit;
 use self::confirm::Confirmer;
 use self::intake::Urgency;
 use self::options::RedisOptions;
-use self::reply::{fields, holding, lease, list, outcome, text};
+use self::reply::{fields, lease, lease_info, list, outcome, text};
 use self::resolver::Resolver;
 use self::topology::Topology;
 use self::wake::{Listener, Wake};
@@ -56,10 +56,11 @@ use self::witness::Witness;
 use crate::lock::key::LockKey;
 use crate::lock::lease::{Attempt, FencingToken, LeaseId, Timestamp, Ttl, micros};
 use crate::lock::request::{Acquire, Ticket, WaiterId};
-use crate::lock::rules::{Acquisition, Ending, Holding, Lease, Loss, Renewal};
+use crate::lock::rules::{Acquisition, EndOutcome, Lease, LeaseInfo, Loss, Renewal};
 use crate::random;
 use crate::store::contract::{
-    Census, Health, ListQuery, MAX_PAGE_BYTES, News, Page, Store, StoreError, Timed, listed_bytes,
+    Health, LeaseStats, ListQuery, MAX_PAGE_BYTES, Page, Store, StoreError, StoreEvent, Timed,
+    listed_bytes,
 };
 use crate::telemetry::RedisMetrics;
 
@@ -125,7 +126,7 @@ impl RedisStore {
             &acks,
             metrics.clone(),
         ));
-        let around = commit::Surroundings {
+        let around = commit::WorkerContext {
             topology: topology.clone(),
             batches,
             witness: Arc::clone(&witness),
@@ -236,7 +237,7 @@ impl Store for RedisStore {
             let ticket = wait
                 .ticket
                 .map_or_else(String::new, |ticket| ticket.0.to_string());
-            format!("{} {ticket} {}", micros(wait.within), wait.room)
+            format!("{} {ticket} {}", micros(wait.timeout), wait.max_waiters)
         });
         let operation = Operation {
             verb: "acquire",
@@ -260,12 +261,12 @@ impl Store for RedisStore {
             ["granted", rest @ ..] => Some(Acquisition::Granted(lease(rest, at)?)),
             ["replayed", rest @ ..] => Some(Acquisition::Replayed(lease(rest, at)?)),
             ["held", waiters, position, rest @ ..] => Some(Acquisition::Held {
-                holding: holding(rest, at)?,
+                info: lease_info(rest, at)?,
                 waiters: waiters.parse().ok()?,
                 position: position.parse().ok(),
             }),
             ["queued", waiters, ticket, rest @ ..] => Some(Acquisition::Queued {
-                holding: holding(rest, at)?,
+                info: lease_info(rest, at)?,
                 waiters: waiters.parse().ok()?,
                 ticket: Ticket(ticket.parse().ok()?),
             }),
@@ -275,7 +276,7 @@ impl Store for RedisStore {
             _ => None,
         })?;
         if let Acquisition::Granted(lease) = &answer {
-            self.witness.saw_token(lease.holding.fencing_token.get());
+            self.witness.saw_token(lease.info.fencing_token.get());
         }
         Ok(self.timed(answer, &reply))
     }
@@ -303,19 +304,23 @@ impl Store for RedisStore {
         Ok(self.timed(value, &reply))
     }
 
-    async fn release(&self, key: &LockKey, lease_id: LeaseId) -> Result<Ending, StoreError> {
+    async fn release(&self, key: &LockKey, lease_id: LeaseId) -> Result<EndOutcome, StoreError> {
         let arguments = arguments([lease_id.expose()]);
         let reply = self.run("release", key, arguments, Urgency::Lease).await?;
         understand(&reply, ending)
     }
 
-    async fn break_lease(&self, key: &LockKey, token: FencingToken) -> Result<Ending, StoreError> {
+    async fn break_lease(
+        &self,
+        key: &LockKey,
+        token: FencingToken,
+    ) -> Result<EndOutcome, StoreError> {
         let arguments = arguments([format!("{:016}", token.get())]);
         let reply = self.run("break", key, arguments, Urgency::Lease).await?;
         understand(&reply, ending)
     }
 
-    async fn abandon(
+    async fn rollback(
         &self,
         key: &LockKey,
         waiter: WaiterId,
@@ -328,7 +333,7 @@ impl Store for RedisStore {
             lease_id,
             attempt,
         };
-        let operation = Operation::abandon(self.name(key), request, keep);
+        let operation = Operation::rollback(self.name(key), request, keep);
         understand(
             &self.commit.run(operation, Urgency::Waiting).await?,
             |fields, _| match fields {
@@ -339,14 +344,14 @@ impl Store for RedisStore {
         )
     }
 
-    async fn inspect(&self, key: &LockKey) -> Result<(Option<Holding>, usize), StoreError> {
+    async fn inspect(&self, key: &LockKey) -> Result<(Option<LeaseInfo>, usize), StoreError> {
         let reply = self
             .run("inspect", key, Vec::new(), Urgency::Work)
             .await
             .map_err(StoreError::of_a_read)?;
         understand(&reply, |fields, at| match fields {
             ["held", waiters, _, rest @ ..] => {
-                Some((Some(holding(rest, at)?), waiters.parse().ok()?))
+                Some((Some(lease_info(rest, at)?), waiters.parse().ok()?))
             }
             ["free", waiters] => Some((None, waiters.parse().ok()?)),
             _ => None,
@@ -383,11 +388,11 @@ impl Store for RedisStore {
         Ok(page)
     }
 
-    async fn news(&self) -> News {
+    async fn next_event(&self) -> StoreEvent {
         self.listener.next().await
     }
 
-    fn census(&self) -> Option<Census> {
+    fn lease_stats(&self) -> Option<LeaseStats> {
         self.leases.known()
     }
 
@@ -419,7 +424,7 @@ fn read_step(reply: &Reply, prefix: &str) -> Option<Step> {
             continue;
         };
         let waiters = held.get(1)?.parse().ok()?;
-        locks.push((key, holding(held.get(3..)?, reply.at)?, waiters));
+        locks.push((key, lease_info(held.get(3..)?, reply.at)?, waiters));
     }
     Some(Step {
         end: text(end)?.to_owned(),
@@ -432,7 +437,7 @@ fn read_step(reply: &Reply, prefix: &str) -> Option<Step> {
 fn taken(request: Acquire, token: &str, deadline: &str, now: Timestamp) -> Option<Lease> {
     Some(Lease {
         lease_id: request.lease_id,
-        holding: Holding {
+        info: LeaseInfo {
             holder: request.holder,
             metadata: request.metadata,
             fencing_token: FencingToken::new(token.parse().ok()?)?,
@@ -445,13 +450,13 @@ fn taken(request: Acquire, token: &str, deadline: &str, now: Timestamp) -> Optio
     })
 }
 
-fn ending(fields: &[&str], _: Timestamp) -> Option<Ending> {
+fn ending(fields: &[&str], _: Timestamp) -> Option<EndOutcome> {
     match fields {
-        ["ended", ""] => Some(Ending::Ended { held_for: None }),
-        ["ended", micros] => Some(Ending::Ended {
+        ["ended", ""] => Some(EndOutcome::Ended { held_for: None }),
+        ["ended", micros] => Some(EndOutcome::Ended {
             held_for: Some(Duration::from_micros(micros.parse().ok()?)),
         }),
-        ["lost", reason] => Some(Ending::Lost(loss(reason)?)),
+        ["lost", reason] => Some(EndOutcome::Lost(loss(reason)?)),
         _ => None,
     }
 }

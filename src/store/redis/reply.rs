@@ -5,7 +5,7 @@ use std::time::Duration;
 use redis::Value;
 
 use crate::lock::lease::{FencingToken, Holder, LeaseId, Metadata, Timestamp, Ttl};
-use crate::lock::rules::{Holding, Lease};
+use crate::lock::rules::{Lease, LeaseInfo};
 
 /// A text, if the reply is one.
 pub(super) fn text(value: &Value) -> Option<&str> {
@@ -58,18 +58,18 @@ pub(super) fn lease(fields: &[&str], read_at: Timestamp) -> Option<Lease> {
     let (lease_id, rest) = fields.split_first()?;
     Some(Lease {
         lease_id: LeaseId::parse(lease_id)?,
-        holding: holding(rest, read_at)?,
+        info: lease_info(rest, read_at)?,
     })
 }
 
 /// The fields of `holding_of`.
-pub(super) fn holding(fields: &[&str], read_at: Timestamp) -> Option<Holding> {
+pub(super) fn lease_info(fields: &[&str], read_at: Timestamp) -> Option<LeaseInfo> {
     let [token, acquired, deadline, ttl, renewals, holder, metadata] = fields else {
         return None;
     };
     let number = |text: &str| text.parse::<u64>().ok();
     let holder = (!holder.is_empty()).then(|| Holder::new((*holder).to_owned()));
-    Some(Holding {
+    Some(LeaseInfo {
         holder: match holder {
             Some(Some(holder)) => Some(holder),
             Some(None) => return None,

@@ -1,4 +1,4 @@
-//! News for those who wait at this server: whose turn it is, and that places may be lost.
+//! StoreEvent for those who wait at this server: whose turn it is, and that places may be lost.
 //!
 //! Redis publishes a turn to the server of the waiter. A lost message costs a second: what is outstanding is
 //! read with each heartbeat (see `report.lua`). The store decides; news is only a reason to ask.
@@ -18,10 +18,10 @@ use super::reply::{list, texts};
 use super::topology::{Generation, Topology};
 use crate::lock::key::LockKey;
 use crate::lock::request::WaiterId;
-use crate::store::contract::News;
+use crate::store::contract::StoreEvent;
 
 /// The most news that nobody has read yet; what is beyond it is lost, and read with the next heartbeat.
-const MAX_NEWS: usize = 65_536;
+const MAX_PENDING_EVENTS: usize = 65_536;
 
 /// For how long a subscription may be silent that hears of each heartbeat, before it is asked whether it lives.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
@@ -32,33 +32,33 @@ const RESUBSCRIBE_AFTER: Duration = Duration::from_millis(500);
 /// Where news is put.
 #[derive(Clone)]
 pub(super) struct Wake {
-    news: mpsc::Sender<News>,
+    news: mpsc::Sender<StoreEvent>,
 }
 
 /// Where it is read, and the task behind the subscription.
 pub(super) struct Listener {
-    news: Mutex<mpsc::Receiver<News>>,
+    news: Mutex<mpsc::Receiver<StoreEvent>>,
     stop: CancellationToken,
     task: StdMutex<Option<JoinHandle<()>>>,
 }
 
 impl Wake {
-    pub(super) fn new() -> (Self, mpsc::Receiver<News>) {
-        let (news, receiver) = mpsc::channel(MAX_NEWS);
+    pub(super) fn new() -> (Self, mpsc::Receiver<StoreEvent>) {
+        let (news, receiver) = mpsc::channel(MAX_PENDING_EVENTS);
         (Self { news }, receiver)
     }
 
     /// It is a waiter's turn for the lock with this name.
-    pub(super) fn turn(&self, lock: &str, waiter: &str) {
+    pub(super) fn reservation(&self, lock: &str, waiter: &str) {
         if let (Ok(key), Some(waiter)) = (LockKey::parse(lock), WaiterId::parse(waiter)) {
-            let _lost = self.news.try_send(News::Turn(key, waiter));
+            let _lost = self.news.try_send(StoreEvent::Reserved(key, waiter));
         }
     }
 
     /// A lock is reserved for a waiter of another server.
     pub(super) fn reserved(&self, lock: &str, until: Instant) {
         if let Ok(key) = LockKey::parse(lock) {
-            let _lost = self.news.try_send(News::Reserved(key, until));
+            let _lost = self.news.try_send(StoreEvent::HeldUntil(key, until));
         }
     }
 
@@ -66,13 +66,13 @@ impl Wake {
     pub(super) fn turns(&self, replied: &Value) {
         for turn in list(replied).unwrap_or_default() {
             if let Some([lock, waiter]) = texts(turn).as_deref() {
-                self.turn(lock, waiter);
+                self.reservation(lock, waiter);
             }
         }
     }
 
     pub(super) fn places_lost(&self) {
-        let _lost = self.news.try_send(News::PlacesLost);
+        let _lost = self.news.try_send(StoreEvent::QueuesLost);
     }
 }
 
@@ -80,7 +80,7 @@ impl Listener {
     /// Subscribes at each generation.
     pub(super) fn start(
         wake: &Wake,
-        news: mpsc::Receiver<News>,
+        news: mpsc::Receiver<StoreEvent>,
         topology: &Topology,
         options: &RedisOptions,
         server_id: &str,
@@ -109,7 +109,7 @@ impl Listener {
         }
     }
 
-    pub(super) async fn next(&self) -> News {
+    pub(super) async fn next(&self) -> StoreEvent {
         match self.news.lock().await.recv().await {
             Some(news) => news,
             // The store is closed.
@@ -149,7 +149,7 @@ async fn listen(
                 let text: String = message.get_payload()?;
                 match text.split_once(' ') {
                     Some((waiter, lock)) if message.get_channel_name() == own => {
-                        wake.turn(lock, waiter);
+                        wake.reservation(lock, waiter);
                     }
                     Some((micros, lock)) => {
                         let left = Duration::from_micros(micros.parse().unwrap_or(0));

@@ -6,7 +6,7 @@
 //! resized its table in between, and the script gives the whole step again: a key may repeat, but none is passed over.
 
 use crate::lock::key::LockKey;
-use crate::lock::rules::Holding;
+use crate::lock::rules::LeaseInfo;
 use crate::store::contract::Page;
 
 /// Where a walk stands.
@@ -23,7 +23,7 @@ pub(super) struct Cursor {
 /// What one step found.
 pub(super) struct Step {
     pub(super) end: String,
-    pub(super) locks: Vec<(LockKey, Holding, usize)>,
+    pub(super) locks: Vec<(LockKey, LeaseInfo, usize)>,
     /// Whether there are more of the same step, behind the last of these.
     pub(super) is_cut: bool,
 }
@@ -134,7 +134,7 @@ mod tests {
     use crate::lock::lease::{FencingToken, Metadata, Timestamp, Ttl};
 
     fn step(end: &str, keys: &[&str]) -> Step {
-        let holding = Holding {
+        let info = LeaseInfo {
             holder: None,
             metadata: Metadata::default(),
             fencing_token: FencingToken::new(1).expect("small"),
@@ -146,7 +146,7 @@ mod tests {
         };
         let locks = keys
             .iter()
-            .map(|k| (LockKey::parse(k).expect(k), holding.clone(), 0))
+            .map(|k| (LockKey::parse(k).expect(k), info.clone(), 0))
             .collect();
         Step {
             end: end.into(),

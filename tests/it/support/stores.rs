@@ -7,7 +7,7 @@ use std::time::Duration;
 use leasehold::lock::key::LockKey;
 use leasehold::lock::lease::{Attempt, Digest, Idempotency, LeaseId, Metadata, Ttl};
 use leasehold::lock::request::{Acquire, Wait};
-use leasehold::lock::rules::{Acquisition, Holding, Lease};
+use leasehold::lock::rules::{Acquisition, Lease, LeaseInfo};
 use leasehold::random;
 use leasehold::store::contract::{Condition, Store};
 use leasehold::store::memory::MemoryStore;
@@ -145,7 +145,7 @@ impl Subject {
         answer.expect("an answer").value
     }
 
-    pub(crate) async fn inspect(&self, on: &LockKey) -> Option<Holding> {
+    pub(crate) async fn inspect(&self, on: &LockKey) -> Option<LeaseInfo> {
         self.store.inspect(on).await.expect("an answer").0
     }
 
@@ -205,9 +205,9 @@ pub(crate) fn request(ttl_ms: u64) -> Acquire {
 /// That a request waits for so long.
 pub(crate) fn wait(within_ms: u64) -> Wait {
     Wait {
-        within: ms(within_ms),
+        timeout: ms(within_ms),
         ticket: None,
-        room: 10,
+        max_waiters: 10,
     }
 }
 

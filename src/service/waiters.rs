@@ -12,24 +12,24 @@ use crate::lock::request::{Ticket, WaiterId};
 
 /// All who wait here.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub(super) struct WaiterTable {
     state: Mutex<State>,
     max: usize,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    keys: HashMap<LockKey, Local>,
+    keys: HashMap<LockKey, KeyWaiters>,
     /// One waiter may wait with several requests.
-    bells: HashMap<WaiterId, Vec<Arc<Bell>>>,
+    signals: HashMap<WaiterId, Vec<Arc<WakeSignal>>>,
     total: usize,
     next_number: u64,
 }
 
 /// The waiters of one key.
 #[derive(Debug, Default)]
-struct Local {
-    seats: BTreeMap<Order, Arc<Bell>>,
+struct KeyWaiters {
+    by_order: BTreeMap<Order, Arc<WakeSignal>>,
     /// When the holder's lease is over, as far as is known here.
     held_until: Option<Instant>,
 }
@@ -39,22 +39,22 @@ type Order = (u64, u64);
 
 /// Tells a waiter that there is a reason to act.
 #[derive(Debug, Default)]
-pub(super) struct Bell {
+pub(super) struct WakeSignal {
     must_ask: AtomicBool,
-    rung: Notify,
+    woken: Notify,
 }
 
 /// Somebody waits; dropping it ends that.
 #[derive(Debug)]
-pub(super) struct Seat {
-    waiting: Arc<Waiting>,
+pub(super) struct WaiterHandle {
+    waiting: Arc<WaiterTable>,
     key: LockKey,
     waiter: WaiterId,
-    bell: Arc<Bell>,
+    signal: Arc<WakeSignal>,
     order: Order,
 }
 
-impl Waiting {
+impl WaiterTable {
     pub(super) fn new(max: usize) -> Self {
         Self {
             state: Mutex::default(),
@@ -62,8 +62,8 @@ impl Waiting {
         }
     }
 
-    /// Takes a seat; `None` if there is no room.
-    pub(super) fn join(self: &Arc<Self>, key: &LockKey, waiter: WaiterId) -> Option<Seat> {
+    /// Takes a handle; `None` if there is no room.
+    pub(super) fn join(self: &Arc<Self>, key: &LockKey, waiter: WaiterId) -> Option<WaiterHandle> {
         let mut state = self.state();
         if state.total >= self.max {
             return None;
@@ -71,44 +71,44 @@ impl Waiting {
         state.total += 1;
         state.next_number += 1;
         let order = (u64::MAX, state.next_number);
-        let bell = Arc::new(Bell::default());
+        let signal = Arc::new(WakeSignal::default());
         state
-            .bells
+            .signals
             .entry(waiter)
             .or_default()
-            .push(Arc::clone(&bell));
+            .push(Arc::clone(&signal));
         let local = state.keys.entry(key.clone()).or_default();
-        local.seats.insert(order, Arc::clone(&bell));
-        Some(Seat {
+        local.by_order.insert(order, Arc::clone(&signal));
+        Some(WaiterHandle {
             waiting: Arc::clone(self),
             key: key.clone(),
             waiter,
-            bell,
+            signal,
             order,
         })
     }
 
     /// It is this waiter's turn.
-    pub(super) fn turn(&self, waiter: WaiterId) {
-        for bell in self.state().bells.get(&waiter).into_iter().flatten() {
-            bell.ask();
+    pub(super) fn reservation(&self, waiter: WaiterId) {
+        for signal in self.state().signals.get(&waiter).into_iter().flatten() {
+            signal.ask();
         }
     }
 
     /// The lock is somebody's until then, who may be gone.
-    pub(super) fn reserved(&self, key: &LockKey, until: Instant) {
+    pub(super) fn held_until(&self, key: &LockKey, until: Instant) {
         if let Some(local) = self.state().keys.get_mut(key) {
             local.held_until = Some(until);
-            if let Some(first) = local.seats.values().next() {
-                first.rung.notify_one();
+            if let Some(first) = local.by_order.values().next() {
+                first.woken.notify_one();
             }
         }
     }
 
     /// All must ask again.
     pub(super) fn ask_all(&self) {
-        for bell in self.state().bells.values().flatten() {
-            bell.ask();
+        for signal in self.state().signals.values().flatten() {
+            signal.ask();
         }
     }
 
@@ -120,14 +120,14 @@ impl Waiting {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state
             .lock()
-            .expect("nothing panics while it holds the seats")
+            .expect("nothing panics while it holds the by_order")
     }
 }
 
-impl Bell {
+impl WakeSignal {
     fn ask(&self) {
         self.must_ask.store(true, Ordering::Release);
-        self.rung.notify_one();
+        self.woken.notify_one();
     }
 
     /// Whether its waiter must ask the store since this was last called.
@@ -136,14 +136,14 @@ impl Bell {
     }
 
     /// Waits until there is a reason to look around.
-    pub(super) async fn rung(&self) {
-        self.rung.notified().await;
+    pub(super) async fn woken(&self) {
+        self.woken.notified().await;
     }
 }
 
-impl Seat {
-    pub(super) fn bell(&self) -> &Bell {
-        &self.bell
+impl WaiterHandle {
+    pub(super) fn signal(&self) -> &WakeSignal {
+        &self.signal
     }
 
     /// The store said where it stands, and how long the lock is somebody's.
@@ -152,8 +152,8 @@ impl Seat {
         let mut state = self.waiting.state();
         let local = state.keys.entry(self.key.clone()).or_default();
         local.held_until = Some(held_until);
-        local.seats.remove(&self.order);
-        local.seats.insert(order, Arc::clone(&self.bell));
+        local.by_order.remove(&self.order);
+        local.by_order.insert(order, Arc::clone(&self.signal));
         self.order = order;
     }
 
@@ -162,7 +162,7 @@ impl Seat {
     pub(super) fn ask_at(&self) -> Option<Instant> {
         let state = self.waiting.state();
         let local = state.keys.get(&self.key)?;
-        let (first, _) = local.seats.first_key_value()?;
+        let (first, _) = local.by_order.first_key_value()?;
         (*first == self.order).then_some(local.held_until).flatten()
     }
 
@@ -174,28 +174,28 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for WaiterHandle {
     fn drop(&mut self) {
         let mut state = self.waiting.state();
         state.total -= 1;
-        if let Some(bells) = state.bells.get_mut(&self.waiter) {
-            bells.retain(|bell| !Arc::ptr_eq(bell, &self.bell));
+        if let Some(signals) = state.signals.get_mut(&self.waiter) {
+            signals.retain(|signal| !Arc::ptr_eq(signal, &self.signal));
             // A repetition of this request still waits, and may have lost the place with it.
-            for bell in bells.iter() {
-                bell.ask();
+            for signal in signals.iter() {
+                signal.ask();
             }
-            if bells.is_empty() {
-                state.bells.remove(&self.waiter);
+            if signals.is_empty() {
+                state.signals.remove(&self.waiter);
             }
         }
         let Some(local) = state.keys.get_mut(&self.key) else {
             return;
         };
-        local.seats.remove(&self.order);
-        match local.seats.first_key_value() {
+        local.by_order.remove(&self.order);
+        match local.by_order.first_key_value() {
             None => drop(state.keys.remove(&self.key)),
             // Whoever is first now has the timer.
-            Some((first, bell)) if *first > self.order => bell.rung.notify_one(),
+            Some((first, signal)) if *first > self.order => signal.woken.notify_one(),
             Some(_) => {}
         }
     }
@@ -209,15 +209,15 @@ mod tests {
     /// Each counts although its ticket is not known yet.
     #[test]
     fn first_who_came_has_the_timer_until_tickets_are_known() {
-        let waiting = Arc::new(Waiting::new(10));
+        let waiting = Arc::new(WaiterTable::new(10));
         let key = LockKey::parse("a").expect("a key");
-        let seat = |number| {
+        let handle = |number| {
             let waiter = WaiterId::of(LeaseId::from_bytes([number; 16]), None);
             waiting.join(&key, waiter).expect("room")
         };
-        let (first, second) = (seat(1), seat(2));
+        let (first, second) = (handle(1), handle(2));
         let until = Instant::now();
-        waiting.reserved(&key, until);
+        waiting.held_until(&key, until);
         assert_eq!((first.ask_at(), second.ask_at()), (Some(until), None));
         drop(first);
         assert_eq!(second.ask_at(), Some(until));
