@@ -26,6 +26,7 @@ mod replication;
 mod rolling;
 mod sentinel;
 mod soak;
+#[path = "../support/mod.rs"]
 mod support;
 mod tutorial;
 mod waiting;
