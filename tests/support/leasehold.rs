@@ -279,7 +279,7 @@ fn binary() -> OsString {
 }
 
 /// The address in the line that says where the server listens.
-fn listening_addr(line: &str) -> Option<String> {
+pub(crate) fn listening_addr(line: &str) -> Option<String> {
     let (program, addr) = line.split_once(LISTENING)?;
     program
         .starts_with("Leasehold ")
