@@ -5,8 +5,8 @@
 //! router, and nothing is left behind.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
-use std::process::{Command, ExitCode, Stdio};
+use std::io::{self, Write as _};
+use std::process::{Command, ExitCode, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -16,9 +16,10 @@ use crate::support::host::Host;
 
 /// What to do where the system makes no namespaces.
 const REFUSED: &str = "
-Run it as root, for example with sudo. Or let users make namespaces: `sysctl user.max_user_namespaces` must be above 0,
-and where they exist, `kernel.unprivileged_userns_clone` 1 (Debian) and `kernel.apparmor_restrict_unprivileged_userns` 0
-(Ubuntu). A container needs the capability SYS_ADMIN and a /proc without masked paths.";
+Run the campaign as root, for example with sudo. Or let users make namespaces: `sysctl user.max_user_namespaces` must be
+above 0, and where they exist, `kernel.unprivileged_userns_clone` 1 (Debian) and
+`kernel.apparmor_restrict_unprivileged_userns` 0 (Ubuntu). A container needs the capability SYS_ADMIN and a /proc without
+masked paths. The programs unshare and nsenter are in util-linux, ip in iproute2.";
 
 pub(crate) struct Network {
     hosts: Vec<String>,
@@ -58,7 +59,10 @@ impl Network {
         batch(Some("router"), &lines)?;
         let forward = "echo 1 > /proc/sys/net/ipv4/ip_forward";
         let [nsenter, namespace] = enter("router");
-        run(Command::new(nsenter).args([&namespace, "sh", "-c", forward]))?;
+        run(
+            Command::new(nsenter).args([&namespace, "sh", "-c", forward]),
+            "",
+        )?;
         Ok(network)
     }
 
@@ -136,16 +140,8 @@ pub(crate) fn isolate() -> Result<ExitCode, String> {
         command
     };
     // Before the run, whose exit status means something else.
-    let probed = unshare("true")
-        .output()
-        .map_err(|error| format!("unshare: {error}; install util-linux"))?;
-    if !probed.status.success() {
-        let why = String::from_utf8_lossy(&probed.stderr);
-        return Err(format!(
-            "this system does not let it make namespaces ({}).{REFUSED}",
-            why.trim()
-        ));
-    }
+    run(&mut unshare("true"), "")
+        .map_err(|error| format!("the system refuses network namespaces ({error}).{REFUSED}"))?;
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let mut command = unshare("exec \"$0\" \"$@\"");
     command
@@ -164,46 +160,32 @@ pub(crate) fn isolate() -> Result<ExitCode, String> {
 
 /// Runs lines of `ip`, in a host or outside.
 fn batch(host: Option<&str>, lines: &str) -> Result<(), String> {
-    if lines.is_empty() {
-        return Ok(());
-    }
     let mut command = Command::new("ip");
-    if let Some(host) = host {
-        command.args(["-n", host]);
-    }
-    command
-        .args(["-batch", "-"])
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|error| format!("ip: {error}"))?;
-    let mut stdin = child.stdin.take().expect("stdin is piped");
-    stdin
-        .write_all(lines.as_bytes())
-        .map_err(|error| format!("ip: {error}"))?;
-    drop(stdin);
-    let done = child
-        .wait_with_output()
-        .map_err(|error| format!("ip: {error}"))?;
-    if done.status.success() {
-        Ok(())
-    } else {
-        Err(format!(
-            "ip: {} in\n{lines}",
-            String::from_utf8_lossy(&done.stderr)
-        ))
-    }
+    command.args(host.iter().flat_map(|host| ["-n", host]));
+    let done = run(command.args(["-batch", "-"]), lines);
+    done.map_err(|error| format!("{error} in\n{lines}"))
 }
 
-fn run(command: &mut Command) -> Result<(), String> {
-    let done = command
-        .output()
-        .map_err(|error| format!("{command:?}: {error}"))?;
-    if done.status.success() {
-        Ok(())
-    } else {
-        Err(format!(
-            "{command:?}: {}",
-            String::from_utf8_lossy(&done.stderr)
-        ))
+/// Runs a command with this as its input; an error holds what it said.
+fn run(command: &mut Command, input: &str) -> Result<(), String> {
+    let program = command.get_program().display().to_string();
+    let mut run = || -> io::Result<Output> {
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        let mut stdin = child.stdin.take().expect("stdin is piped");
+        stdin.write_all(input.as_bytes())?;
+        drop(stdin);
+        child.wait_with_output()
+    };
+    match run() {
+        Ok(done) if done.status.success() => Ok(()),
+        Ok(done) => Err(format!(
+            "{program}: {}",
+            String::from_utf8_lossy(&done.stderr).trim()
+        )),
+        Err(error) => Err(format!("{program}: {error}")),
     }
 }
