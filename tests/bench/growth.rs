@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use crate::Bench;
 use crate::cycles::{Dialect, Session, hold, size};
-use crate::plot::{self, Line};
-use crate::report::{Reach, Rounds, number};
-use crate::servers::{Redis, Server};
+use crate::report::{Reach, number};
+use crate::servers::{self, Server};
 
 const CONNECTIONS: usize = 64;
 const HELD_FOR_MS: u64 = 3_600_000;
@@ -24,8 +23,7 @@ fn with_held_locks(bench: &mut Bench) {
     } else {
         &[1000, 10_000, 100_000, 1_000_000]
     };
-    let mut lines = Vec::new();
-    let redis = [Redis::start(), Redis::start()];
+    let redis = [servers::redis(), servers::redis()];
     let stores = [
         (
             "memory store",
@@ -38,7 +36,6 @@ fn with_held_locks(bench: &mut Bench) {
     ];
     for (name, [small, grown]) in &stores {
         let mut held = [0, 0];
-        let mut points = Vec::new();
         for step in steps {
             if held[0] == 0 {
                 held[0] = steps[0];
@@ -58,26 +55,14 @@ fn with_held_locks(bench: &mut Bench) {
                 ("1,000 held", &base),
                 Reach::Nothing,
             );
-            points.push((size(*step), Rounds::ratio(&values, &base).median));
         }
-        lines.push(Line { name, points });
     }
-    plot::lines(
-        bench,
-        "held-locks",
-        "Cycles of acquire and release beside held locks, 64 connections",
-        (
-            "held locks",
-            "cycles/s, as a multiple of those with 1,000 held locks",
-        ),
-        &lines,
-    );
 }
 
 /// Against one connection to the empty handler, and against the same number of them.
 fn with_connections(bench: &mut Bench) {
     println!("\n== g: connections");
-    let redis = Redis::start();
+    let redis = servers::redis();
     let canned = serde_json::json!([
         { "status": 201, "headers": [["content-type", "application/json"], ["cache-control", "no-store"]],
           "body": format!("{{\"lease_id\":\"{:032x}\"{:250}}}", 0, "") },
@@ -90,14 +75,6 @@ fn with_connections(bench: &mut Bench) {
         ("Redis store", Server::on(&redis, &[])),
     ];
     let steps = [1, 4, 16, 64, 256, 1024];
-    let mut lines: Vec<Line> = servers
-        .iter()
-        .map(|(name, _)| Line {
-            name,
-            points: Vec::new(),
-        })
-        .collect();
-    let mut single = 0.0;
     for connections in steps {
         let mut speeds = [const { Vec::new() }; 3];
         for _ in 0..bench.pick(2, 3) {
@@ -105,10 +82,7 @@ fn with_connections(bench: &mut Bench) {
                 speeds.push(speed(bench, server, connections));
             }
         }
-        if connections == 1 {
-            single = Rounds::of(&speeds[0]).median;
-        }
-        for (((name, _), line), values) in servers.iter().zip(&mut lines).zip(&speeds) {
+        for ((name, _), values) in servers.iter().zip(&speeds) {
             let figure = format!("{name}, {connections} connections");
             let base = "empty handler, as many";
             bench.report.compare(
@@ -117,20 +91,8 @@ fn with_connections(bench: &mut Bench) {
                 (base, &speeds[0]),
                 Reach::Nothing,
             );
-            line.points
-                .push((size(connections), Rounds::of(values).median / single));
         }
     }
-    plot::lines(
-        bench,
-        "connections",
-        "Cycles of acquire and release by connections",
-        (
-            "connections",
-            "cycles/s, as a multiple of one connection to a handler that does nothing",
-        ),
-        &lines,
-    );
 }
 
 fn report_failures(bench: &mut Bench, failures: u64) {

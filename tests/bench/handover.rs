@@ -9,10 +9,9 @@ use tempfile::TempDir;
 use crate::Bench;
 use crate::cycles::{acquire, get, release, size};
 use crate::generator::{Answer, Connections, Senders, quoted};
-use crate::plot::{self, Bar};
 use crate::process::is_installed;
-use crate::report::{Reach, Rounds, percentile};
-use crate::servers::{Redis, Server};
+use crate::report::{Reach, percentile};
+use crate::servers::{self, Server};
 
 /// As many as the etcd that is compared with is given.
 const FEW: usize = 256;
@@ -40,7 +39,7 @@ struct Chain {
 
 pub(crate) fn run(bench: &mut Bench) {
     println!("\n== e: hand-over of one lock");
-    let redis = Redis::start();
+    let redis = servers::redis();
     let servers = [Server::on(&redis, &[]), Server::on(&redis, &[])];
     let at = servers.each_ref().map(|server| server.address);
     // Its data lie in memory, as those of Redis do: what a disk costs is not the question.
@@ -122,17 +121,6 @@ pub(crate) fn run(bench: &mut Bench) {
         ('e', "etcd: waiters that were not granted the lock", ""),
         &[left],
         Reach::Nothing,
-    );
-    let bars = [
-        Bar::new("Leasehold", Rounds::of(&short.per_second)),
-        Bar::new("etcd", Rounds::of(&theirs.per_second)),
-    ];
-    plot::bars(
-        bench,
-        "hand-over",
-        &format!("One lock from waiter to waiter, {FEW} waiters"),
-        "hand-overs a second",
-        &bars,
     );
 }
 

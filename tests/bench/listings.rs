@@ -9,7 +9,7 @@ use crate::cycles::{acquire, count, get};
 use crate::generator::Connections;
 use crate::parked::{Times, work};
 use crate::report::Reach;
-use crate::servers::{Redis, Server};
+use crate::servers::{self, Server};
 
 /// Loops that ask for pages, each over a connection of its own.
 const LOOPS: usize = 16;
@@ -21,7 +21,7 @@ const VALUE_BYTES: usize = 126;
 
 pub(crate) fn run(bench: &mut Bench) {
     println!("\n== i: listings");
-    let redis = Redis::start();
+    let redis = servers::redis();
     let server = Server::on(&redis, &[]);
     hold(&server);
     let (mut beside, mut alone) = (Times::default(), Times::default());

@@ -1,7 +1,7 @@
 //! The benches: ratios within one run, against what else one could use on the same machine at the same moment.
 //!
 //! `cargo bench --bench locks` runs all, in about ten minutes; `-- --quick` in about two, `-- --only a,e` some. `--json
-//! FILE` writes the figures as JSON lines, `--plots DIR` draws some of them. Sections:
+//! FILE` writes the figures as JSON lines, of which `tests/bench/plot FILE` draws some. Sections:
 //!
 //! - a: cycles of acquire and release with 64 connections, against an empty axum handler, a pooled Redis
 //!   connection per request, and webdis
@@ -26,12 +26,15 @@ mod listings;
 mod machine;
 mod memory;
 mod parked;
-mod plot;
 mod process;
 mod replicas;
 mod report;
 mod servers;
 mod stand_ins;
+// The integration tests use all of it, and have the compiler look for what nothing uses.
+#[allow(dead_code)]
+#[path = "../support/mod.rs"]
+mod support;
 mod throughput;
 
 use std::path::PathBuf;
@@ -59,9 +62,6 @@ struct Options {
     /// Where to write the figures as JSON lines.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Where to draw a, e and g as SVG.
-    #[arg(long, value_name = "DIR")]
-    plots: Option<PathBuf>,
     /// Another build of the server, measured beside this one in section a; may be given several times.
     #[arg(long, value_name = "PROGRAM")]
     also: Vec<String>,
@@ -90,7 +90,6 @@ type Section = fn(&mut Bench);
 pub(crate) struct Bench {
     pub(crate) quick: bool,
     pub(crate) report: Report,
-    pub(crate) plots: Option<PathBuf>,
     /// Other builds of the server.
     pub(crate) also: Vec<String>,
     /// How many files a process may have open.
@@ -117,7 +116,6 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> ExitCode {
     for (program, why) in [
         ("redis-server", "what the locks are in"),
-        ("prlimit", "it is in util-linux"),
         ("setpriv", "it is in util-linux"),
     ] {
         if !process::is_installed(program) {
@@ -125,12 +123,11 @@ fn run(options: &Options) -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    let open_files = process::raise_own_limit();
+    let open_files = process::raise_open_files();
     let begun = Instant::now();
     let mut bench = Bench {
         quick: options.quick,
         report: Report::new(machine::describe()),
-        plots: options.plots.clone(),
         also: options.also.clone(),
         open_files,
     };

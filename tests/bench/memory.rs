@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use crate::Bench;
 use crate::cycles::{self, size};
 use crate::report::Reach;
-use crate::servers::{Redis, Server};
+use crate::servers::{self, Server};
+use crate::support::redis::RedisServer;
 
 /// Redis drops a lock some seconds after its deadline, and may take a while to find it.
 const GONE_LIMIT: Duration = Duration::from_secs(60);
@@ -16,19 +17,19 @@ const MAY_REMAIN: [&str; 2] = ["leasehold:meta", "leasehold:servers"];
 
 /// Locks that expire while other sections run.
 pub(crate) struct Held {
-    redis: Redis,
+    redis: RedisServer,
     _server: Server,
     before: f64,
 }
 
 pub(crate) fn hold(bench: &mut Bench) -> Held {
     println!("\n== h: Redis memory of held locks");
-    let redis = Redis::start();
+    let redis = servers::redis();
     let server = Server::on(&redis, &[]);
     let locks = bench.pick(20_000, 100_000);
-    let before = redis.info("used_memory");
+    let before = servers::used_memory(&redis);
     let failures = cycles::hold(server.address, 0, locks, 1000);
-    let each = (redis.info("used_memory") - before) / (size(locks) - cycles::count(failures));
+    let each = (servers::used_memory(&redis) - before) / (size(locks) - cycles::count(failures));
     let name = "Redis memory of a held lock (a name of 12 bytes, no holder, no metadata)";
     bench
         .report
@@ -57,7 +58,7 @@ impl Held {
             &[size(others.len())],
             Reach::AtMost(0.0),
         );
-        let left = self.redis.info("used_memory") - self.before;
+        let left = servers::used_memory(&self.redis) - self.before;
         let name = "Redis memory left, when all locks have expired";
         bench
             .report
@@ -65,13 +66,8 @@ impl Held {
     }
 
     fn others(&self) -> Vec<String> {
-        let mut connection = self.redis.connect();
-        let keys: Vec<String> = redis::cmd("KEYS")
-            .arg("*")
-            .query(&mut connection)
-            .expect("Redis answers");
-        keys.into_iter()
-            .filter(|key| !MAY_REMAIN.contains(&key.as_str()))
-            .collect()
+        let mut keys = self.redis.keys();
+        keys.retain(|key| !MAY_REMAIN.contains(&key.as_str()));
+        keys
     }
 }

@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 use crate::Bench;
 use crate::cycles::{acquire, count, get, release, renew, size};
 use crate::generator::{Connections, quoted};
-use crate::process::until;
+use crate::process::cpu_seconds;
 use crate::report::{Reach, percentile};
-use crate::servers::{Redis, Server};
+use crate::servers::{self, START_LIMIT, Server};
+use crate::support::eventually;
+use crate::support::redis::RedisServer;
 
 /// Waiters of one key.
 const PER_KEY: usize = 1000;
@@ -25,7 +27,7 @@ const WAIT_MS: &str = "600000";
 
 pub(crate) fn run(bench: &mut Bench) {
     println!("\n== f: parked waiters");
-    let redis = Redis::start();
+    let redis = servers::redis();
     let variables = [("LEASEHOLD_MAX_WAIT_MS", WAIT_MS)];
     // One with nobody parked, to compare with at the same moment.
     let (full, empty) = (Server::on(&redis, &variables), {
@@ -35,12 +37,13 @@ pub(crate) fn run(bench: &mut Bench) {
         ];
         Server::on(&redis, &apart)
     });
-    let before = full.process.resident();
+    let before = full.process.resident_kib();
     let half = park(&full, 0, 10_000);
     compare_latency(bench, &full, &empty);
     let parked = MOST.min((bench.open_files - OTHER_FILES) / PER_KEY * PER_KEY);
     let rest = park(&full, 10_000, parked);
-    let each = (full.process.resident() - before) / size(parked) / 1024.0;
+    let grown = full.process.resident_kib().saturating_sub(before);
+    let each = count(grown) / size(parked);
     let name = format!("server memory of a parked waiter, its connection included ({parked})");
     bench
         .report
@@ -64,7 +67,7 @@ fn park(server: &Server, from: usize, to: usize) -> Connections {
         }
         line.send(at, &acquire(&key, &waiting));
     }
-    until("all waiters to be in line", || {
+    eventually(START_LIMIT, "all waiters to be in line", || {
         let (_, metrics) = holders.ask(0, &get("metrics"));
         metrics
             .lines()
@@ -157,13 +160,13 @@ pub(crate) fn work(server: &Server, time: Duration) -> [Vec<u32>; 3] {
 }
 
 /// What goes on while nothing happens.
-fn idle(bench: &mut Bench, redis: &Redis, server: &Server, parked: usize) {
+fn idle(bench: &mut Bench, redis: &RedisServer, server: &Server, parked: usize) {
     let time = Duration::from_secs(bench.pick(5, 10));
     // What was just parked settles.
     sleep(Duration::from_secs(2));
-    let cpu = || [server.process.cpu(), redis.process.cpu()];
+    let cpu = || [server.cpu_seconds(), cpu_seconds(redis.process.id())];
     let (begun, before) = (Instant::now(), cpu());
-    let commands = redis.commands_within(time);
+    let commands = servers::commands_within(redis, time);
     let commands = commands
         .iter()
         .map(|command| command[0].to_ascii_lowercase());

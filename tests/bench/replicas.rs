@@ -4,18 +4,18 @@ use std::time::Duration;
 
 use crate::Bench;
 use crate::cycles::{Dialect, Session};
-use crate::process::until;
 use crate::report::{Reach, percentile};
-use crate::servers::{Redis, Server};
+use crate::servers::{self, START_LIMIT, Server};
+use crate::support::eventually;
 
 const CONNECTIONS: usize = 64;
 
 pub(crate) fn run(bench: &mut Bench) {
     println!("\n== d: grants that two replicas confirm");
-    let master = Redis::start();
-    let replicas = [Redis::replica_of(&master), Redis::replica_of(&master)];
-    until("two replicas", || {
-        master.info_text().matches("state=online").count() == replicas.len()
+    let master = servers::redis();
+    let replicas = [servers::replica_of(&master), servers::replica_of(&master)];
+    eventually(START_LIMIT, "two replicas are online", || {
+        master.replicas_online() == replicas.len()
     });
     let server = |acks, prefix| {
         let variables = [

@@ -1,134 +1,102 @@
 //! What is measured, and what it is measured against.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use tempfile::TempDir;
+use crate::process::cpu_seconds;
+use crate::support::eventually;
+use crate::support::host::Host;
+use crate::support::http::{Reply, http};
+use crate::support::leasehold::{command_on, listening_addr};
+use crate::support::net::free_port;
+use crate::support::process::Process;
+use crate::support::redis::{RedisConfig, RedisServer};
 
-use crate::generator::Connections;
-use crate::process::{Process, free_port, until};
+/// How long a server may take until it listens, or is ready.
+pub(crate) const START_LIMIT: Duration = Duration::from_secs(15);
+
+/// Loopback. What is started there dies with the bench, however that ends.
+fn host() -> Host {
+    Host::with_prefix(&["setpriv", "--pdeathsig", "KILL"])
+}
 
 /// A `redis-server` without persistence.
-pub(crate) struct Redis {
-    pub(crate) process: Process,
-    pub(crate) port: u16,
-    _directory: TempDir,
+pub(crate) fn redis() -> RedisServer {
+    start_redis(RedisConfig::new())
 }
 
-impl Redis {
-    pub(crate) fn start() -> Self {
-        Self::start_with(&[])
-    }
+/// A replica of `master`.
+pub(crate) fn replica_of(master: &RedisServer) -> RedisServer {
+    start_redis(RedisConfig::new().replica_of("127.0.0.1", master.port()))
+}
 
-    /// A replica of `master`.
-    pub(crate) fn replica_of(master: &Self) -> Self {
-        let port = master.port.to_string();
-        Self::start_with(&["--replicaof", "127.0.0.1", &port])
-    }
+fn start_redis(mut config: RedisConfig) -> RedisServer {
+    config.host = host();
+    config.start()
+}
 
-    fn start_with(more: &[&str]) -> Self {
-        let directory = TempDir::new().expect("a temporary directory");
-        let (port, path) = (free_port(), directory.path().display().to_string());
-        let text = port.to_string();
-        let mut arguments = vec![
-            "--port",
-            &text,
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-            "--dir",
-            &path,
-            "--logfile",
-            "server.log",
-            "--repl-diskless-sync-delay",
-            "0",
-        ];
-        arguments.extend(more);
-        let redis = Self {
-            process: Process::start("redis-server", &arguments, &[]),
-            port,
-            _directory: directory,
-        };
-        until("redis-server", || redis.try_connect().is_some());
-        redis
-    }
+/// A connection of the `redis` crate.
+pub(crate) fn connect(redis: &RedisServer) -> redis::Connection {
+    let connection = redis.client().and_then(|client| client.get_connection());
+    connection.expect("Redis answers")
+}
 
-    pub(crate) fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
-    }
+/// The memory that Redis uses, in bytes.
+pub(crate) fn used_memory(redis: &RedisServer) -> f64 {
+    let number = redis.info_field("memory", "used_memory");
+    number
+        .and_then(|number| number.parse().ok())
+        .expect("INFO has this number")
+}
 
-    pub(crate) fn connect(&self) -> redis::Connection {
-        self.try_connect().expect("Redis answers")
-    }
+/// How many script calls Redis was sent.
+pub(crate) fn script_calls(redis: &RedisServer) -> f64 {
+    let calls = redis.info_field("commandstats", "cmdstat_evalsha");
+    let calls = calls.as_deref().and_then(|calls| {
+        calls
+            .strip_prefix("calls=")?
+            .split(',')
+            .next()?
+            .parse()
+            .ok()
+    });
+    calls.unwrap_or_default()
+}
 
-    fn try_connect(&self) -> Option<redis::Connection> {
-        redis::Client::open(self.url()).ok()?.get_connection().ok()
-    }
-
-    /// A number of `INFO`.
-    pub(crate) fn info(&self, name: &str) -> f64 {
-        let info = self.info_text();
-        let line = info
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        line.and_then(|value| value.trim().parse().ok())
-            .expect("INFO has this number")
-    }
-
-    /// How many script calls it was sent.
-    pub(crate) fn script_calls(&self) -> f64 {
-        let info = self.info_text();
-        let calls = info.lines().filter_map(|line| {
-            let rest = line.strip_prefix("cmdstat_evalsha:calls=")?;
-            rest.split(',').next()?.parse::<f64>().ok()
-        });
-        calls.sum()
-    }
-
-    pub(crate) fn info_text(&self) -> String {
-        redis::cmd("INFO")
-            .arg("everything")
-            .query(&mut self.connect())
-            .expect("INFO answers")
-    }
-
-    /// All commands that clients send within a time, as MONITOR shows them; what scripts call is left out.
-    pub(crate) fn commands_within(&self, time: Duration) -> Vec<Vec<String>> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("Redis listens");
-        stream.write_all(b"MONITOR\r\n").expect("Redis reads");
-        let short = Some(Duration::from_millis(50));
-        stream
-            .set_read_timeout(short)
-            .expect("a time-out can be set");
-        let (mut reader, mut line, mut commands) =
-            (BufReader::new(stream), String::new(), Vec::new());
-        let end = Instant::now() + time;
-        while Instant::now() < end {
-            // After a time-out, what was read of a line stays in it.
-            match reader.read_line(&mut line) {
-                Ok(0) => break,
-                Ok(_) => {
-                    if line.contains('"') && !line.contains(" lua]") {
-                        // No argument of ours holds a quotation mark.
-                        let quoted = line.split('"').skip(1).step_by(2);
-                        commands.push(quoted.map(str::to_owned).collect());
-                    }
-                    line.clear();
+/// All commands that clients send within a time, as MONITOR shows them; what scripts call is left out.
+pub(crate) fn commands_within(redis: &RedisServer, time: Duration) -> Vec<Vec<String>> {
+    let mut stream = TcpStream::connect(redis.addr()).expect("Redis listens");
+    stream.write_all(b"MONITOR\r\n").expect("Redis reads");
+    let short = Some(Duration::from_millis(50));
+    stream
+        .set_read_timeout(short)
+        .expect("a time-out can be set");
+    let (mut reader, mut line, mut commands) = (BufReader::new(stream), String::new(), Vec::new());
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        // After a time-out, what was read of a line stays in it.
+        match reader.read_line(&mut line) {
+            Ok(0) => break,
+            Ok(_) => {
+                if line.contains('"') && !line.contains(" lua]") {
+                    // No argument of ours holds a quotation mark.
+                    let quoted = line.split('"').skip(1).step_by(2);
+                    commands.push(quoted.map(str::to_owned).collect());
                 }
-                Err(_) => {}
+                line.clear();
             }
+            Err(_) => {}
         }
-        commands
     }
+    commands
 }
 
-/// Something that speaks HTTP.
+/// A server that speaks HTTP.
 pub(crate) struct Server {
     pub(crate) process: Process,
     pub(crate) address: SocketAddr,
@@ -142,52 +110,69 @@ impl Server {
 
     /// Another build of it.
     pub(crate) fn build_of_leasehold(program: &str, variables: &[(&str, &str)]) -> Self {
-        let (process, address) =
-            Process::start_listening(program, &["--listen", "127.0.0.1:0"], variables);
-        let server = Self {
-            process,
-            address: address.parse().expect("an address"),
-        };
-        until("leasehold to be ready", || server.get("/readyz").0 == 200);
+        let listen = ["--listen", "127.0.0.1:0"];
+        let server = Self::start(command_on(
+            &host(),
+            program,
+            &listen,
+            variables.iter().copied(),
+        ));
+        eventually(START_LIMIT, "leasehold is ready", || {
+            server.get("/readyz").status == 200
+        });
         server
     }
 
     pub(crate) fn in_memory(variables: &[(&str, &str)]) -> Self {
-        let mut all = vec![("LEASEHOLD_STORE", "memory")];
-        all.extend(variables);
-        Self::leasehold(&all)
+        Self::leasehold(&[&[("LEASEHOLD_STORE", "memory")], variables].concat())
     }
 
-    pub(crate) fn on(redis: &Redis, variables: &[(&str, &str)]) -> Self {
+    pub(crate) fn on(redis: &RedisServer, variables: &[(&str, &str)]) -> Self {
         let url = redis.url();
-        let mut all = vec![("LEASEHOLD_REDIS_URL", url.as_str())];
-        all.extend(variables);
-        Self::leasehold(&all)
+        Self::leasehold(&[&[("LEASEHOLD_REDIS_URL", url.as_str())], variables].concat())
     }
 
     /// A server of this program's own: see `stand_ins`.
     pub(crate) fn stand_in(arguments: &[&str]) -> Self {
         let program = std::env::current_exe().expect("this program has a path");
-        let program = program.to_str().expect("the path is UTF-8");
-        let (process, address) = Process::start_listening(program, arguments, &[]);
+        Self::start(command_on(&host(), program, arguments, [("", ""); 0]))
+    }
+
+    /// Starts a program that tells the address that it listens on.
+    fn start(mut command: Command) -> Self {
+        let process = Process::spawn(
+            command
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null()),
+            "util-linux",
+        );
+        let stdout = process
+            .child()
+            .as_mut()
+            .and_then(|child| child.stdout.take());
+        let mut lines = BufReader::new(stdout.expect("stdout is piped"))
+            .lines()
+            .map_while(Result::ok);
+        let address = lines.find_map(|line| listening_addr(&line));
+        let address = address.unwrap_or_else(|| panic!("it did not start: {command:?}"));
         Self {
             process,
             address: address.parse().expect("an address"),
         }
     }
 
-    pub(crate) fn webdis(redis: &Redis, directory: &Path) -> Self {
+    pub(crate) fn webdis(redis: &RedisServer, directory: &Path) -> Self {
         let port = free_port();
         let configuration = serde_json::json!({
-            "redis_host": "127.0.0.1", "redis_port": redis.port, "redis_auth": null,
+            "redis_host": "127.0.0.1", "redis_port": redis.port(), "redis_auth": null,
             "http_host": "127.0.0.1", "http_port": port, "threads": 2, "pool_size": 20,
             "daemonize": false, "websockets": false, "database": 0, "verbosity": 0,
             "logfile": directory.join("webdis.log"),
         });
         let file = directory.join("webdis.json");
         fs::write(&file, configuration.to_string()).expect("a writable directory");
-        let process = Process::start("webdis", &[file.to_str().expect("UTF-8")], &[]);
-        Self::listening(process, port)
+        Self::start_on(port, "webdis", &[&file])
     }
 
     pub(crate) fn etcd(directory: &Path) -> Self {
@@ -200,7 +185,7 @@ impl Server {
             "--name",
             "bench",
             "--data-dir",
-            data.to_str().expect("UTF-8"),
+            &data.display().to_string(),
             "--listen-client-urls",
             &client,
             "--advertise-client-urls",
@@ -214,26 +199,31 @@ impl Server {
             "--log-level",
             "error",
         ];
-        let process = Process::start("etcd", &arguments, &[]);
-        let server = Self::listening(process, port);
-        until("etcd to be ready", || server.get("/health").0 == 200);
+        let server = Self::start_on(port, "etcd", &arguments);
+        eventually(START_LIMIT, "etcd is ready", || {
+            server.get("/health").status == 200
+        });
         server
     }
 
-    fn listening(process: Process, port: u16) -> Self {
+    /// Starts a program that was told its port.
+    fn start_on(port: u16, program: &str, arguments: &[impl AsRef<OsStr>]) -> Self {
+        let mut command = host().command(program);
+        let command = command.args(arguments).stdin(Stdio::null());
+        let process = Process::spawn(command.stdout(Stdio::null()).stderr(Stdio::null()), program);
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        until("the server to listen", || {
+        eventually(START_LIMIT, "the server listens", || {
             TcpStream::connect(address).is_ok()
         });
         Self { process, address }
     }
 
-    /// Status and body.
-    pub(crate) fn get(&self, path: &str) -> (u16, String) {
-        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
-        match Connections::open(&[self.address], 1) {
-            Ok(mut connections) => connections.ask(0, request.as_bytes()),
-            Err(_) => (0, String::new()),
-        }
+    /// What it answers.
+    pub(crate) fn get(&self, path: &str) -> Reply {
+        http(&self.address.to_string(), "GET", path, &[], None)
+    }
+
+    pub(crate) fn cpu_seconds(&self) -> f64 {
+        cpu_seconds(self.process.id())
     }
 }

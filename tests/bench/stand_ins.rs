@@ -157,7 +157,7 @@ fn serve(router: Router) {
             .await
             .expect("loopback has free ports");
         println!(
-            "listening on http://{}",
+            "Leasehold stand-in listening on http://{}",
             listener.local_addr().expect("it is bound")
         );
         let listener = listener.tap_io(|stream| {

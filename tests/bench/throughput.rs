@@ -9,11 +9,11 @@ use tempfile::TempDir;
 use crate::Bench;
 use crate::cycles::{Dialect, Session, acquire, count, release};
 use crate::generator::{Connections, quoted};
-use crate::plot::{self, Bar};
-use crate::process::{cpu_of, is_installed};
+use crate::process::{cpu_seconds, is_installed};
 use crate::report::{Reach, Rounds, percentile};
-use crate::servers::{Redis, Server};
+use crate::servers::{self, Server};
 use crate::stand_ins::{self, Canned};
+use crate::support::redis::RedisServer;
 
 const CONNECTIONS: usize = 64;
 
@@ -41,7 +41,7 @@ struct Round {
 
 pub(crate) fn run(bench: &mut Bench) {
     println!("\n== a, b, c: acquire and release with {CONNECTIONS} connections");
-    let redis = Redis::start();
+    let redis = servers::redis();
     let directory = TempDir::new().expect("a temporary directory");
     let mut candidates = candidates(bench, &redis, &directory);
     for _ in 0..bench.pick(3, 7) {
@@ -55,7 +55,7 @@ pub(crate) fn run(bench: &mut Bench) {
     latency(bench, &candidates);
 }
 
-fn candidates(bench: &mut Bench, redis: &Redis, directory: &TempDir) -> Vec<Candidate> {
+fn candidates(bench: &mut Bench, redis: &RedisServer, directory: &TempDir) -> Vec<Candidate> {
     let memory = Server::in_memory(&[]);
     let answers = serde_json::to_string(&canned(memory.address)).expect("two answers are JSON");
     let candidate = |name: &str, server, uses_redis| Candidate {
@@ -155,7 +155,7 @@ fn headers(head: &[u8]) -> Vec<(String, String)> {
         .collect()
 }
 
-fn round(bench: &Bench, candidate: &Candidate, redis: &Redis) -> Round {
+fn round(bench: &Bench, candidate: &Candidate, redis: &RedisServer) -> Round {
     let name = format!("bench-{}", candidate.rounds.len());
     let mut session = Session::open(
         candidate.dialect,
@@ -166,17 +166,17 @@ fn round(bench: &Bench, candidate: &Candidate, redis: &Redis) -> Round {
     session.run(Duration::from_millis(bench.pick(200, 400)));
     let cpu = || {
         (
-            candidate.server.process.cpu(),
-            redis.process.cpu(),
-            cpu_of("self"),
+            candidate.server.cpu_seconds(),
+            cpu_seconds(redis.process.id()),
+            cpu_seconds(std::process::id()),
         )
     };
-    let calls = redis.script_calls();
+    let calls = servers::script_calls(redis);
     let before = cpu();
     let tally = session.run(Duration::from_millis(bench.pick(1000, 2000)));
     let after = cpu();
     session.settle();
-    let calls = redis.script_calls() - calls;
+    let calls = servers::script_calls(redis) - calls;
     let operations = count(tally.cycles) * OPERATIONS;
     let each = |before: f64, after: f64| (after - before) * 1e6 / operations;
     Round {
@@ -235,25 +235,9 @@ fn report_speed(bench: &mut Bench, candidates: &[Candidate]) {
             }
         }
     }
-    let bars: Vec<Bar> = candidates
-        .iter()
-        .map(|candidate| {
-            Bar::new(
-                &candidate.name,
-                Rounds::ratio(&speed(&candidate.name), &empty),
-            )
-        })
-        .collect();
-    plot::bars(
-        bench,
-        "throughput",
-        "Cycles of acquire and release, 64 connections",
-        "cycles/s, as a multiple of an axum handler that does nothing",
-        &bars,
-    );
 }
 
-fn report_cpu(bench: &mut Bench, candidates: &[Candidate], redis: &Redis) {
+fn report_cpu(bench: &mut Bench, candidates: &[Candidate], redis: &RedisServer) {
     let empty = of(candidates, EMPTY, |round| round.server_cpu);
     for candidate in candidates {
         let reach = match candidate.name.as_str() {
@@ -325,11 +309,12 @@ struct Calls {
 
 impl Calls {
     /// What a server sends for one acquire and one release.
-    fn recorded(redis: &Redis) -> Self {
+    fn recorded(redis: &RedisServer) -> Self {
         let server = Server::on(redis, &[("LEASEHOLD_KEY_PREFIX", "recorded:")]);
         let mut connections = Connections::open(&[server.address], 1).expect("the server listens");
         let (commands, lease_id) = thread::scope(|scope| {
-            let monitor = scope.spawn(|| redis.commands_within(Duration::from_millis(600)));
+            let monitor =
+                scope.spawn(|| servers::commands_within(redis, Duration::from_millis(600)));
             sleep(Duration::from_millis(200));
             let (_, lease) = connections.ask(0, &acquire("recorded-lock", "{\"ttl_ms\":10000}"));
             let lease_id = quoted(lease.as_bytes(), "\"lease_id\":\"")
@@ -371,8 +356,8 @@ impl Calls {
     }
 
     /// The scripts of the stand-in with a pooled connection.
-    fn plain(redis: &Redis) -> Self {
-        let mut connection = redis.connect();
+    fn plain(redis: &RedisServer) -> Self {
+        let mut connection = servers::connect(redis);
         let mut call = |script: &str| {
             let mut load = redis::cmd("SCRIPT");
             let loaded = load.arg("LOAD").arg(script).query(&mut connection);
@@ -424,9 +409,9 @@ impl Calls {
 }
 
 /// Microseconds of Redis CPU for one operation, 64 calls in flight on one connection.
-fn pipelined(redis: &Redis, calls: &Calls, time: Duration) -> f64 {
-    let mut connection = redis.connect();
-    let (begun, before, mut operations) = (Instant::now(), redis.process.cpu(), 0);
+fn pipelined(redis: &RedisServer, calls: &Calls, time: Duration) -> f64 {
+    let mut connection = servers::connect(redis);
+    let (begun, before, mut operations) = (Instant::now(), cpu_seconds(redis.process.id()), 0);
     while begun.elapsed() < time {
         for call in [&calls.acquire, &calls.release] {
             let pipe = calls.pipe(call, operations / (2 * CONNECTIONS as u64));
@@ -441,7 +426,7 @@ fn pipelined(redis: &Redis, calls: &Calls, time: Duration) -> f64 {
             operations += CONNECTIONS as u64;
         }
     }
-    (redis.process.cpu() - before) * 1e6 / count(operations)
+    (cpu_seconds(redis.process.id()) - before) * 1e6 / count(operations)
 }
 
 /// Open loop: requests come whether or not the answers do.

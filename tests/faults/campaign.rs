@@ -1,8 +1,8 @@
 //! A run from the first namespace to the verdict.
 
 use std::collections::HashMap;
-use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -15,11 +15,12 @@ use crate::cluster::{self, Cluster};
 use crate::crowd::{Crowd, grants_by_server};
 use crate::history::{self, Event, Fault, Log, Phase};
 use crate::nemesis::{self, Nemesis, ProxyControl, World};
-use crate::net::{self, Network, enter};
-use crate::process::Process;
+use crate::net::{self, Network};
 use crate::protocol::ClientConfig;
 use crate::rng::Rng;
-use crate::wait::{is_stopped, poll, sleep, stop_on_signals};
+use crate::support::host::Host;
+use crate::support::process::Process;
+use crate::wait::{is_stopped, poll, sleep, stop_with_stdin};
 
 const PROXY_HOST: &str = "proxy";
 const PROXY_PORT: u16 = 8081;
@@ -36,7 +37,7 @@ const QUIET: Duration = Duration::from_secs(4);
 const STALL: Duration = Duration::from_secs(1);
 
 /// Runs a campaign and prints its verdict.
-pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
+pub(crate) fn run(options: &Options, isolated: bool) -> Result<ExitCode, String> {
     let nemeses = chosen(options)?;
     if let Some(rule) = &options.until
         && !check::RULES.iter().any(|(name, _)| name == rule)
@@ -46,23 +47,21 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, String> {
     if options.clients < 16 || !(2..=3).contains(&options.servers) {
         return Err("at least 16 clients, and 2 or 3 servers".to_owned());
     }
-    if !is_root() {
-        return Err(
-            "network namespaces need root: run it as root, for example with sudo".to_owned(),
-        );
+    if !isolated {
+        return net::isolate();
     }
     // It is started from other hosts and directories.
     let server = options.server.canonicalize();
     let server = server.map_err(|error| format!("{}: {error}", options.server.display()))?;
-    stop_on_signals();
-    net::sweep();
+    stop_with_stdin();
     let dir = tempfile::Builder::new()
         .prefix("leasehold-faults-")
         .tempdir()
         .map_err(|error| format!("a temporary directory: {error}"))?;
-    let file = options.history.clone().unwrap_or_else(|| {
-        std::env::temp_dir().join(format!("leasehold-faults-{}.jsonl", std::process::id()))
-    });
+    let file = match &options.history {
+        Some(file) => file.clone(),
+        None => new_history().map_err(|error| format!("a temporary file: {error}"))?,
+    };
     let log = Log::create(&file).map_err(|error| format!("{}: {error}", file.display()))?;
     let log = Arc::new(log);
     println!("seed {}, history {}", options.seed, log.path().display());
@@ -94,14 +93,17 @@ fn record(
     hosts.push(PROXY_HOST.to_owned());
     hosts.extend((0..options.clients).map(client_host));
     let net = Network::create(hosts)?;
-    let proxy_address = net.address(PROXY_HOST);
+    let proxy_host = net.host(PROXY_HOST);
+    let client_hosts: Vec<Host> = (0..options.clients)
+        .map(|client| net.host(&client_host(client)))
+        .collect();
     let cluster = Arc::new(Cluster::start(net, options.servers, server, dir)?);
     let direct: Vec<String> = cluster.servers.iter().map(cluster::Server::url).collect();
     let proxied: Vec<String> = (PROXY_PORT..)
         .take(direct.len())
-        .map(|port| format!("{proxy_address}:{port}"))
+        .map(|port| format!("{}:{port}", proxy_host.address))
         .collect();
-    let proxy = Arc::new(start_proxy(&direct)?);
+    let proxy = Arc::new(start_proxy(&proxy_host, &direct)?);
     let keys: Vec<String> = KEYS.map(str::to_owned).to_vec();
     let config = |client: usize| ClientConfig {
         client,
@@ -118,7 +120,7 @@ fn record(
         member: (client / MEETINGS.len()) as u64,
         probe: false,
     };
-    let clients = (0..options.clients).map(|client| (client_host(client), config(client)));
+    let clients = client_hosts.iter().cloned().zip((0..).map(config));
     let crowd = Arc::new(Crowd::start(log, clients.collect())?);
     let watchdog = watch(log);
     let world = World::new(&cluster, &crowd, &proxy, log);
@@ -160,7 +162,7 @@ fn record(
         keys: all_keys,
         ..config(1)
     };
-    let all = Crowd::probe(log, &client_host(1), probe, Duration::from_secs(30))?;
+    let all = Crowd::probe(log, &client_hosts[1], probe, Duration::from_secs(30))?;
     note(
         log,
         "campaign",
@@ -173,6 +175,15 @@ fn record(
     );
     watchdog.store(true, Ordering::SeqCst);
     Ok(())
+}
+
+/// An empty file that stays.
+fn new_history() -> std::io::Result<PathBuf> {
+    let file = tempfile::Builder::new()
+        .prefix("leasehold-faults-")
+        .suffix(".jsonl")
+        .tempfile()?;
+    Ok(file.into_temp_path().keep()?)
 }
 
 /// Whether what was recorded so far breaks a rule.
@@ -264,21 +275,17 @@ fn chosen(options: &Options) -> Result<Vec<&'static Nemesis>, String> {
         .collect()
 }
 
-fn start_proxy(targets: &[String]) -> Result<ProxyControl, String> {
+fn start_proxy(host: &Host, targets: &[String]) -> Result<ProxyControl, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    let mut command = enter(PROXY_HOST, program);
+    let mut command = host.command(program);
     command
         .arg("proxy")
         .arg(PROXY_PORT.to_string())
         .args(targets)
         .stdin(Stdio::piped());
-    let mut child = command
-        .spawn()
-        .map_err(|error| format!("{command:?}: {error}"))?;
-    let stdin = child.stdin.take().expect("stdin is piped");
     let process = Process::default();
-    process.adopt(child);
-    Ok(ProxyControl::new(process, stdin, PROXY_PORT))
+    process.start(&mut command)?;
+    Ok(ProxyControl::new(process, PROXY_PORT))
 }
 
 /// Notes when the harness itself did not run: what it measured then means nothing.
@@ -313,9 +320,4 @@ pub(crate) fn note(log: &Log, nemesis: &str, phase: Phase, detail: &str) {
 
 fn client_host(client: usize) -> String {
     format!("client{client}")
-}
-
-fn is_root() -> bool {
-    let id = Command::new("id").arg("-u").output();
-    id.is_ok_and(|id| id.stdout.trim_ascii() == b"0")
 }

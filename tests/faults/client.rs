@@ -13,6 +13,7 @@ use crate::clock::now_us;
 use crate::history::{ABANDONED, Arm, Call, GrantedLease, Op, Outcome, Seen};
 use crate::http::{self, Failure};
 use crate::protocol::{ClientConfig, FromClient, ToClient};
+use crate::support::http::Reply;
 
 pub(crate) struct Client {
     pub(crate) config: ClientConfig,
@@ -113,9 +114,19 @@ impl Client {
             headers.push(("Lease-Id", lease_id.as_str()));
         }
         let body = body_of(&call);
+        if body.is_some() {
+            headers.push(("Content-Type", "application/json"));
+        }
         call.sent_at = now_us();
         say(&FromClient::Sent(Box::new(call.clone())));
-        let answer = http::call(&call.server, method, &path, &headers, &body, patience);
+        let answer = http::call(
+            &call.server,
+            method,
+            &path,
+            &headers,
+            body.as_deref(),
+            patience,
+        );
         call.answered_at = Some(now_us());
         match answer {
             Ok(reply) => understand(&mut call, &reply),
@@ -133,26 +144,26 @@ impl Client {
     }
 }
 
-fn body_of(call: &Call) -> String {
-    match call.op {
+fn body_of(call: &Call) -> Option<String> {
+    let body = match call.op {
         Op::Acquire => serde_json::json!({
             "ttl_ms": call.ttl_ms, "wait_ms": call.wait_ms, "holder": call.attempt,
-        })
-        .to_string(),
-        Op::Renew => "{}".to_owned(),
-        Op::Release | Op::Break | Op::Inspect => String::new(),
-    }
+        }),
+        Op::Renew => serde_json::json!({}),
+        Op::Release | Op::Break | Op::Inspect => return None,
+    };
+    Some(body.to_string())
 }
 
 /// What the answer lets the client conclude.
-fn understand(call: &mut Call, reply: &http::Reply) {
+fn understand(call: &mut Call, reply: &Reply) {
     let body: Value = serde_json::from_str(&reply.body).unwrap_or(Value::Null);
     let text = |name: &str| body[name].as_str().map(str::to_owned);
     call.status = Some(reply.status);
     call.problem = text("type").map(|kind| kind.replace("urn:leasehold:problem:", ""));
     call.reason = text("reason");
     call.outcome = match reply.status {
-        200..=299 if reply.replayed => Outcome::Replayed,
+        200..=299 if reply.header("Idempotency-Replayed").is_some() => Outcome::Replayed,
         200..=299 => Outcome::Done,
         409 => Outcome::Lost,
         400..=499 => Outcome::Refused,

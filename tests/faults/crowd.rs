@@ -12,10 +12,10 @@ use crate::clock::now_us;
 use crate::history::{
     Access, Call, ClientChange, ClientNote, Event, Log, Op, Outcome, PROBE_CLIENT,
 };
-use crate::net::enter;
-use crate::process::Process;
 use crate::protocol::{ClientConfig, FromClient, ToClient};
 use crate::resource::Resources;
+use crate::support::host::Host;
+use crate::support::process::Process;
 use crate::wait::{is_stopped, poll};
 
 /// How many answers are kept for faults that look for their effect.
@@ -36,7 +36,7 @@ struct Shared {
 }
 
 struct Slot {
-    host: String,
+    host: Host,
     config: ClientConfig,
     life: AtomicU32,
     process: Process,
@@ -51,7 +51,7 @@ struct Slot {
 impl Crowd {
     pub(crate) fn start(
         log: &Arc<Log>,
-        clients: Vec<(String, ClientConfig)>,
+        clients: Vec<(Host, ClientConfig)>,
     ) -> Result<Self, String> {
         let shared = Arc::new(Shared {
             log: Arc::clone(log),
@@ -87,7 +87,7 @@ impl Crowd {
 
     /// Stops a client in the middle of whatever it does.
     pub(crate) fn pause(&self, client: usize) {
-        self.clients[client].process.stop();
+        self.clients[client].process.pause();
         self.note(client, ClientChange::Paused);
     }
 
@@ -179,7 +179,7 @@ impl Crowd {
     /// Runs a client that takes each key once; gives whether it ended by itself within `limit`.
     pub(crate) fn probe(
         log: &Arc<Log>,
-        host: &str,
+        host: &Host,
         config: ClientConfig,
         limit: Duration,
     ) -> Result<bool, String> {
@@ -188,7 +188,7 @@ impl Crowd {
             probe: true,
             ..config
         };
-        let crowd = Self::start(log, vec![(host.to_owned(), config)])?;
+        let crowd = Self::start(log, vec![(host.clone(), config)])?;
         crowd.ending.store(true, Ordering::SeqCst);
         let ended = poll(limit, || {
             (!crowd.clients[0].process.is_running()).then_some(())
@@ -222,19 +222,19 @@ fn launch(slot: &Arc<Slot>, shared: &Arc<Shared>, ending: &Arc<AtomicBool>) -> R
         ..slot.config.clone()
     };
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    let mut command = enter(&slot.host, program);
+    let mut command = slot.host.command(program);
     command
         .arg("client")
         .arg(serde_json::to_string(&config).expect("a configuration is plain data"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped());
     let begun = now_us();
-    let mut child = command
-        .spawn()
-        .map_err(|error| format!("{command:?}: {error}"))?;
-    let stdout = child.stdout.take().expect("stdout is piped");
-    *lock(&slot.stdin) = child.stdin.take();
-    slot.process.adopt(child);
+    slot.process.start(&mut command)?;
+    let stdout = slot.process.child().as_mut().and_then(|child| {
+        *lock(&slot.stdin) = child.stdin.take();
+        child.stdout.take()
+    });
+    let stdout = stdout.expect("stdout is piped");
     let (slot, shared, ending) = (Arc::clone(slot), Arc::clone(shared), Arc::clone(ending));
     thread::spawn(move || {
         listen(&slot, &shared, stdout, begun);

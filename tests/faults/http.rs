@@ -1,16 +1,12 @@
-//! A blocking HTTP client for one call on one connection, exact about what the caller may conclude.
+//! One call on one connection, exact about what the caller may conclude.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+use crate::support::http::{Reply, parse, request};
 
-pub(crate) struct Reply {
-    pub(crate) status: u16,
-    pub(crate) replayed: bool,
-    pub(crate) body: String,
-}
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 
 pub(crate) enum Failure {
     /// There was no connection, so the server has seen nothing.
@@ -30,33 +26,20 @@ pub(crate) fn call(
     method: &str,
     path: &str,
     headers: &[(&str, &str)],
-    body: &str,
+    body: Option<&str>,
     limit: Duration,
 ) -> Result<Reply, Failure> {
     let address: SocketAddr = server.parse().expect("the address of a server");
     let deadline = Instant::now() + limit;
     let mut stream =
         TcpStream::connect_timeout(&address, CONNECT_LIMIT).map_err(Failure::NotSent)?;
-    let mut head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\nContent-Length: {}\r\n",
-        body.len()
-    );
-    if !body.is_empty() {
-        head += "Content-Type: application/json\r\n";
-    }
-    for (name, value) in headers {
-        for part in [name, ": ", value, "\r\n"] {
-            head += part;
-        }
-    }
-    let request = head + "\r\n" + body;
-    let exchange = || -> io::Result<Reply> {
+    let mut exchange = || -> io::Result<Reply> {
         stream.set_nodelay(true)?;
-        stream.write_all(request.as_bytes())?;
+        stream.write_all(request(server, method, path, headers, body).as_bytes())?;
         let bytes = read_until(&mut stream, deadline)?;
-        parse(&bytes).ok_or_else(|| ErrorKind::UnexpectedEof.into())
+        let (reply, _) = parse(&bytes, false).ok_or(ErrorKind::UnexpectedEof)?;
+        Ok(reply)
     };
-    let mut exchange = exchange;
     exchange().map_err(|error| {
         let gave_up = matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock);
         if gave_up && was_abandoned(&mut stream) {
@@ -97,25 +80,4 @@ fn read_until(stream: &mut TcpStream, deadline: Instant) -> io::Result<Vec<u8>> 
             Err(error) => return Err(error),
         }
     }
-}
-
-/// The reply, if it is whole.
-fn parse(bytes: &[u8]) -> Option<Reply> {
-    let text = String::from_utf8_lossy(bytes);
-    let (head, body) = text.split_once("\r\n\r\n")?;
-    let mut lines = head.split("\r\n");
-    let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
-    let (mut length, mut replayed) = (0, false);
-    for (name, value) in lines.filter_map(|line| line.split_once(':')) {
-        match name.to_ascii_lowercase().as_str() {
-            "content-length" => length = value.trim().parse().ok()?,
-            "idempotency-replayed" => replayed = true,
-            _ => {}
-        }
-    }
-    (body.len() >= length).then(|| Reply {
-        status,
-        replayed,
-        body: body[..length].to_owned(),
-    })
 }

@@ -1,7 +1,8 @@
 //! The fault campaign: a whole cluster on hosts of its own (network namespaces), clients that use locks, faults
 //! injected one after the other, and a checker that judges what the clients saw.
 //!
-//! `cargo test --release --test faults -- --minutes 10 --seed 1 [--nemesis NAME]…` runs one, as root.
+//! `cargo test --release --test faults -- --minutes 10 --seed 1 [--nemesis NAME]…` runs one, as root or as a user who may
+//! make user namespaces.
 //! `… -- --check FILE…` judges recorded histories, all in one verdict, `… -- --self-test` shows that each rule catches
 //! what it is for, and `… -- --list` says what each fault does and each rule demands; these need no privileges. Exit
 //! status: 0 green, 1 violations, 2 it could not run, 3 indeterminate. `bugs/run` seeds bugs into the server and
@@ -17,17 +18,19 @@ mod client;
 mod clock;
 mod cluster;
 mod crowd;
+mod data;
 mod history;
 mod http;
 mod nemesis;
 mod net;
-mod process;
 mod protocol;
 mod proxy;
-mod redis_node;
 mod resource;
 mod rng;
-mod shim;
+// The integration tests use all of it, and have the compiler look for what nothing uses.
+#[allow(dead_code)]
+#[path = "../support/mod.rs"]
+mod support;
 mod wait;
 mod workload;
 
@@ -78,7 +81,7 @@ pub(crate) struct Options {
 }
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().collect();
+    let mut arguments: Vec<String> = std::env::args().collect();
     match arguments.get(1).map(String::as_str) {
         // The program starts itself again on the hosts of the network.
         Some("client") => {
@@ -93,7 +96,12 @@ fn main() -> ExitCode {
         }
         _ => {}
     }
-    let options = Options::parse();
+    // In namespaces of its own.
+    let isolated = arguments.get(1).is_some_and(|word| word == "isolated");
+    if isolated {
+        arguments.remove(1);
+    }
+    let options = Options::parse_from(arguments);
     if options.list {
         println!("Faults:");
         for nemesis in nemesis::ALL {
@@ -115,7 +123,7 @@ fn main() -> ExitCode {
     if !options.check.is_empty() {
         return judge(&options.check, options.markdown);
     }
-    match campaign::run(&options) {
+    match campaign::run(&options, isolated) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("the campaign cannot run: {error}");

@@ -1,18 +1,25 @@
 //! Hosts of their own for every part: network namespaces around one router, which can drop what one host sends to
 //! another, in one direction at a time.
 //!
-//! Nothing here touches the machine's own network; no host has a way out of the router.
+//! All of it lies in namespaces of the campaign: nothing touches the machine's own network, no host has a way out of the
+//! router, and nothing is left behind.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::Write as _;
-use std::path::Path;
-use std::process::{Command, Stdio, id};
+use std::io::{self, Write as _};
+use std::process::{Command, ExitCode, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// What the names of all namespaces begin with, before the process id.
-const PREFIX: &str = "lhfault";
+use rustix::process::geteuid;
+
+use crate::support::host::Host;
+
+/// What to do where the system makes no namespaces.
+const REFUSED: &str = "
+Run the campaign as root, for example with sudo. Or let users make namespaces: `sysctl user.max_user_namespaces` must be
+above 0, and where they exist, `kernel.unprivileged_userns_clone` 1 (Debian) and
+`kernel.apparmor_restrict_unprivileged_userns` 0 (Ubuntu). A container needs the capability SYS_ADMIN and a /proc without
+masked paths. The programs unshare and nsenter are in util-linux, ip in iproute2.";
 
 pub(crate) struct Network {
     hosts: Vec<String>,
@@ -22,28 +29,18 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// Makes the hosts; what is half made is removed again.
+    /// Makes the hosts.
     pub(crate) fn create(hosts: Vec<String>) -> Result<Self, String> {
         let network = Self {
             hosts,
             cuts: Mutex::default(),
             next_cut: AtomicU32::new(100),
         };
-        let router = namespace("router");
-        let mut lines = format!("netns add {router}\n");
-        let add = |(index, host)| {
-            let host = namespace(host);
-            let link = format!("netns {host} type veth peer name h{index} netns {router}");
+        let mut lines = "netns add router\n".to_owned();
+        lines.extend(network.hosts.iter().enumerate().map(|(index, host)| {
+            let link = format!("netns {host} type veth peer name h{index} netns router");
             format!("netns add {host}\nlink add eth0 {link}\n")
-        };
-        lines.extend(
-            network
-                .hosts
-                .iter()
-                .map(String::as_str)
-                .enumerate()
-                .map(add),
-        );
+        }));
         batch(None, &lines)?;
         let mut lines = "link set lo up\n".to_owned();
         for (index, host) in network.hosts.iter().enumerate() {
@@ -60,13 +57,24 @@ impl Network {
             )?;
         }
         batch(Some("router"), &lines)?;
-        let mut forward = enter("router", "sh");
-        forward.args(["-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]);
-        run(&mut forward)?;
+        let forward = "echo 1 > /proc/sys/net/ipv4/ip_forward";
+        let [nsenter, namespace] = enter("router");
+        run(
+            Command::new(nsenter).args([&namespace, "sh", "-c", forward]),
+            "",
+        )?;
         Ok(network)
     }
 
-    pub(crate) fn address(&self, host: &str) -> String {
+    pub(crate) fn host(&self, name: &str) -> Host {
+        Host {
+            name: name.to_owned(),
+            address: self.address(name),
+            prefix: enter(name).to_vec(),
+        }
+    }
+
+    fn address(&self, host: &str) -> String {
         let index = self.hosts.iter().position(|name| name == host);
         format!("10.77.{}.2", index.expect("a host of this network"))
     }
@@ -111,107 +119,73 @@ impl Network {
     }
 }
 
-impl Drop for Network {
-    fn drop(&mut self) {
-        for host in self.hosts.iter().map(String::as_str).chain(["router"]) {
-            remove(&namespace(host));
+/// The words that start a program on a host.
+fn enter(host: &str) -> [String; 2] {
+    ["nsenter".to_owned(), format!("--net=/run/netns/{host}")]
+}
+
+/// Starts this program again, with the word `isolated` before its arguments, as the first process of namespaces of its own.
+/// Gives its exit status.
+///
+/// All that it makes there ends with it, however it ends; its standard input ends with this process. A user other than root
+/// becomes the root of a user namespace.
+pub(crate) fn isolate() -> Result<ExitCode, String> {
+    let unshare = |script: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--net", "--pid", "--mount-proc", "--kill-child"]);
+        if !geteuid().is_root() {
+            command.args(["--user", "--map-root-user"]);
         }
-    }
-}
-
-/// A command that will run on a host.
-pub(crate) fn enter(host: &str, program: impl AsRef<std::ffi::OsStr>) -> Command {
-    let mut command = Command::new("nsenter");
-    command.arg(format!("--net=/run/netns/{}", namespace(host)));
-    command.arg("--").arg(program);
-    command
-}
-
-/// Removes what runs that were killed outright have left, with the processes in it.
-pub(crate) fn sweep() {
-    let Ok(entries) = fs::read_dir("/run/netns") else {
-        return;
+        command.args(["sh", "-c", &format!("mount -t tmpfs none /run && {script}")]);
+        command
     };
-    for name in entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().into_string().ok())
-    {
-        let Some((pid, _)) = name
-            .strip_prefix(PREFIX)
-            .and_then(|rest| rest.split_once('-'))
-        else {
-            continue;
-        };
-        if pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists() {
-            remove(&name);
-        }
-    }
-}
-
-fn namespace(host: &str) -> String {
-    format!("{PREFIX}{}-{host}", id())
-}
-
-fn remove(namespace: &str) {
-    let pids = Command::new("ip")
-        .args(["netns", "pids", namespace])
-        .output();
-    if let Ok(pids) = pids {
-        for pid in String::from_utf8_lossy(&pids.stdout).split_whitespace() {
-            let _gone_already = Command::new("sh")
-                .args(["-c", &format!("kill -KILL {pid}")])
-                .stderr(Stdio::null())
-                .status();
-        }
-    }
-    let _never_made = Command::new("ip")
-        .args(["netns", "del", namespace])
-        .stderr(Stdio::null())
-        .status();
+    // Before the run, whose exit status means something else.
+    run(&mut unshare("true"), "")
+        .map_err(|error| format!("the system refuses network namespaces ({error}).{REFUSED}"))?;
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let mut command = unshare("exec \"$0\" \"$@\"");
+    command
+        .arg(program)
+        .arg("isolated")
+        .args(std::env::args_os().skip(1))
+        .stdin(Stdio::piped());
+    let failed = |error| format!("unshare: {error}");
+    let mut child = command.spawn().map_err(failed)?;
+    let _open = child.stdin.take();
+    let status = child.wait().map_err(failed)?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    code.map(ExitCode::from)
+        .ok_or_else(|| format!("unshare: {status}"))
 }
 
 /// Runs lines of `ip`, in a host or outside.
 fn batch(host: Option<&str>, lines: &str) -> Result<(), String> {
-    if lines.is_empty() {
-        return Ok(());
-    }
     let mut command = Command::new("ip");
-    if let Some(host) = host {
-        command.args(["-n", &namespace(host)]);
-    }
-    command
-        .args(["-batch", "-"])
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|error| format!("ip: {error}"))?;
-    let mut stdin = child.stdin.take().expect("stdin is piped");
-    stdin
-        .write_all(lines.as_bytes())
-        .map_err(|error| format!("ip: {error}"))?;
-    drop(stdin);
-    let done = child
-        .wait_with_output()
-        .map_err(|error| format!("ip: {error}"))?;
-    if done.status.success() {
-        Ok(())
-    } else {
-        Err(format!(
-            "ip: {} in\n{lines}",
-            String::from_utf8_lossy(&done.stderr)
-        ))
-    }
+    command.args(host.iter().flat_map(|host| ["-n", host]));
+    let done = run(command.args(["-batch", "-"]), lines);
+    done.map_err(|error| format!("{error} in\n{lines}"))
 }
 
-fn run(command: &mut Command) -> Result<(), String> {
-    let done = command
-        .output()
-        .map_err(|error| format!("{command:?}: {error}"))?;
-    if done.status.success() {
-        Ok(())
-    } else {
-        Err(format!(
-            "{command:?}: {}",
-            String::from_utf8_lossy(&done.stderr)
-        ))
+/// Runs a command with this as its input; an error holds what it said.
+fn run(command: &mut Command, input: &str) -> Result<(), String> {
+    let program = command.get_program().display().to_string();
+    let mut run = || -> io::Result<Output> {
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        let mut stdin = child.stdin.take().expect("stdin is piped");
+        stdin.write_all(input.as_bytes())?;
+        drop(stdin);
+        child.wait_with_output()
+    };
+    match run() {
+        Ok(done) if done.status.success() => Ok(()),
+        Ok(done) => Err(format!(
+            "{program}: {}",
+            String::from_utf8_lossy(&done.stderr).trim()
+        )),
+        Err(error) => Err(format!("{program}: {error}")),
     }
 }

@@ -124,7 +124,7 @@ fn well_behaved_client_loses_no_lease_among_hostile_ones() {
         .api()
         .with_header("Authorization", &format!("Bearer {TOKEN}"));
     fill(&api);
-    let before = server.resident_kib();
+    let before = server.process().resident_kib();
     let over = AtomicBool::new(false);
     let (duration, pause) = duration();
     let target = Target {
@@ -150,7 +150,7 @@ fn well_behaved_client_loses_no_lease_among_hostile_ones() {
         let mut memory = Vec::new();
         while Instant::now() < end {
             thread::sleep(Duration::from_millis(500));
-            memory.push(server.resident_kib());
+            memory.push(server.process().resident_kib());
         }
         over.store(true, Ordering::Relaxed);
         let held: Vec<Held> = holders
@@ -164,7 +164,7 @@ fn well_behaved_client_loses_no_lease_among_hostile_ones() {
         (held, memory, attacks)
     });
 
-    let peak = server.peak_kib();
+    let peak = server.process().peak_kib();
     let p99 = report(&held, &memory, &attacks, before, peak);
     // What is left of a lease when it is renewed, as it should be, after a third of it.
     assert!(p99 < holder::TTL * 2 / 3, "{p99:?}");
@@ -186,7 +186,10 @@ fn well_behaved_client_loses_no_lease_among_hostile_ones() {
         server.metric("leasehold_waiters") == Some(0)
     });
     eventually(RECOVERED, "the memory is back", || {
-        server.resident_kib() < before + 64 * 1024
+        server.process().resident_kib() < before + 64 * 1024
     });
-    println!("memory in MiB: {} after", server.resident_kib() / 1024);
+    println!(
+        "memory in MiB: {} after",
+        server.process().resident_kib() / 1024
+    );
 }

@@ -143,7 +143,7 @@ fn thousands_of_connections_that_come_and_go_leave_none_behind() {
         drop(streams);
     }
     eventually(SLACK, "the descriptors are back", || {
-        server.descriptors() < 40
+        server.process().descriptors() < 40
     });
 }
 
@@ -229,7 +229,7 @@ fn with_large_locks(count: usize) -> (Leasehold, u64) {
 fn client_that_does_not_read_is_let_go_and_its_memory_comes_back() {
     const CLIENTS: u64 = 60;
     let (server, _) = with_large_locks(100);
-    let before = server.resident_kib();
+    let before = server.process().resident_kib();
     let page = "GET /locks?limit=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let clients: Vec<_> = (0..CLIENTS)
         .map(|_| {
@@ -239,17 +239,19 @@ fn client_that_does_not_read_is_let_go_and_its_memory_comes_back() {
         })
         .collect();
     // Beyond the number of large answers that may be on their way, clients are refused, which they need not read.
-    eventually(SLACK, "they are served", || server.descriptors() > 60);
-    let connected = server.descriptors();
+    eventually(SLACK, "they are served", || {
+        server.process().descriptors() > 60
+    });
+    let connected = server.process().descriptors();
     sleep(WRITE_TIMEOUT);
     eventually(4 * SLACK, "those that were sent pages are gone", || {
-        server.descriptors() + MAX_LARGE_ANSWERS <= connected
+        server.process().descriptors() + MAX_LARGE_ANSWERS <= connected
     });
-    let most = server.peak_kib() - before;
+    let most = server.process().peak_kib() - before;
     assert!(most < 64 * 1024, "{most} KiB for {CLIENTS} clients");
     // The sockets are open still.
     eventually(4 * SLACK, "the memory is back", || {
-        server.resident_kib() < before + 24 * 1024
+        server.process().resident_kib() < before + 24 * 1024
     });
     drop(clients);
     assert_eq!(http(server.addr(), "GET", "/locks", &[], None).status, 200);
@@ -330,7 +332,7 @@ fn server_with_48_descriptors_starts_and_stays_well() {
             assert_eq!(renewed.status, 200, "{round}: {renewed:?}");
             assert_eq!(server.readiness().json()["store"], "ok");
         }
-        assert!(server.descriptors() <= 48);
+        assert!(server.process().descriptors() <= 48);
     }
     // A failover needs connections of its own.
     set.failover();

@@ -33,10 +33,10 @@ fn stated(what: &str) -> u64 {
 fn costs(server: &Leasehold, what: &str, mut many: impl FnMut(u64)) {
     many(BEFORE);
     sleep(Duration::from_millis(500));
-    let before = server.resident_kib();
+    let before = server.process().resident_kib();
     many(COUNT);
     sleep(Duration::from_millis(500));
-    let each = server.resident_kib().saturating_sub(before) * 10 / COUNT;
+    let each = server.process().resident_kib().saturating_sub(before) * 10 / COUNT;
     let stated = stated(what) * 10;
     println!("{what}: {}.{} KiB", each / 10, each % 10);
     assert!(each <= stated, "{what}: {each} KiB/10, {stated} stated");
@@ -92,7 +92,7 @@ fn connections_and_waiters_cost_what_is_stated() {
                 });
             } else {
                 eventually(LIMIT, "all are taken", || {
-                    server.descriptors() as u64 >= all
+                    server.process().descriptors() as u64 >= all
                 });
             }
         });

@@ -153,7 +153,7 @@ fn nothing_in_a_log_line_can_hide_or_forge_a_part_of_it() {
 fn log_that_nobody_reads_takes_a_bounded_part_of_the_memory() {
     let server = Leasehold::start_unread("127.0.0.1:0", MEMORY);
     ask(&server, 100);
-    let before = server.resident_kib();
+    let before = server.process().resident_kib();
     // Each byte of these keys takes six in a line.
     let request = format!(
         "GET /locks/{} HTTP/1.1\r\nHost: localhost\r\n\r\n",
@@ -169,7 +169,7 @@ fn log_that_nobody_reads_takes_a_bounded_part_of_the_memory() {
     eventually(LIMIT, "lines are lost", || {
         server.metric(LOST).is_some_and(|lost| lost > 1000)
     });
-    let grown = server.peak_kib() - before;
+    let grown = server.process().peak_kib() - before;
     let bound = (MAX_UNWRITTEN_BYTES / 1024 + 16 * 1024) as u64;
     assert!(grown < bound, "{grown} KiB");
     drop(stream);

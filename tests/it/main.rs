@@ -29,6 +29,7 @@ mod replication;
 mod rolling;
 mod sentinel;
 mod soak;
+#[path = "../support/mod.rs"]
 mod support;
 mod tutorial;
 mod waiting;

@@ -454,7 +454,7 @@ fn short_after_long(next: u64) -> Vec<Event> {
     let waiter = answer(call("c", Op::Acquire, 60, next), "l3", 3, 1_000);
     let waits = |event| {
         with(event, |call| {
-            (call.wait_ms, call.status) = (14_000, Some(201))
+            (call.wait_ms, call.status) = (14_000, Some(201));
         })
     };
     let released = release("a", 100, 105, "l1", Outcome::Done);

@@ -3,10 +3,11 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::World;
-use super::redis::is_replaced;
+use super::redis::{failed, is_replaced};
 use super::sentinel::order_failover;
 use crate::clock::now_us;
 use crate::cluster::DATA_NODES;
+use crate::data;
 use crate::history::{Call, Op};
 use crate::wait::{hold_ms, poll};
 use crate::workload::LONGEST_TTL_MS;
@@ -27,11 +28,10 @@ pub(super) fn step(world: &mut World, ms: i64) -> Result<(), String> {
         (master + 1 + world.rng.index(DATA_NODES - 1)) % DATA_NODES
     };
     world.inject(&format!("redis{victim}, master redis{master}"));
-    world.cluster.nodes[victim].set_clock_ms(ms)?;
+    data::set_clock_ms(world.cluster.node(victim), ms).map_err(failed)?;
     let mut seen = world.expect("the node tells another time", |w| {
-        let ahead_ms = w.cluster.nodes[victim]
-            .time_ms()
-            .map(|told| told - wall_clock_ms());
+        let told = data::time_ms(w.cluster.node(victim));
+        let ahead_ms = told.map(|told| told - wall_clock_ms());
         ahead_ms.is_some_and(|ahead| (ahead - ms).abs() <= ms.abs() / 2)
     });
     if !on_master {
@@ -48,7 +48,7 @@ pub(super) fn step(world: &mut World, ms: i64) -> Result<(), String> {
         world.crowd.has_seen(since, granted).then_some(())
     });
     hold_ms(1000);
-    world.cluster.nodes[victim].set_clock_ms(0)?;
+    data::set_clock_ms(world.cluster.node(victim), 0).map_err(failed)?;
     world.heal();
     seen
 }

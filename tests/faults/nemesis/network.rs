@@ -9,8 +9,8 @@ use crate::wait::hold_ms;
 pub(super) fn cut_master_but_one_server(world: &mut World) -> Result<(), String> {
     let master = world.cluster.master()?;
     let spared = world.rng.index(world.cluster.servers.len());
-    let spared = world.cluster.servers[spared].host.clone();
-    let victim = world.cluster.nodes[master].host.clone();
+    let spared = world.cluster.servers[spared].host.name.clone();
+    let victim = world.cluster.node(master).host().name.clone();
     let mut cuts = Vec::new();
     world.inject(&format!("{victim}, seen only by {spared}"));
     for other in others(world, master, true)
@@ -31,7 +31,7 @@ pub(super) fn cut_master_but_one_server(world: &mut World) -> Result<(), String>
 pub(super) fn one_way(world: &mut World, to_master: bool) -> Result<(), String> {
     let master = world.cluster.master()?;
     let with_servers = world.rng.percent(50);
-    let victim = world.cluster.nodes[master].host.clone();
+    let victim = world.cluster.node(master).host().name.clone();
     let mut cuts = Vec::new();
     world.inject(&format!(
         "{victim}, the servers {}",
@@ -55,11 +55,11 @@ pub(super) fn one_way(world: &mut World, to_master: bool) -> Result<(), String> 
 /// What the servers ask is done, and they do not hear of it: no Sentinel misses anything.
 pub(super) fn deaf_servers(world: &mut World) -> Result<(), String> {
     let master = world.cluster.master()?;
-    let victim = world.cluster.nodes[master].host.clone();
+    let victim = world.cluster.node(master).host().name.clone();
     let mut cuts = Vec::new();
     world.inject(&victim);
     for server in &world.cluster.servers {
-        cuts.push(world.cluster.net.cut(&victim, &server.host)?);
+        cuts.push(world.cluster.net.cut(&victim, &server.host.name)?);
     }
     let seen = world.expect("a call stands still", |w| {
         w.crowd.has_pending_for(300_000, |call| call.wait_ms == 0)
@@ -112,12 +112,19 @@ pub(super) fn reset_response(world: &mut World) -> Result<(), String> {
 
 /// The hosts of all data nodes and Sentinels but one node, and of the servers.
 fn others(world: &World, but: usize, with_servers: bool) -> Vec<String> {
-    let nodes = world.cluster.nodes.iter().enumerate();
+    let nodes = world.cluster.set.nodes().iter().enumerate();
     let nodes = nodes.filter(|(index, _)| *index != but);
-    let mut hosts: Vec<String> = nodes.map(|(_, node)| node.host.clone()).collect();
-    hosts.extend(world.cluster.sentinels.iter().map(|s| s.host.clone()));
+    let mut hosts: Vec<String> = nodes.map(|(_, node)| node.host().name.clone()).collect();
+    hosts.extend(
+        world
+            .cluster
+            .set
+            .sentinels
+            .iter()
+            .map(|s| s.host().name.clone()),
+    );
     if with_servers {
-        hosts.extend(world.cluster.servers.iter().map(|s| s.host.clone()));
+        hosts.extend(world.cluster.servers.iter().map(|s| s.host.name.clone()));
     }
     hosts
 }

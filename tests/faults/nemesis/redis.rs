@@ -2,18 +2,18 @@
 
 use super::World;
 use crate::cluster::DATA_NODES;
-use crate::redis_node::field;
+use crate::data;
 use crate::wait::hold_ms;
 
 /// The master dies and comes back with its data, when another one may have taken over.
 pub(super) fn kill_master(world: &mut World) -> Result<(), String> {
     let master = world.cluster.master()?;
     world.inject(&format!("redis{master}"));
-    world.cluster.nodes[master].process.kill();
+    world.cluster.node(master).kill();
     world.expect("another master is named", |w| is_replaced(w, master))?;
     let pause = world.rng.between(0, 3000);
     hold_ms(pause);
-    world.cluster.nodes[master].start()?;
+    world.cluster.node(master).try_restart()?;
     world.heal();
     Ok(())
 }
@@ -23,7 +23,7 @@ pub(super) fn stop_master(world: &mut World, ms: u64) -> Result<(), String> {
     let master = world.cluster.master()?;
     world.inject(&format!("redis{master}"));
     let begun = std::time::Instant::now();
-    world.cluster.nodes[master].process.stop();
+    world.cluster.node(master).pause();
     let stands_us = ms.min(1000) * 1000 * 2 / 3;
     let seen = if ms >= 10_000 {
         world.expect("another master is named", |w| is_replaced(w, master))
@@ -41,7 +41,7 @@ pub(super) fn stop_master(world: &mut World, ms: u64) -> Result<(), String> {
     };
     let left = u128::from(ms).saturating_sub(begun.elapsed().as_millis());
     hold_ms(u64::try_from(left).unwrap_or(0));
-    world.cluster.nodes[master].process.resume();
+    world.cluster.node(master).resume();
     world.heal();
     seen
 }
@@ -53,16 +53,14 @@ pub(super) fn stop_replica(world: &mut World) -> Result<(), String> {
     world.inject(&format!("{pause} ms each"));
     let mut seen = Ok(());
     for offset in 1..DATA_NODES {
-        let replica = &world.cluster.nodes[(master + offset) % DATA_NODES].process;
-        replica.stop();
+        let replica = world.cluster.node((master + offset) % DATA_NODES);
+        replica.pause();
         let stands = world.expect("a call stands still", |w| {
             w.crowd
                 .has_pending_for(pause * 500, |call| call.wait_ms == 0)
         });
         hold_ms(pause / 2);
-        world.cluster.nodes[(master + offset) % DATA_NODES]
-            .process
-            .resume();
+        world.cluster.node((master + offset) % DATA_NODES).resume();
         hold_ms(1000);
         seen = seen.and(stands);
     }
@@ -77,20 +75,20 @@ pub(super) fn promote_laggard(world: &mut World) -> Result<(), String> {
     let mut replicas = [1, 2].map(|offset| (master + offset) % DATA_NODES);
     world.rng.shuffle(&mut replicas);
     let [laggard, other] = replicas;
-    let hosts = [master, laggard].map(|node| world.cluster.nodes[node].host.clone());
+    let hosts = [master, laggard].map(|node| world.cluster.node(node).host().name.clone());
     world.inject(&format!("redis{laggard} after redis{master}"));
     let cuts = world.cluster.net.cut_both(&hosts[0], &hosts[1])?;
     // Less than what makes Sentinel think that the link is down.
     let pause = world.rng.between(500, 1000);
     hold_ms(pause);
-    world.cluster.nodes[other].process.stop();
-    world.cluster.nodes[master].process.kill();
+    world.cluster.node(other).pause();
+    world.cluster.node(master).kill();
     let seen = world.expect("it is named the master", |w| {
-        w.cluster.named_master() == Some(laggard)
+        w.cluster.set.named_master() == Some(laggard)
     });
-    world.cluster.nodes[other].process.resume();
+    world.cluster.node(other).resume();
     world.cluster.net.mend(&cuts)?;
-    world.cluster.nodes[master].start()?;
+    world.cluster.node(master).try_restart()?;
     world.heal();
     seen
 }
@@ -100,16 +98,15 @@ pub(super) fn wipe_replica(world: &mut World) -> Result<(), String> {
     let master = world.cluster.master()?;
     let replica = (master + 1 + world.rng.index(DATA_NODES - 1)) % DATA_NODES;
     world.inject(&format!("redis{replica}"));
-    let node = &world.cluster.nodes[replica];
-    node.process.kill();
-    node.wipe()?;
+    let node = world.cluster.node(replica);
+    node.kill();
+    data::wipe(node).map_err(failed)?;
     world.expect("the master has one replica less", |w| {
-        let info = w.cluster.nodes[master].replication().unwrap_or_default();
-        info.matches("state=online").count() == DATA_NODES - 2
+        w.cluster.node(master).replicas_online() == DATA_NODES - 2
     })?;
     let pause = world.rng.between(0, 4000);
     hold_ms(pause);
-    world.cluster.nodes[replica].start()?;
+    world.cluster.node(replica).try_restart()?;
     world.heal();
     Ok(())
 }
@@ -119,13 +116,13 @@ pub(super) fn fast_empty_master_restart(world: &mut World) -> Result<(), String>
     let master = world.cluster.master()?;
     let before = replid(world, master);
     world.inject(&format!("redis{master}"));
-    let node = &world.cluster.nodes[master];
-    node.process.kill();
-    node.wipe()?;
-    node.start()?;
+    let node = world.cluster.node(master);
+    node.kill();
+    data::wipe(node).map_err(failed)?;
+    node.try_restart()?;
     world.heal();
     world.expect("another replication id on the same master", |w| {
-        replid(w, master) != before && w.cluster.named_master() == Some(master)
+        replid(w, master) != before && w.cluster.set.named_master() == Some(master)
     })
 }
 
@@ -136,25 +133,25 @@ pub(super) fn flush_unconfirmed(world: &mut World) -> Result<(), String> {
     let before = activation(world, master);
     world.inject(&format!("redis{master}"));
     let replicas = || (1..DATA_NODES).map(|offset| (master + offset) % DATA_NODES);
-    for sentinel in &world.cluster.sentinels {
-        sentinel.process.stop();
+    for sentinel in &world.cluster.set.sentinels {
+        sentinel.pause();
     }
     for replica in replicas() {
-        world.cluster.nodes[replica].process.stop();
+        world.cluster.node(replica).pause();
     }
     hold_ms(250);
-    let flushed = world.cluster.nodes[master].cli(&["FLUSHALL"]);
+    let flushed = world.cluster.node(master).try_cli(&["FLUSHALL"]);
     world.heal();
     // Longer than one wait for replicas, shorter than what an operation is pursued.
     hold_ms(400);
     for replica in replicas() {
-        world.cluster.nodes[replica].process.resume();
+        world.cluster.node(replica).resume();
     }
     hold_ms(300);
-    for sentinel in &world.cluster.sentinels {
-        sentinel.process.resume();
+    for sentinel in &world.cluster.set.sentinels {
+        sentinel.resume();
     }
-    flushed?;
+    flushed.map_err(failed)?;
     world.expect("another activation", |w| {
         activation(w, master).is_some_and(|now| Some(now) != before)
     })
@@ -164,18 +161,18 @@ pub(super) fn flush_unconfirmed(world: &mut World) -> Result<(), String> {
 pub(super) fn restored_backup(world: &mut World) -> Result<(), String> {
     let master = world.cluster.master()?;
     let before = replid(world, master);
-    let node = &world.cluster.nodes[master];
-    node.back_up()?;
+    let node = world.cluster.node(master);
+    data::back_up(node).map_err(failed)?;
     let age = world.rng.between(1000, 4000);
     hold_ms(age);
     world.inject(&format!("redis{master}, {age} ms old"));
-    let node = &world.cluster.nodes[master];
-    node.process.kill();
-    node.restore()?;
-    node.start()?;
+    let node = world.cluster.node(master);
+    node.kill();
+    data::restore(node).map_err(failed)?;
+    node.try_restart()?;
     world.heal();
     world.expect("another replication id on the same master", |w| {
-        replid(w, master) != before && w.cluster.named_master() == Some(master)
+        replid(w, master) != before && w.cluster.set.named_master() == Some(master)
     })
 }
 
@@ -184,7 +181,11 @@ pub(super) fn flushall(world: &mut World) -> Result<(), String> {
     let master = world.cluster.master()?;
     let before = activation(world, master);
     world.inject(&format!("redis{master}"));
-    world.cluster.nodes[master].cli(&["FLUSHALL"])?;
+    world
+        .cluster
+        .node(master)
+        .try_cli(&["FLUSHALL"])
+        .map_err(failed)?;
     world.heal();
     world.expect("another activation", |w| {
         activation(w, master).is_some_and(|now| Some(now) != before)
@@ -195,16 +196,21 @@ pub(super) fn flushall(world: &mut World) -> Result<(), String> {
 pub(super) fn is_replaced(world: &World, master: usize) -> bool {
     world
         .cluster
+        .set
         .named_master()
         .is_some_and(|now| now != master)
 }
 
 fn replid(world: &World, node: usize) -> Option<String> {
-    let info = world.cluster.nodes[node].replication().ok()?;
-    field(&info, "master_replid")
+    let node = world.cluster.node(node);
+    node.try_info_field("replication", "master_replid")
 }
 
 fn activation(world: &World, node: usize) -> Option<String> {
     let words = ["HGET", "leasehold:meta", "activation"];
-    world.cluster.nodes[node].cli(&words).ok()
+    world.cluster.node(node).try_cli(&words).ok()
+}
+
+pub(super) fn failed(error: impl std::fmt::Display) -> String {
+    error.to_string()
 }

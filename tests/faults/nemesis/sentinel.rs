@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::World;
 use super::redis::is_replaced;
 use crate::cluster::SENTINELS;
+use crate::support::sentinel::ask;
 use crate::wait::{hold_ms, poll};
 
 /// A failover away from a healthy master: the writes that it still takes are lost.
@@ -37,16 +38,16 @@ pub(super) fn kill(world: &mut World, count: usize) -> Result<(), String> {
     victims.truncate(count);
     world.inject(&format!("{victims:?}"));
     for victim in &victims {
-        world.cluster.sentinels[*victim].process.kill();
+        world.cluster.set.sentinels[*victim].kill();
     }
     world.expect("they do not answer", |w| {
         let mut victims = victims.iter();
-        victims.all(|victim| w.cluster.sentinels[*victim].cli(&["PING"]).is_err())
+        victims.all(|victim| w.cluster.set.sentinels[*victim].try_cli(&["PING"]).is_err())
     })?;
     let pause = world.rng.between(3000, 8000);
     hold_ms(pause);
     for victim in &victims {
-        world.cluster.sentinels[*victim].start()?;
+        world.cluster.set.sentinels[*victim].try_restart()?;
     }
     world.heal();
     Ok(())
@@ -57,24 +58,29 @@ pub(super) fn stale_for_one_server(world: &mut World) -> Result<(), String> {
     let master = world.cluster.master()?;
     let net = &world.cluster.net;
     let server = world.rng.index(world.cluster.servers.len());
-    let server = world.cluster.servers[server].host.clone();
+    let server = world.cluster.servers[server].host.name.clone();
     let stale = world.rng.index(SENTINELS);
     let mut cuts = Vec::new();
-    for (index, sentinel) in world.cluster.sentinels.iter().enumerate() {
+    for (index, sentinel) in world.cluster.set.sentinels.iter().enumerate() {
         if index != stale {
-            cuts.extend(net.cut_both(&server, &sentinel.host)?);
-            cuts.extend(net.cut_both(&sentinel.host, &world.cluster.sentinels[stale].host)?);
+            cuts.extend(net.cut_both(&server, &sentinel.host().name)?);
+            cuts.extend(net.cut_both(
+                &sentinel.host().name,
+                &world.cluster.set.sentinels[stale].host().name,
+            )?);
         }
     }
-    for node in &world.cluster.nodes {
-        cuts.extend(net.cut_both(&node.host, &world.cluster.sentinels[stale].host)?);
+    for node in world.cluster.set.nodes() {
+        cuts.extend(net.cut_both(
+            &node.host().name,
+            &world.cluster.set.sentinels[stale].host().name,
+        )?);
     }
     world.inject(&format!("{server} sees only sentinel{stale}"));
     let chief = (stale + 1) % SENTINELS;
     let ordered = poll(Duration::from_secs(10), || {
-        let words = ["SENTINEL", "FAILOVER", "mymaster"];
-        let reply = world.cluster.sentinels[chief].cli(&words).ok()?;
-        (reply == "OK").then_some(())
+        let set = &world.cluster.set;
+        (ask(&set.sentinels[chief], "FAILOVER")? == "OK").then_some(())
     });
     let seen = ordered
         .ok_or_else(|| "no Sentinel takes the order".to_owned())
@@ -82,7 +88,8 @@ pub(super) fn stale_for_one_server(world: &mut World) -> Result<(), String> {
             world.expect(
                 "the stale one names the old master, the others a new one",
                 |w| {
-                    let named = |index: usize| w.cluster.master_by(&w.cluster.sentinels[index]);
+                    let named =
+                        |index: usize| w.cluster.set.named_by(&w.cluster.set.sentinels[index]);
                     named(stale) == Some(master) && named(chief).is_some_and(|now| now != master)
                 },
             )
@@ -95,14 +102,12 @@ pub(super) fn stale_for_one_server(world: &mut World) -> Result<(), String> {
 
 /// Orders a failover; refused while an earlier one ends, so it asks again.
 pub(super) fn order_failover(world: &mut World) -> Result<(), String> {
-    let mut last = String::new();
+    let mut last = None;
     let done = poll(Duration::from_secs(15), || {
         let sentinel = world.rng.index(SENTINELS);
-        let words = ["SENTINEL", "FAILOVER", "mymaster"];
-        last = world.cluster.sentinels[sentinel]
-            .cli(&words)
-            .unwrap_or_else(|error| error);
-        (last == "OK").then_some(())
+        let set = &world.cluster.set;
+        last = ask(&set.sentinels[sentinel], "FAILOVER");
+        (last.as_deref() == Some("OK")).then_some(())
     });
-    done.ok_or_else(|| format!("no Sentinel takes the order: {last}"))
+    done.ok_or_else(|| format!("no Sentinel takes the order: {last:?}"))
 }

@@ -27,7 +27,7 @@ pub(super) fn stop(world: &mut World) -> Result<(), String> {
     let server = world.rng.index(world.cluster.servers.len());
     let pause = world.rng.between(1500, 8000);
     world.inject(&format!("server{server} for {pause} ms"));
-    world.cluster.servers[server].process.stop();
+    world.cluster.servers[server].process.pause();
     let url = world.cluster.servers[server].url();
     let seen = world.expect("a call to it stands still", |w| {
         w.crowd

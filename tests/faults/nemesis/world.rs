@@ -10,8 +10,8 @@ use crate::clock::now_us;
 use crate::cluster::Cluster;
 use crate::crowd::Crowd;
 use crate::history::{Log, Phase};
-use crate::process::Process;
 use crate::rng::Rng;
+use crate::support::process::Process;
 use crate::wait::poll;
 
 /// How long the effect of a fault may take to show.
@@ -111,7 +111,12 @@ pub(crate) struct ProxyControl {
 }
 
 impl ProxyControl {
-    pub(crate) fn new(process: Process, stdin: ChildStdin, first_port: u16) -> Self {
+    pub(crate) fn new(process: Process, first_port: u16) -> Self {
+        let stdin = process
+            .child()
+            .as_mut()
+            .and_then(|child| child.stdin.take());
+        let stdin = stdin.expect("stdin is piped");
         Self {
             first_port,
             stdin: Mutex::new(stdin),

@@ -270,7 +270,7 @@ fn start_and_stop(env: &[(&str, &str)]) -> (String, String) {
         );
     }
     // The warning comes after the lines, from the same task, and before the drain is logged.
-    server.signal("TERM");
+    server.terminate();
     assert!(server.wait(Duration::from_secs(20)).is_some());
     let mut logs = String::new();
     stderr.read_to_string(&mut logs).expect("text");

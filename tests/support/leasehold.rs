@@ -1,8 +1,7 @@
 //! The real `leasehold` binary, started for one test.
 
 use std::env;
-use std::ffi::OsStr;
-use std::fs;
+use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Sender};
@@ -11,6 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::api::Api;
+use super::host::Host;
 use super::http::{Reply, http, try_http};
 use super::process::{self, Process};
 use super::redis::RedisServer;
@@ -96,19 +96,9 @@ impl Leasehold {
         descriptors: u32,
         env: impl IntoIterator<Item = (K, V)>,
     ) -> Self {
-        let plain = command(&["--listen", "127.0.0.1:0"], env);
-        let mut limited = Command::new("sh");
-        limited
-            .args(["-c", "ulimit -n \"$0\" && exec \"$@\""])
-            .arg(descriptors.to_string())
-            .arg(plain.get_program())
-            .args(plain.get_args());
-        for (name, value) in plain.get_envs() {
-            match value {
-                Some(value) => limited.env(name, value),
-                None => limited.env_remove(name),
-            };
-        }
+        let limit = format!("--nofile={descriptors}");
+        let host = Host::with_prefix(&["prlimit", &limit]);
+        let limited = command_on(&host, binary(), &["--listen", "127.0.0.1:0"], env);
         let server = Self::spawn(limited, |_| true);
         server.read_log();
         server
@@ -153,30 +143,9 @@ impl Leasehold {
         }
     }
 
-    /// The memory that it has in use now, in KiB.
-    pub(crate) fn resident_kib(&self) -> u64 {
-        self.status_kib("VmRSS")
-    }
-
-    /// The most memory that it had in use until now, in KiB.
-    pub(crate) fn peak_kib(&self) -> u64 {
-        self.status_kib("VmHWM")
-    }
-
-    fn status_kib(&self, name: &str) -> u64 {
-        let path = format!("/proc/{}/status", self.process.id());
-        let status = fs::read_to_string(path).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        let figure = line.and_then(|line| line.split_whitespace().nth(1));
-        figure
-            .and_then(|figure| figure.parse().ok())
-            .unwrap_or_else(|| panic!("no {name} in {status}"))
-    }
-
-    /// How many files it has open now.
-    pub(crate) fn descriptors(&self) -> usize {
-        let path = format!("/proc/{}/fd", self.process.id());
-        fs::read_dir(path).expect("it runs").count()
+    /// Its process, for what the system knows of it.
+    pub(crate) fn process(&self) -> &Process {
+        &self.process
     }
 
     /// What `/readyz` answers now.
@@ -241,17 +210,17 @@ impl Leasehold {
 
     /// Asks it to stop (SIGTERM): see `wait_exit`.
     pub(crate) fn terminate(&self) {
-        self.process.signal("TERM");
+        self.process.terminate();
     }
 
     /// Stops it with SIGSTOP, as a machine that hangs.
     pub(crate) fn pause(&self) {
-        self.process.signal("STOP");
+        self.process.pause();
     }
 
     /// Lets it go on after `pause`.
     pub(crate) fn resume(&self) {
-        self.process.signal("CONT");
+        self.process.resume();
     }
 
     /// Waits for its end, after which `stdout` and `stderr` are complete; panics with its output when it still runs
@@ -283,12 +252,19 @@ fn command<K: AsRef<OsStr>, V: AsRef<OsStr>>(
     args: &[&str],
     env: impl IntoIterator<Item = (K, V)>,
 ) -> Command {
-    // The release build, where the whole run is about it.
-    let binary = env::var_os("LEASEHOLD_TEST_BINARY");
-    let mut command =
-        Command::new(binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_leasehold").into()));
+    command_on(&Host::default(), binary(), args, env)
+}
+
+/// A build of the server on a host, with only the given `LEASEHOLD_*` variables and `RUST_LOG`.
+pub(crate) fn command_on<K: AsRef<OsStr>, V: AsRef<OsStr>>(
+    host: &Host,
+    binary: impl AsRef<OsStr>,
+    args: &[&str],
+    env: impl IntoIterator<Item = (K, V)>,
+) -> Command {
+    let mut command = host.command(binary);
     for (name, _) in env::vars_os() {
-        if name.to_string_lossy().starts_with("LEASEHOLD_") {
+        if name == "RUST_LOG" || name.to_string_lossy().starts_with("LEASEHOLD_") {
             command.env_remove(name);
         }
     }
@@ -296,8 +272,14 @@ fn command<K: AsRef<OsStr>, V: AsRef<OsStr>>(
     command
 }
 
+/// The binary under test: the release build, where the whole run is about it.
+fn binary() -> OsString {
+    let binary = env::var_os("LEASEHOLD_TEST_BINARY");
+    binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_leasehold").into())
+}
+
 /// The address in the line that says where the server listens.
-fn listening_addr(line: &str) -> Option<String> {
+pub(crate) fn listening_addr(line: &str) -> Option<String> {
     let (program, addr) = line.split_once(LISTENING)?;
     program
         .starts_with("Leasehold ")

@@ -3,22 +3,28 @@
 use std::sync::Arc;
 
 use super::SentinelSet;
+use crate::support::net::free_port;
 use crate::support::redis::{RedisConfig, RedisServer};
 use crate::support::tls::TlsFiles;
+
+/// What the Sentinels call the set.
+pub(super) const MASTER_NAME: &str = "mymaster";
+/// Sentinel makes a second failover by itself at the earliest after twice this time.
+const FAILOVER_TIMEOUT_MS: u64 = 3000;
 
 /// What a set is started with: a builder.
 #[derive(Clone)]
 pub(crate) struct SentinelConfig {
     pub(super) replicas: usize,
     pub(super) sentinels: usize,
-    pub(super) master_name: String,
     pub(super) password: Option<String>,
     pub(super) sentinel_password: Option<String>,
     down_after_ms: u64,
-    failover_timeout_ms: u64,
     pub(super) quick: bool,
     pub(super) tls: Option<Arc<TlsFiles>>,
     node_lines: Vec<(String, String)>,
+    /// What the data nodes and the Sentinels are started with before the lines of the set, on hosts of their own, for example.
+    pub(crate) bases: Option<[Vec<RedisConfig>; 2]>,
 }
 
 impl SentinelConfig {
@@ -27,15 +33,13 @@ impl SentinelConfig {
         Self {
             replicas: 2,
             sentinels: 3,
-            master_name: "mymaster".to_owned(),
             password: None,
             sentinel_password: None,
             down_after_ms: 700,
-            // A second failover by itself comes at the earliest after twice this time.
-            failover_timeout_ms: 3000,
             quick: false,
             tls: None,
             node_lines: Vec::new(),
+            bases: None,
         }
     }
 
@@ -48,12 +52,6 @@ impl SentinelConfig {
     /// How many Sentinels watch; the quorum is their majority.
     pub(crate) fn sentinels(mut self, count: usize) -> Self {
         self.sentinels = count;
-        self
-    }
-
-    /// The name of the master set.
-    pub(crate) fn master_name(mut self, name: &str) -> Self {
-        name.clone_into(&mut self.master_name);
         self
     }
 
@@ -72,12 +70,6 @@ impl SentinelConfig {
     /// `down-after-milliseconds`.
     pub(crate) fn down_after_ms(mut self, ms: u64) -> Self {
         self.down_after_ms = ms;
-        self
-    }
-
-    /// `failover-timeout`.
-    pub(crate) fn failover_timeout_ms(mut self, ms: u64) -> Self {
-        self.failover_timeout_ms = ms;
         self
     }
 
@@ -102,12 +94,18 @@ impl SentinelConfig {
 
     /// Starts the set and waits until it could fail over; panics with the logs when it never can.
     pub(crate) fn start(self) -> SentinelSet {
+        self.try_start().unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// As `start`, with an error that holds the logs.
+    pub(crate) fn try_start(self) -> Result<SentinelSet, String> {
         SentinelSet::start(self)
     }
 
     /// The configuration of a data node.
-    pub(super) fn node(&self) -> RedisConfig {
-        let mut node = RedisConfig::new();
+    pub(super) fn node(&self, index: usize) -> RedisConfig {
+        let bases = self.bases.as_ref();
+        let mut node = bases.map_or_else(RedisConfig::new, |[nodes, _]| nodes[index].clone());
         if let Some(password) = &self.password {
             node = node.password(password);
         }
@@ -119,30 +117,47 @@ impl SentinelConfig {
             .fold(node, |node, (name, value)| node.line(name, value))
     }
 
-    /// The configuration of the Sentinel with this index, which knows the others from the start: by themselves they
-    /// take seconds to find each other, in every test.
+    /// Where the Sentinels will listen.
+    pub(super) fn sentinel_addresses(&self) -> Vec<(String, u16)> {
+        let address = |base: &RedisConfig| {
+            let port = base.port.unwrap_or_else(free_port);
+            (base.host.address.clone(), port)
+        };
+        (0..self.sentinels)
+            .map(|index| address(&self.sentinel_base(index)))
+            .collect()
+    }
+
+    fn sentinel_base(&self, index: usize) -> RedisConfig {
+        let bases = self.bases.as_ref();
+        bases.map_or_else(RedisConfig::new, |[_, sentinels]| sentinels[index].clone())
+    }
+
+    /// The configuration of the Sentinel with this index, which knows the others by their addresses from the start: by
+    /// themselves they take seconds to find each other, in every test.
     pub(super) fn sentinel(
         &self,
         index: usize,
-        ports: &[u16],
+        addresses: &[(String, u16)],
         nodes: &[RedisServer],
     ) -> RedisConfig {
-        let name = &self.master_name;
+        let name = MASTER_NAME;
         let quorum = self.sentinels / 2 + 1;
-        let mut config = RedisConfig::new()
+        let port = addresses[index].1;
+        let node = |node: &RedisServer| format!("{name} {} {}", node.host().address, node.port());
+        let mut config = self
+            .sentinel_base(index)
+            .port(port)
             .sentinel()
-            .line("sentinel myid", &sentinel_id(ports[index]))
-            .line(
-                "sentinel monitor",
-                &format!("{name} 127.0.0.1 {} {quorum}", nodes[0].port()),
-            )
+            .line("sentinel myid", &sentinel_id(index, port))
+            .line("sentinel monitor", &format!("{} {quorum}", node(&nodes[0])))
             .line(
                 "sentinel down-after-milliseconds",
                 &format!("{name} {}", self.down_after_ms),
             )
             .line(
                 "sentinel failover-timeout",
-                &format!("{name} {}", self.failover_timeout_ms),
+                &format!("{name} {FAILOVER_TIMEOUT_MS}"),
             )
             .line(
                 "sentinel parallel-syncs",
@@ -160,20 +175,19 @@ impl SentinelConfig {
             config = config.tls(tls);
         }
         for replica in &nodes[1..] {
-            config = config.line(
-                "sentinel known-replica",
-                &format!("{name} 127.0.0.1 {}", replica.port()),
-            );
+            config = config.line("sentinel known-replica", &node(replica));
         }
-        for other in ports.iter().filter(|port| **port != ports[index]) {
-            let known = format!("{name} 127.0.0.1 {other} {}", sentinel_id(*other));
-            config = config.line("sentinel known-sentinel", &known);
+        for (other, (address, port)) in addresses.iter().enumerate() {
+            if other != index {
+                let known = format!("{name} {address} {port} {}", sentinel_id(other, *port));
+                config = config.line("sentinel known-sentinel", &known);
+            }
         }
         config
     }
 }
 
-/// The run id of the Sentinel on this port: any 40 hexadecimal digits, different on each.
-fn sentinel_id(port: u16) -> String {
-    format!("{port:040x}")
+/// The run id of a Sentinel: any 40 hexadecimal digits, different on each of a set and on each port.
+fn sentinel_id(index: usize, port: u16) -> String {
+    format!("{index:08x}{port:032x}")
 }

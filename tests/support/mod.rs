@@ -1,16 +1,14 @@
-//! What the integration tests stand on: real servers that start on free loopback ports and stop themselves, and small
-//! blocking clients that show a test the very bytes.
+//! What the integration tests, the fault campaign and the benches share: real servers that start on free loopback ports
+//! or on hosts of their own and stop themselves, and small blocking clients that show a test the very bytes.
 //!
 //! It is synchronous on purpose: a plain `#[test]` uses it as it is, and a handle dropped in the middle of a panic
 //! still kills its process. In a `#[tokio::test]` the calls block their thread, so give it the multi-thread flavour
 //! when the test's own tasks must run meanwhile. Every wait has a bound, and a bound that is passed panics with the
 //! logs.
 
-// Each test uses a part of it, and the compiler sees one crate.
-#![allow(dead_code)]
-
 pub(crate) mod api;
 pub(crate) mod documents;
+pub(crate) mod host;
 pub(crate) mod http;
 pub(crate) mod leasehold;
 pub(crate) mod net;

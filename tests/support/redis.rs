@@ -3,10 +3,9 @@
 mod config;
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ::redis::{Client, ClientTlsConfig, RedisResult, TlsCertificates, Value};
@@ -14,6 +13,7 @@ use tempfile::TempDir;
 
 pub(crate) use config::RedisConfig;
 
+use super::host::Host;
 use super::net::free_port;
 use super::poll;
 use super::process::Process;
@@ -22,7 +22,7 @@ use super::process::Process;
 const START_LIMIT: Duration = Duration::from_secs(10);
 /// How long one command may take.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
-/// How many ports are tried when somebody else takes the chosen one first.
+/// How many ports are tried when another program takes the chosen one first.
 const PORT_ATTEMPTS: usize = 5;
 
 /// A running Redis (or Sentinel) in a directory of its own, killed on drop.
@@ -32,12 +32,13 @@ const PORT_ATTEMPTS: usize = 5;
 pub(crate) struct RedisServer {
     config: RedisConfig,
     port: u16,
-    /// The running process; a dead one stays here until `restart`. Before `dir`, as fields are dropped in their order:
-    /// a server that still runs may write into a directory while it is removed.
-    process: Mutex<Process>,
-    dir: TempDir,
-    /// Stopped by `pause`: it exists, but would not answer.
-    paused: AtomicBool,
+    /// Before the directory, as fields are dropped in their order: a server that still runs may write into a directory
+    /// while it is removed.
+    pub(crate) process: Process,
+    pub(crate) dir: PathBuf,
+    /// Where the log of the last start begins.
+    log_from: AtomicUsize,
+    _temporary: Option<TempDir>,
 }
 
 impl RedisServer {
@@ -46,49 +47,72 @@ impl RedisServer {
         RedisConfig::new().start()
     }
 
-    fn start(config: &RedisConfig) -> Self {
+    fn start(config: &RedisConfig) -> Result<Self, String> {
         for _ in 0..PORT_ATTEMPTS {
             let port = config.port.unwrap_or_else(free_port);
-            let dir = TempDir::new().expect("a temporary directory");
-            fs::write(conf_path(dir.path()), config.render(dir.path(), port))
-                .expect("a writable temporary directory");
-            let process = Mutex::new(spawn(dir.path(), config.sentinel));
+            let (temporary, dir) = if let Some(dir) = &config.dir {
+                (None, dir.clone())
+            } else {
+                let temporary = TempDir::new().expect("a temporary directory");
+                let dir = temporary.path().to_owned();
+                (Some(temporary), dir)
+            };
+            let written = fs::create_dir_all(&dir)
+                .and_then(|()| fs::write(dir.join("redis.conf"), config.render(&dir, port)));
+            written.map_err(|error| format!("{}: {error}", dir.display()))?;
             let server = Self {
                 config: config.clone(),
                 port,
+                process: Process::default(),
                 dir,
-                process,
-                paused: AtomicBool::new(false),
+                log_from: AtomicUsize::new(0),
+                _temporary: temporary,
             };
-            if server.wait_until_up() {
-                return server;
+            if server.launch()? {
+                return Ok(server);
             }
         }
-        panic!("no port was free in {PORT_ATTEMPTS} attempts");
+        Err(format!("no port was free in {PORT_ATTEMPTS} attempts"))
     }
 
-    /// True once this very process answers, false when its port is taken; panics with the log otherwise.
-    fn wait_until_up(&self) -> bool {
+    /// Starts the process: true once this very process answers, false when its port is taken.
+    fn launch(&self) -> Result<bool, String> {
+        self.log_from
+            .store(self.read("server.log").len(), Ordering::SeqCst);
+        let output = File::create(self.dir.join("output.txt"))
+            .and_then(|output| Ok((output.try_clone()?, output)));
+        let (errors, output) =
+            output.map_err(|error| format!("{}: {error}", self.dir.display()))?;
+        let mut command = self.config.host.command("redis-server");
+        command
+            .arg(self.dir.join("redis.conf"))
+            .args(self.config.sentinel.then_some("--sentinel"))
+            .envs(self.config.env.iter().map(|(name, value)| (name, value)));
+        self.process
+            .start(command.stdin(Stdio::null()).stdout(output).stderr(errors))
+            .map_err(|error| format!("{error}: install redis-server to run these tests"))?;
         let up = poll(START_LIMIT, || {
-            if !self.process().is_running() {
+            if !self.process.is_running() {
                 return Some(false);
             }
-            // Whoever holds the port might answer a PING, so ask for the process id.
-            let id = self
-                .try_info("server")
-                .ok()
-                .and_then(|info| field(&info, "process_id"));
-            (id == Some(self.process().id().to_string())).then_some(true)
+            // Another server may hold the port and answer a PING, so ask for the process id.
+            let id = self.try_info_field("server", "process_id");
+            (id == Some(self.process.id().to_string())).then_some(true)
         });
         match up {
-            Some(true) => true,
-            Some(false) if self.log().contains("Address already in use") => false,
-            _ => panic!(
-                "redis-server on port {} did not start\n{}",
-                self.port,
+            Some(true) => Ok(true),
+            Some(false) if self.log().contains("Address already in use") => Ok(false),
+            _ => Err(format!(
+                "redis-server on {} did not start\n{}",
+                self.addr(),
                 self.log_tail()
-            ),
+            )),
         }
+    }
+
+    /// The host that it runs on.
+    pub(crate) fn host(&self) -> &Host {
+        &self.config.host
     }
 
     /// The port it listens on, the same after `restart`.
@@ -96,9 +120,9 @@ impl RedisServer {
         self.port
     }
 
-    /// `127.0.0.1:PORT`.
+    /// `127.0.0.1:PORT`, or the address of its host.
     pub(crate) fn addr(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        format!("{}:{}", self.config.host.address, self.port)
     }
 
     /// `redis://` or `rediss://`, with the password.
@@ -126,7 +150,12 @@ impl RedisServer {
 
     /// As `cli`, with an error when the server cannot be reached or does not let us in.
     pub(crate) fn try_cli(&self, args: &[&str]) -> RedisResult<String> {
-        let mut connection = self.client()?.get_connection_with_timeout(CALL_LIMIT)?;
+        // The socket leads to the server from each network namespace, and past each fault of the network.
+        let mut url = format!("redis+unix://{}", self.dir.join("redis.sock").display());
+        if let Some(password) = &self.config.password {
+            url.extend(["?pass=", password]);
+        }
+        let mut connection = Client::open(url)?.get_connection_with_timeout(CALL_LIMIT)?;
         connection.set_read_timeout(Some(CALL_LIMIT))?;
         let (name, args) = args.split_first().expect("a command");
         match ::redis::cmd(name).arg(args).query(&mut connection) {
@@ -181,46 +210,64 @@ impl RedisServer {
         self.try_cli(&["INFO", section])
     }
 
+    /// As `info_field`; `None` also when the server cannot be reached.
+    pub(crate) fn try_info_field(&self, section: &str, name: &str) -> Option<String> {
+        field(&self.try_info(section).ok()?, name)
+    }
+
+    /// How many replicas the master has online now; none if it cannot be reached.
+    pub(crate) fn replicas_online(&self) -> usize {
+        let info = self.try_info("replication").unwrap_or_default();
+        info.matches("state=online").count()
+    }
+
     /// Kills it with SIGKILL: what it held is gone, unless a line of the configuration turned persistence on.
     pub(crate) fn kill(&self) {
-        self.process().kill();
-        self.paused.store(false, Ordering::SeqCst);
+        self.process.kill();
     }
 
     /// Kills it if it runs and starts it again on the same port, with the configuration file as it is now: Sentinel
     /// may have rewritten it.
     pub(crate) fn restart(&self) {
-        self.kill();
-        let up = poll(START_LIMIT, || {
-            fs::remove_file(self.dir.path().join("server.log")).ok();
-            *self.process() = spawn(self.dir.path(), self.config.sentinel);
-            self.wait_until_up().then_some(())
+        self.try_restart().unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// As `restart`, with an error when it does not start.
+    pub(crate) fn try_restart(&self) -> Result<(), String> {
+        let up = poll(START_LIMIT, || match self.launch() {
+            Ok(true) => Some(Ok(())),
+            Ok(false) => None,
+            Err(error) => Some(Err(error)),
         });
-        assert!(up.is_some(), "port {} was not given back", self.port);
+        up.unwrap_or_else(|| Err(format!("port {} was not given back", self.port)))
     }
 
     /// Stops it with SIGSTOP: it keeps its connections and its memory, and answers nothing.
     pub(crate) fn pause(&self) {
-        self.process().signal("STOP");
-        self.paused.store(true, Ordering::SeqCst);
+        self.process.pause();
     }
 
     /// Lets it go on after `pause`; it then runs what was sent to it meanwhile.
     pub(crate) fn resume(&self) {
-        self.process().signal("CONT");
-        self.paused.store(false, Ordering::SeqCst);
+        self.process.resume();
     }
 
     /// Whether it can answer: neither killed nor paused.
     pub(crate) fn is_up(&self) -> bool {
-        !self.paused.load(Ordering::SeqCst) && self.process().is_running()
+        self.process.is_running() && !self.process.is_paused()
     }
 
     /// Its log since the last start.
     pub(crate) fn log(&self) -> String {
         // Errors in the configuration file come before there is a log.
-        let read = |name| fs::read_to_string(self.dir.path().join(name)).unwrap_or_default();
-        read("output.txt") + &read("server.log")
+        let log = self.read("server.log");
+        let from = self.log_from.load(Ordering::SeqCst);
+        self.read("output.txt") + log.get(from..).unwrap_or(&log)
+    }
+
+    fn read(&self, name: &str) -> String {
+        let bytes = fs::read(self.dir.join(name)).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// The end of its log, for messages.
@@ -228,19 +275,16 @@ impl RedisServer {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         format!(
-            "--- log of {}\n{}",
+            "--- log of {} at {}\n{}",
+            self.config.host.name,
             self.addr(),
             lines[lines.len().saturating_sub(40)..].join("\n")
         )
     }
-
-    fn process(&self) -> MutexGuard<'_, Process> {
-        self.process.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// The value of `name` in an `INFO` text.
-pub(super) fn field(info: &str, name: &str) -> Option<String> {
+fn field(info: &str, name: &str) -> Option<String> {
     info.lines().find_map(|line| {
         line.trim()
             .strip_prefix(name)?
@@ -260,23 +304,4 @@ fn text(reply: &Value) -> String {
         Value::Array(replies) => replies.iter().map(text).collect::<Vec<_>>().join("\n"),
         other => format!("{other:?}"),
     }
-}
-
-/// Where the configuration file of a server lies.
-fn conf_path(dir: &Path) -> PathBuf {
-    dir.join("redis.conf")
-}
-
-/// Starts `redis-server` on the configuration in `dir`.
-fn spawn(dir: &Path, sentinel: bool) -> Process {
-    let output = File::create(dir.join("output.txt")).expect("a writable temporary directory");
-    let errors = output.try_clone().expect("a file handle can be cloned");
-    let mut command = Command::new("redis-server");
-    command
-        .arg(conf_path(dir))
-        .args(sentinel.then_some("--sentinel"));
-    Process::spawn(
-        command.stdin(Stdio::null()).stdout(output).stderr(errors),
-        "redis-server",
-    )
 }

@@ -2,15 +2,15 @@
 
 mod config;
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 pub(crate) use config::SentinelConfig;
 
+use config::MASTER_NAME;
+
 use super::leasehold::Leasehold;
-use super::net::free_port;
 use super::poll;
-use super::redis::{RedisServer, field};
+use super::redis::RedisServer;
 
 /// How long the set may take until everybody knows everybody.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -25,79 +25,91 @@ pub(crate) struct SentinelSet {
     config: SentinelConfig,
     /// The data nodes; the first was the master at the start.
     nodes: Vec<RedisServer>,
-    sentinels: Vec<RedisServer>,
+    pub(crate) sentinels: Vec<RedisServer>,
 }
 
 impl SentinelSet {
-    fn start(config: SentinelConfig) -> Self {
-        let mut nodes = vec![config.node().start()];
-        for _ in 0..config.replicas {
-            nodes.push(
-                config
-                    .node()
-                    .replica_of("127.0.0.1", nodes[0].port())
-                    .start(),
-            );
+    fn start(config: SentinelConfig) -> Result<Self, String> {
+        let mut nodes = vec![config.node(0).try_start()?];
+        for index in 1..=config.replicas {
+            let master = nodes[0].host().address.clone();
+            let replica = config.node(index).replica_of(&master, nodes[0].port());
+            nodes.push(replica.try_start()?);
         }
         let mut set = Self {
             config,
             nodes,
             sentinels: Vec::new(),
         };
-        set.wait_for_replicas(set.config.replicas);
-        let ports: Vec<u16> = (0..set.config.sentinels).map(|_| free_port()).collect();
-        for index in 0..ports.len() {
-            let sentinel = set.config.sentinel(index, &ports, &set.nodes);
-            let sentinel = sentinel.port(ports[index]).start();
+        poll(START_LIMIT, || {
+            (set.nodes[0].replicas_online() == set.config.replicas).then_some(())
+        })
+        .ok_or_else(|| format!("not all replicas online\n{}", set.logs()))?;
+        let addresses = set.config.sentinel_addresses();
+        for index in 0..addresses.len() {
+            let sentinel = set
+                .config
+                .sentinel(index, &addresses, &set.nodes)
+                .try_start()?;
             if set.config.quick {
                 let reply = sentinel.cli(&[&["SENTINEL", "DEBUG"], &QUICK_PERIODS[..]].concat());
                 assert_eq!(reply, "OK", "Sentinel's periods cannot be set");
             }
             set.sentinels.push(sentinel);
         }
-        set.wait_until_known();
-        set
+        set.try_wait_until_known()?;
+        Ok(set)
     }
 
     /// Waits until every Sentinel knows all nodes and all other Sentinels.
     pub(crate) fn wait_until_known(&self) {
-        let known = poll(START_LIMIT, || {
-            let mut sentinels = self.sentinels.iter();
-            sentinels
-                .all(|sentinel| self.knows_all(sentinel))
-                .then_some(())
-        });
-        assert!(
-            known.is_some(),
-            "the Sentinels do not know each other\n{}",
-            self.logs()
-        );
+        self.try_wait_until_known()
+            .unwrap_or_else(|error| panic!("{error}"));
     }
 
-    /// Whether this Sentinel sees every other one and every replica in good health.
-    fn knows_all(&self, sentinel: &RedisServer) -> bool {
-        let healthy = |command: &str, flags: &str| {
-            let reply = sentinel
-                .try_cli(&["SENTINEL", command, &self.config.master_name])
-                .unwrap_or_default();
-            let lines: Vec<&str> = reply.lines().collect();
-            lines
-                .windows(2)
-                .filter(|pair| pair[0] == "flags" && pair[1] == flags)
-                .count()
+    fn try_wait_until_known(&self) -> Result<(), String> {
+        let linked = |sentinel: &RedisServer| {
+            count(sentinel, "REPLICAS", ["master-link-status", "ok"]) == self.config.replicas
         };
-        let links = sentinel
-            .try_cli(&["SENTINEL", "REPLICAS", &self.config.master_name])
-            .unwrap_or_default();
-        let links: Vec<&str> = links.lines().collect();
-        let linked = links
-            .windows(2)
-            .filter(|pair| pair == &["master-link-status", "ok"])
-            .count();
-        healthy("SENTINELS", "sentinel") == self.config.sentinels - 1
-            && healthy("REPLICAS", "slave") == self.config.replicas
-            && linked == self.config.replicas
-            && healthy("MASTER", "master") == 1
+        let mut lack = None;
+        let known = poll(START_LIMIT, || {
+            lack = self.lack();
+            (lack.is_none() && self.sentinels.iter().all(linked)).then_some(())
+        });
+        known.ok_or_else(|| format!("the set is not whole: {lack:?}\n{}", self.logs()))
+    }
+
+    /// Why the set could not lose a node and go on; `None` when it could.
+    pub(crate) fn lack(&self) -> Option<String> {
+        let named: Vec<_> = self.sentinels.iter().map(|s| self.named_by(s)).collect();
+        let master = match named.first() {
+            Some(Some(master)) if named.iter().all(|other| *other == Some(*master)) => {
+                &self.nodes[*master]
+            }
+            Some(_) => return Some(format!("the Sentinels name {named:?} as the master")),
+            None => &self.nodes[0],
+        };
+        if !is_master(master) || master.replicas_online() != self.config.replicas {
+            return Some(format!(
+                "{} is no master with all replicas online",
+                master.addr()
+            ));
+        }
+        for sentinel in &self.sentinels {
+            for (command, flags, expected) in [
+                ("MASTER", "master", 1),
+                ("REPLICAS", "slave", self.config.replicas),
+                ("SENTINELS", "sentinel", self.config.sentinels - 1),
+            ] {
+                if count(sentinel, command, ["flags", flags]) != expected {
+                    return Some(format!(
+                        "{} sees not all {command} in good health",
+                        sentinel.addr()
+                    ));
+                }
+            }
+        }
+        None
     }
 
     /// The Sentinels as `127.0.0.1:p1,127.0.0.1:p2,…`.
@@ -113,7 +125,7 @@ impl SentinelSet {
     pub(crate) fn env(&self) -> Vec<(String, String)> {
         let mut env = vec![
             ("LEASEHOLD_SENTINELS", self.sentinels()),
-            ("LEASEHOLD_SENTINEL_MASTER", self.config.master_name.clone()),
+            ("LEASEHOLD_SENTINEL_MASTER", MASTER_NAME.to_owned()),
         ];
         if let Some(password) = &self.config.password {
             env.push(("LEASEHOLD_REDIS_PASSWORD", password.clone()));
@@ -166,15 +178,18 @@ impl SentinelSet {
 
     /// The data node that most of the Sentinels now name as the master.
     pub(crate) fn master(&self) -> &RedisServer {
-        let mut votes: HashMap<u16, usize> = HashMap::new();
-        for port in self.named_masters().into_iter().flatten() {
-            *votes.entry(port).or_default() += 1;
+        let index = self.named_master().expect("a Sentinel that knows a master");
+        &self.nodes[index]
+    }
+
+    /// The index of the data node that most of the Sentinels now name as the master; `None` if no Sentinel knows one.
+    pub(crate) fn named_master(&self) -> Option<usize> {
+        let mut votes = vec![0; self.nodes.len()];
+        for index in self.sentinels.iter().filter_map(|s| self.named_by(s)) {
+            votes[index] += 1;
         }
-        let (port, _) = votes
-            .into_iter()
-            .max_by_key(|(_, count)| *count)
-            .expect("a Sentinel that knows a master");
-        self.node(port)
+        let named = (0..votes.len()).filter(|index| votes[*index] > 0);
+        named.max_by_key(|index| votes[*index])
     }
 
     /// The data nodes other than the master.
@@ -186,21 +201,13 @@ impl SentinelSet {
             .collect()
     }
 
-    /// What each Sentinel that is up names as the master's port.
-    fn named_masters(&self) -> Vec<Option<u16>> {
-        let ask = |sentinel: &RedisServer| {
-            let args = [
-                "SENTINEL",
-                "GET-MASTER-ADDR-BY-NAME",
-                &self.config.master_name,
-            ];
-            sentinel.try_cli(&args).ok()?.lines().nth(1)?.parse().ok()
-        };
-        self.sentinels
-            .iter()
-            .filter(|sentinel| sentinel.is_up())
-            .map(ask)
-            .collect()
+    /// The index of the data node that a Sentinel names as the master; `None` if it does not answer.
+    pub(crate) fn named_by(&self, sentinel: &RedisServer) -> Option<usize> {
+        let reply = sentinel
+            .is_up()
+            .then(|| ask(sentinel, "GET-MASTER-ADDR-BY-NAME"))??;
+        let addr = reply.replace('\n', ":");
+        self.nodes.iter().position(|node| node.addr() == addr)
     }
 
     /// Kills the master and returns its port, for `wait_for_new_master`.
@@ -219,12 +226,13 @@ impl SentinelSet {
             .iter()
             .find(|sentinel| sentinel.is_up())
             .expect("a Sentinel that is up");
-        let args = ["SENTINEL", "FAILOVER", &self.config.master_name];
         // Refused while an earlier failover ends.
+        let mut reply = None;
         let begun = poll(FAILOVER_LIMIT, || {
-            (sentinel.cli(&args) == "OK").then_some(())
+            reply = ask(sentinel, "FAILOVER");
+            (reply.as_deref() == Some("OK")).then_some(())
         });
-        assert!(begun.is_some(), "{}\n{}", sentinel.cli(&args), self.logs());
+        assert!(begun.is_some(), "{reply:?}\n{}", self.logs());
         old
     }
 
@@ -232,11 +240,13 @@ impl SentinelSet {
     /// node says so too.
     pub(crate) fn wait_for_new_master(&self, old: u16) -> &RedisServer {
         let found = poll(FAILOVER_LIMIT, || {
-            let named = self.named_masters();
-            let port = (*named.first()?)?;
-            let agreed = port != old && named.iter().all(|other| *other == Some(port));
-            let role = |node: &RedisServer| field(&node.try_info("replication").ok()?, "role");
-            (agreed && role(self.node(port)).as_deref() == Some("master")).then(|| self.node(port))
+            let mut named = self.sentinels.iter().filter(|sentinel| sentinel.is_up());
+            let master = &self.nodes[self.named_by(named.next()?)?];
+            let agreed = named.all(|s| {
+                self.named_by(s)
+                    .is_some_and(|i| self.nodes[i].port() == master.port())
+            });
+            (agreed && master.port() != old && is_master(master)).then_some(master)
         });
         found.unwrap_or_else(|| panic!("no new master in place of {old}\n{}", self.logs()))
     }
@@ -244,13 +254,8 @@ impl SentinelSet {
     /// Waits until the master has this many replicas online.
     pub(crate) fn wait_for_replicas(&self, count: usize) {
         let online = poll(FAILOVER_LIMIT, || {
-            let master = if self.sentinels.is_empty() {
-                &self.nodes[0]
-            } else {
-                self.master()
-            };
-            let info = master.try_info("replication").ok()?;
-            (info.matches("state=online").count() == count).then_some(())
+            let master = self.named_master().unwrap_or_default();
+            (self.nodes[master].replicas_online() == count).then_some(())
         });
         assert!(
             online.is_some(),
@@ -267,4 +272,21 @@ impl SentinelSet {
             .map(|server| server.log_tail() + "\n")
             .collect()
     }
+}
+
+/// How often a field has this value in what a Sentinel answers about the set.
+fn count(sentinel: &RedisServer, command: &str, field: [&str; 2]) -> usize {
+    let reply = ask(sentinel, command).unwrap_or_default();
+    let lines: Vec<&str> = reply.lines().collect();
+    lines.windows(2).filter(|pair| *pair == field).count()
+}
+
+/// What a Sentinel answers to a command about the set.
+pub(crate) fn ask(sentinel: &RedisServer, command: &str) -> Option<String> {
+    sentinel.try_cli(&["SENTINEL", command, MASTER_NAME]).ok()
+}
+
+/// Whether the node itself says that it is the master.
+fn is_master(node: &RedisServer) -> bool {
+    node.try_info_field("replication", "role").as_deref() == Some("master")
 }

@@ -68,11 +68,6 @@ impl RespDouble {
         self.addr.to_string()
     }
 
-    /// `redis://127.0.0.1:PORT`.
-    pub(crate) fn url(&self) -> String {
-        format!("redis://{}", self.addr)
-    }
-
     /// All commands until now, in the order of their arrival.
     pub(crate) fn received(&self) -> Vec<Vec<String>> {
         lock(&self.shared.received).clone()

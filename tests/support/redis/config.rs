@@ -1,9 +1,10 @@
 //! What a `redis-server` is started with.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::RedisServer;
+use crate::support::host::Host;
 use crate::support::tls::TlsFiles;
 
 /// What a Redis is started with: a builder.
@@ -13,8 +14,14 @@ pub(crate) struct RedisConfig {
     lines: Vec<(String, String)>,
     replica_of: Option<(String, u16)>,
     pub(super) tls: Option<Arc<TlsFiles>>,
-    pub(super) port: Option<u16>,
+    pub(in super::super) port: Option<u16>,
     pub(super) sentinel: bool,
+    /// Where it runs.
+    pub(crate) host: Host,
+    /// Where it keeps its files: a temporary directory by default, which is removed with it.
+    pub(crate) dir: Option<PathBuf>,
+    /// Variables of the process.
+    pub(crate) env: Vec<(&'static str, PathBuf)>,
 }
 
 impl RedisConfig {
@@ -61,14 +68,20 @@ impl RedisConfig {
 
     /// Starts the server and waits until it answers; panics with its log when it does not.
     pub(crate) fn start(self) -> RedisServer {
-        RedisServer::start(&self)
+        self.try_start().unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// As `start`, with an error that holds the log.
+    pub(crate) fn try_start(&self) -> Result<RedisServer, String> {
+        RedisServer::start(self)
     }
 
     /// The text of the configuration file.
     pub(super) fn render(&self, dir: &Path, port: u16) -> String {
         let mut lines = vec![
-            "bind 127.0.0.1".to_owned(),
+            format!("bind {}", self.host.address),
             "protected-mode no".to_owned(),
+            format!("unixsocket {}", dir.join("redis.sock").display()),
             format!("dir {}", dir.display()),
             "logfile server.log".to_owned(),
             "loglevel notice".to_owned(),

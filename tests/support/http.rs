@@ -91,7 +91,7 @@ pub(crate) fn http_on(
     stream
 }
 
-fn request(
+pub(crate) fn request(
     addr: &str,
     method: &str,
     path: &str,
@@ -140,7 +140,7 @@ fn parse_all(mut bytes: &[u8], to_head: bool) -> Vec<Reply> {
 }
 
 /// The first reply in `bytes` and what follows it; `None` when it is not whole.
-fn parse(bytes: &[u8], to_head: bool) -> Option<(Reply, &[u8])> {
+pub(crate) fn parse(bytes: &[u8], to_head: bool) -> Option<(Reply, &[u8])> {
     let (head, rest) = split_at_mark(bytes, b"\r\n\r\n")?;
     let head = String::from_utf8_lossy(head);
     let mut lines = head.split("\r\n");
