@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/bsm/redislock"
+	"github.com/redis/go-redis/v9"
 
 	"example.com/leasehold"
 )
@@ -198,6 +199,29 @@ func TestRelease(t *testing.T) {
 	must(t, lease.Release(ctx))
 	check(t, status(t, c)["held"] == false)
 	must(t, lease.Release(ctx)) // a repetition changes nothing
+}
+
+func TestReleaseByScript(t *testing.T) {
+	t.Parallel()
+	a, b, c := keys(t)
+	script := redis.NewScript(`if redis.call("get", KEYS[1]) == ARGV[1] then return redis.call("del", KEYS[1]) end return 0`)
+	release := func(value string) int64 {
+		deleted, err := script.Run(ctx, client, []string{a}, value).Int64()
+		must(t, err)
+		return deleted
+	}
+	check(t, setNX(t, a, "mine", ttl))
+	check(t, release("another client's") == 0)
+	check(t, release("mine") == 1)
+	lock := obtain(t, b, ttl)
+	must(t, lock.Release(ctx))
+	err := lock.Release(ctx)
+	check(t, errors.Is(err, redislock.ErrLockNotHeld), err)
+	lease := acquire(t, c, leasehold.Request{TTLMs: ttlMs})
+	header := http.Header{"Lease-Id": {strings.Repeat("0", len(lease.ID))}}
+	code, body := call(t, "DELETE", "/locks/"+c, locks.Token, header, "")
+	check(t, code == 409 && body["reason"] == "held_by_other", code, body)
+	must(t, lease.Release(ctx))
 }
 
 func TestTooLateToRenew(t *testing.T) {
