@@ -8,6 +8,7 @@ import contextlib
 import os
 import subprocess
 import tempfile
+import time
 import unittest
 from pathlib import Path
 
@@ -53,6 +54,7 @@ class Migration(unittest.TestCase):
 
     def check(self, program, grants):
         self.assertEqual(self.count(program), RUNS)
+        time.sleep(0.5)  # the server writes its log soon after its answer
         self.assertEqual(self.server.requests("report").count("POST 201"), grants)
 
     def test_before_with_setnx(self):

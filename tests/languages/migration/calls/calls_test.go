@@ -7,11 +7,11 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/bsm/redislock"
+	"github.com/redis/go-redis/v9"
 
 	"example.com/leasehold"
 )
@@ -38,94 +38,6 @@ func TestHeldLockIsRefused(t *testing.T) {
 	held := problem(t, err, 423, "lock-held")
 	check(t, held.Holder == "me", held)
 	between(t, time.Duration(held.ExpiresInMs)*time.Millisecond, ttl-2*time.Second, ttl)
-}
-
-func TestWaiterGetsTheLockWhenItIsFree(t *testing.T) {
-	t.Parallel()
-	a, b, c := keys(t)
-	check(t, setNX(t, a, "value", ttl))
-	lock := obtain(t, b, ttl)
-	lease := acquire(t, c, leasehold.Request{TTLMs: ttlMs})
-	time.AfterFunc(300*time.Millisecond, func() {
-		client.Del(ctx, a)
-		_ = lock.Release(ctx)
-		_ = lease.Release(ctx)
-	})
-	begun := time.Now()
-	var all sync.WaitGroup
-	waiter := func(wait func() error) {
-		all.Add(1)
-		go func() {
-			defer all.Done()
-			if err := wait(); err != nil {
-				t.Error(err)
-			}
-			if waited := time.Since(begun); waited < 200*time.Millisecond || waited > 5*time.Second {
-				t.Error("it waited", waited)
-			}
-		}()
-	}
-	waiter(func() error {
-		for {
-			if ok, err := client.SetNX(ctx, a, "value", ttl).Result(); ok || err != nil {
-				return err
-			}
-			time.Sleep(10 * time.Millisecond)
-		}
-	})
-	waiter(func() error {
-		retry := redislock.LinearBackoff(10 * time.Millisecond)
-		_, err := redislock.Obtain(ctx, client, b, ttl, &redislock.Options{RetryStrategy: retry})
-		return err
-	})
-	waiter(func() error {
-		next, err := locks.Acquire(ctx, c, leasehold.Request{TTLMs: ttlMs, WaitMs: 5000})
-		if err == nil && time.Until(next.Until()) < ttl-2*time.Second {
-			return fmt.Errorf("the wait was taken off the lease: %v are left", time.Until(next.Until()))
-		}
-		return err
-	})
-	all.Wait()
-}
-
-func TestWaitingInVain(t *testing.T) {
-	t.Parallel()
-	_, b, c := keys(t)
-	obtain(t, b, ttl)
-	retry := redislock.LimitRetry(redislock.LinearBackoff(10*time.Millisecond), 20)
-	_, err := redislock.Obtain(ctx, client, b, ttl, &redislock.Options{RetryStrategy: retry})
-	check(t, errors.Is(err, redislock.ErrNotObtained), err)
-	acquire(t, c, leasehold.Request{TTLMs: ttlMs})
-	begun := time.Now()
-	_, err = locks.Acquire(ctx, c, leasehold.Request{WaitMs: 200})
-	problem(t, err, 423, "wait-timeout")
-	between(t, time.Since(begun), 200*time.Millisecond, 2*time.Second)
-}
-
-func TestWaitersAreServedInOrder(t *testing.T) {
-	t.Parallel()
-	_, _, c := keys(t)
-	lease := acquire(t, c, leasehold.Request{TTLMs: ttlMs})
-	order := make(chan int, 8)
-	for waiter := 0; waiter < cap(order); waiter++ {
-		waiter := waiter
-		go func() {
-			next, err := locks.Acquire(ctx, c, leasehold.Request{TTLMs: ttlMs, WaitMs: 20_000})
-			if err != nil {
-				t.Error(err)
-				order <- -1
-				return
-			}
-			order <- waiter
-			_ = next.Release(ctx)
-		}()
-		untilWaiting(t, c, waiter+1)
-	}
-	must(t, lease.Release(ctx))
-	for waiter := 0; waiter < cap(order); waiter++ {
-		got := <-order
-		check(t, got == waiter, got, "came before", waiter)
-	}
 }
 
 func TestSecretsStaySecretAndMetadataIsShown(t *testing.T) {
@@ -198,6 +110,29 @@ func TestRelease(t *testing.T) {
 	must(t, lease.Release(ctx))
 	check(t, status(t, c)["held"] == false)
 	must(t, lease.Release(ctx)) // a repetition changes nothing
+}
+
+func TestReleaseByScript(t *testing.T) {
+	t.Parallel()
+	a, b, c := keys(t)
+	script := redis.NewScript(`if redis.call("get", KEYS[1]) == ARGV[1] then return redis.call("del", KEYS[1]) end return 0`)
+	release := func(value string) int64 {
+		deleted, err := script.Run(ctx, client, []string{a}, value).Int64()
+		must(t, err)
+		return deleted
+	}
+	check(t, setNX(t, a, "mine", ttl))
+	check(t, release("another client's") == 0)
+	check(t, release("mine") == 1)
+	lock := obtain(t, b, ttl)
+	must(t, lock.Release(ctx))
+	err := lock.Release(ctx)
+	check(t, errors.Is(err, redislock.ErrLockNotHeld), err)
+	lease := acquire(t, c, leasehold.Request{TTLMs: ttlMs})
+	header := http.Header{"Lease-Id": {strings.Repeat("0", len(lease.ID))}}
+	code, body := call(t, "DELETE", "/locks/"+c, locks.Token, header, "")
+	check(t, code == 409 && body["reason"] == "held_by_other", code, body)
+	must(t, lease.Release(ctx))
 }
 
 func TestTooLateToRenew(t *testing.T) {
@@ -293,24 +228,4 @@ func TestValuesWithoutACounterpartAreRefused(t *testing.T) {
 		_, err = locks.Acquire(ctx, key, leasehold.Request{})
 		problem(t, err, 400, "invalid-key")
 	}
-}
-
-func TestPlaceIsKeptForTheNextRequest(t *testing.T) {
-	t.Parallel()
-	_, _, c := keys(t)
-	lease := acquire(t, c, leasehold.Request{TTLMs: ttlMs})
-	header := http.Header{"Idempotency-Key": {"place-0123456789abcdef"}}
-	code, body := call(t, "POST", "/locks/"+c, locks.Token, header, `{"wait_ms": 200}`)
-	check(t, code == 423 && body["position"] == float64(1), code, body)
-	next := make(chan error, 1)
-	go func() {
-		_, err := locks.Acquire(ctx, c, leasehold.Request{WaitMs: 8000})
-		next <- err
-	}()
-	// A kept place counts.
-	untilWaiting(t, c, 2)
-	code, body = call(t, "POST", "/locks/"+c, locks.Token, header, `{"wait_ms": 200}`)
-	check(t, code == 423 && body["position"] == float64(1), code, body)
-	must(t, lease.Release(ctx))
-	must(t, <-next)
 }
