@@ -12,6 +12,9 @@ import yaml
 import helm
 from helm import CHART, Refused
 
+# What tells users of the chart: the front page, and the chart's own.
+DOCUMENTS = [CHART.parents[1] / "README.md", CHART / "README.md"]
+
 
 def schema():
     return json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
@@ -55,24 +58,24 @@ class Documentation(unittest.TestCase):
 
         check(yaml.compose(text), schema())
 
-    def test_the_readme_names_each_preset(self):
-        readme = (CHART.parents[1] / "README.md").read_text(encoding="utf-8")
-        named = set(re.findall(r"([a-z-]+)-values\.yaml", readme))
-        self.assertEqual(sorted(named), helm.presets())
+    def test_the_documents_name_each_preset(self):
+        for document in DOCUMENTS:
+            named = set(re.findall(r"`([a-z-]+)-values\.yaml`", document.read_text(encoding="utf-8")))
+            self.assertEqual(sorted(named), helm.presets(), document)
 
-    def test_the_readme_shows_values_that_exist(self):
-        readme = (CHART.parents[1] / "README.md").read_text(encoding="utf-8")
-        section = readme.partition("## Kubernetes\n")[2].partition("\n## ")[0]
-        commands = [line for line in section.replace("\\\n", " ").splitlines() if line.startswith("helm ")]
+    def test_the_documents_show_values_that_exist(self):
         shown = 0
-        for command in commands:
-            values = {}
-            for name, value in re.findall(r"--set ([a-zA-Z.]+)=(\S+)", command):
-                group, key = name.split(".")
-                values.setdefault(group, {})[key] = value
-                shown += 1
-            helm.render(values)
-        self.assertEqual(shown, 3)
+        for document in DOCUMENTS:
+            text = document.read_text(encoding="utf-8")
+            commands = [line for line in text.replace("\\\n", " ").splitlines() if line.startswith("helm ")]
+            for command in commands:
+                values = {}
+                for name, value in re.findall(r"--set ([a-zA-Z.]+)=(\S+)", command):
+                    group, key = name.split(".")
+                    values.setdefault(group, {})[key] = value
+                    shown += 1
+                helm.render(values)
+        self.assertEqual(shown, 4)
 
     def test_the_schema_knows_the_values_and_no_others(self):
         def compare(values, part, path):

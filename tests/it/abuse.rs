@@ -33,7 +33,7 @@ const LARGE_LOCKS: usize = 1000;
 const TOKEN: &str = "a-token-of-sixteen-or-more";
 const MAX_CONNECTIONS: u64 = 2000;
 
-/// What a server needs at most by the README's formula, in KiB: a part of its own, and so much for a connection.
+/// What a server needs at most by the formula in the chart's README, in KiB: a part of its own, and so much for a connection.
 const OWN_KIB: u64 = 128 * 1024;
 const CONNECTION_KIB: u64 = 44;
 

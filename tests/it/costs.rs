@@ -1,6 +1,5 @@
-//! What each thing costs at most is what the README's table says, and what the chart's memory follows from.
+//! What each thing costs at most is what the table in the chart's README says, and what the chart's memory follows from.
 
-use std::fs;
 use std::io::Write;
 use std::net::TcpStream;
 use std::thread::sleep;
@@ -8,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::support::documents::{CHART, section};
 use crate::support::eventually;
 use crate::support::leasehold::Leasehold;
 
@@ -20,9 +20,9 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// The most that one of these may cost, in KiB.
 fn stated(what: &str) -> u64 {
-    let readme = fs::read_to_string("README.md").expect("the README");
+    let sizing = section(CHART, "Sizing");
     let row = format!("| {what} | ");
-    let figure = readme
+    let figure = sizing
         .lines()
         .find_map(|line| line.strip_prefix(&row))
         .and_then(|rest| rest.split(' ').next()?.parse().ok());

@@ -12,6 +12,7 @@ use leasehold::lock::rules::Acquisition;
 use serde_json::json;
 
 use crate::support::api::{Api, FAILOVER};
+use crate::support::documents::{CHART, section};
 use crate::support::eventually;
 use crate::support::http::http;
 use crate::support::leasehold::Leasehold;
@@ -569,12 +570,7 @@ fn each_metric_stands_in_the_table_of_the_readme_and_no_other() {
         assert_eq!(server.api().acquire(&lock("a"), None).status, 201);
         shown.extend(Scrape::of(server).names());
     }
-    let readme = include_str!("../../README.md");
-    let section = readme
-        .split("## Metrics and alerts")
-        .nth(1)
-        .expect("the section");
-    let section = section.split("\n## ").next().unwrap_or_default();
+    let section = section(CHART, "Metrics");
     let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
     let names = rows.filter_map(|row| row.split(['`', '{']).next());
     let told: BTreeSet<String> = names.map(str::to_owned).collect();

@@ -1,40 +1,13 @@
-//! The flow that users come from: a program that takes `my_lock` for ten seconds, on every store.
+//! What a new user does first: the README's "Try it", on every store.
 
-use std::thread::sleep;
-use std::time::Duration;
-
-use serde_json::json;
-
-use crate::support::api::Api;
+use crate::readme::check_shell_blocks;
 use crate::support::leasehold::Leasehold;
 use crate::support::redis::RedisConfig;
 use crate::support::sentinel::SentinelConfig;
 
-fn tutorial(api: &Api) {
-    let ten_seconds = || json!({"ttl_ms": 10_000});
-    let first = api.acquire("my_lock", ten_seconds());
-    assert_eq!(first.status, 201, "{}", first.body);
-    let second = api.acquire("my_lock", ten_seconds());
-    assert_eq!(second.status, 423, "{}", second.body);
-    sleep(Duration::from_secs(5));
-    let third = api.acquire("my_lock", ten_seconds());
-    assert_eq!(third.status, 423, "{}", third.body);
-    let left = third.json()["expires_in_ms"].as_u64().expect("a number");
-    assert!(left <= 5000, "{left} ms are left");
-    assert_eq!(api.release("my_lock", lease_id(&first.json())).status, 204);
-    let fourth = api.acquire("my_lock", ten_seconds());
-    assert_eq!(fourth.status, 201, "{}", fourth.body);
-    assert!(fourth.json()["fencing_token"].as_u64() > first.json()["fencing_token"].as_u64());
-    assert_eq!(api.release("my_lock", lease_id(&fourth.json())).status, 204);
-}
-
-fn lease_id(lease: &serde_json::Value) -> &str {
-    lease["lease_id"].as_str().expect("a lease id")
-}
-
 #[test]
 fn tutorial_works_in_memory() {
-    tutorial(&Leasehold::in_memory().api());
+    check_shell_blocks(Leasehold::in_memory().addr());
 }
 
 #[test]
@@ -45,7 +18,7 @@ fn tutorial_works_on_one_redis_with_a_password() {
         ("LEASEHOLD_REDIS_PASSWORD", "secret".to_owned()),
     ]);
     server.wait_ready();
-    tutorial(&server.api());
+    check_shell_blocks(server.addr());
 }
 
 #[test]
@@ -56,5 +29,5 @@ fn tutorial_works_through_sentinel_with_passwords_on_both() {
     let set = config.down_after_ms(5000).start();
     let server = Leasehold::start(set.env());
     server.wait_ready();
-    tutorial(&server.api());
+    check_shell_blocks(server.addr());
 }

@@ -10,6 +10,8 @@
 //! - `lock:<key>`, a text of one line for each record; see `record.lua`. The deadline stands in it.
 //!
 //! A server hears on the channel `wake:<server>` that it is a waiter's turn. Never uses `CONFIG`, `FUNCTION` or keyspace notifications, which managed Redis forbids.
+//!
+#![doc = include_str!("README.md")]
 
 mod acks;
 mod activation;

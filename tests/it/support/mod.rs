@@ -10,6 +10,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod api;
+pub(crate) mod documents;
 pub(crate) mod http;
 pub(crate) mod leasehold;
 pub(crate) mod net;

@@ -3,6 +3,7 @@ module migration
 go 1.19
 
 require (
+	example.com/leasehold v0.0.0
 	github.com/bsm/redislock v0.9.4
 	github.com/redis/go-redis/v9 v9.14.1
 )
@@ -11,3 +12,5 @@ require (
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect
 	github.com/dgryski/go-rendezvous v0.0.0-20200823014737-9f7001d12a5f // indirect
 )
+
+replace example.com/leasehold => ../go

@@ -1,4 +1,5 @@
-package main
+// Package work is what the lock protects.
+package work
 
 import (
 	"context"
@@ -7,13 +8,13 @@ import (
 	"time"
 )
 
-// work is what the lock protects: it adds one to a counter in a file, slowly enough for somebody else who is inside at the same
-// time to be noticed. With a fencing token it refuses to come too late, as a resource of a user should.
-func work(ctx context.Context, token ...int64) error {
+// Do adds one to a counter in a file. It fails if another program does so at the same time, and takes long enough for that to be
+// noticed. A fencing token must be higher than the one before: what a lock protects should check that.
+func Do(ctx context.Context, token ...int64) error {
 	file := os.Getenv("COUNTER")
 	inside, err := os.OpenFile(file+".inside", os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return fmt.Errorf("somebody else is inside: %w", err)
+		return fmt.Errorf("another program is inside: %w", err)
 	}
 	defer os.Remove(inside.Name())
 	defer inside.Close()
