@@ -78,6 +78,35 @@ fn page_is_bounded_in_bytes_and_none_is_passed_over() {
     }
 }
 
+/// Leases wait for a step at most, not for a page.
+#[test]
+fn large_page_is_read_in_steps_of_64_kib() {
+    let redis = RedisServer::plain();
+    let server = Leasehold::on(&redis);
+    let api = server.api();
+    hold_large(&api, "large", LOCKS);
+    let calls = || {
+        let stats = redis.cli(&["INFO", "commandstats"]);
+        let scripts = stats
+            .lines()
+            .find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+        let calls = scripts.and_then(|figures| figures.split(',').next());
+        calls
+            .and_then(|calls| calls.parse::<u64>().ok())
+            .expect("calls of scripts")
+    };
+    let before = calls();
+    let page = api.list("prefix=large/&limit=1000");
+    assert!(
+        page.body.len() > MAX_PAGE_BYTES / 2,
+        "{} bytes",
+        page.body.len()
+    );
+    // 256 KiB in steps of 64 KiB, each with the lock that passes it; a heartbeat is a call too.
+    let steps = calls() - before;
+    assert!(steps >= 4, "{steps} steps");
+}
+
 #[test]
 fn page_of_small_locks_is_as_long_as_it_was_asked_for() {
     for (server, _redis) in servers() {
