@@ -46,7 +46,7 @@ install_packages() {
   command -v openssl >/dev/null || missing+=(openssl)
   # For the tests of the metrics; it carries promtool.
   command -v prometheus >/dev/null || missing+=(prometheus)
-  # For the programs that the README shows.
+  # For the client programs.
   command -v node >/dev/null || missing+=(nodejs)
   command -v javac >/dev/null || missing+=(default-jdk-headless)
   command -v go >/dev/null || missing+=(golang-go)
