@@ -1,4 +1,4 @@
-//! One request for a lock, from its arrival until its client has the answer or what it got is taken back.
+//! One request for a lock, from its arrival until its client has the answer, or until the rollback of what it left.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::acquire_state::{AcquireState, QueueState};
 use super::counting;
 use super::kept::{KeptEntries, KeptEntry};
 use super::request::{AcquireRequest, Acquired, HeldBy, ServiceError};
@@ -18,35 +19,31 @@ use crate::random;
 use crate::store::contract::{Outcome, Store, StoreError, Timed};
 use crate::telemetry::{AcquireOutcome, Limit, LockMetrics};
 
-/// How much of a lease is left to a client that disconnected before it had its answer and can ask
-/// again with its `Idempotency-Key`.
+/// What is left of a lease whose client disconnected before it had its answer, and can ask again with its
+/// `Idempotency-Key`.
 const SHORTENED_TO: Duration = Duration::from_secs(10);
 
-/// How soon a waiter asks again after the store had no answer.
+/// The pause before a waiter asks again after an error of the store.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
 
-/// The least time until the end of a lease is looked at again: a lease may outlast its deadline by the skew
-/// of clocks.
+/// The shortest pause before a waiter asks again whether the lease ahead of it is over. A lease may outlast its
+/// deadline by the skew of clocks, and the waiter must not ask in a tight loop until then.
 const MIN_ASK_AGAIN: Duration = Duration::from_millis(5);
 
-/// For how long what a client got that is gone is tried to be taken back, while the store does not answer.
+/// How long to retry the rollback of a disconnected client's grant.
 const ROLLBACK_FOR: Duration = Duration::from_secs(10);
 
-/// Between two tries that the store did not answer.
+/// The pause between two tries of a rollback.
 const ROLLBACK_PAUSE: Duration = Duration::from_millis(200);
 
-/// For how long what the store did not answer may still reach it and be done: longer than a command can be late
-/// and still run.
-const LATE_GRANT: Duration = Duration::from_secs(1);
-
-/// What requests have in common.
+/// What all requests of a service share.
 pub(super) struct Shared {
     pub(super) store: Arc<dyn Store>,
     pub(super) waiting: Arc<WaiterTable>,
     pub(super) kept: KeptEntries,
     pub(super) max_waiters_per_key: usize,
     pub(super) metrics: LockMetrics,
-    /// Cancelled when the server is about to end.
+    /// Cancelled when the server begins to drain.
     pub(super) draining: CancellationToken,
 }
 
@@ -57,16 +54,10 @@ pub(super) struct PendingAcquire {
     request: AcquireRequest,
     lease_id: LeaseId,
     attempt: Attempt,
-    /// Cancelled when the client of a request that waits is not there any more.
+    /// Cancelled when the client of a waiting request has disconnected.
     gone: Option<CancellationToken>,
-    /// It may have a place in the store's queue.
-    queued: bool,
-    /// It was asked for without an answer, and had none since.
-    in_doubt: bool,
-    /// Until then what had no answer may still be done, whatever was answered since.
-    late_until: Option<Instant>,
-    /// Since when it is in line, once the store has said that it is.
-    queued_since: Option<Instant>,
+    state: AcquireState,
+    queue: QueueState,
 }
 
 impl PendingAcquire {
@@ -85,66 +76,66 @@ impl PendingAcquire {
             lease_id,
             attempt,
             gone,
-            queued: false,
-            in_doubt: false,
-            late_until: None,
-            queued_since: None,
+            state: AcquireState::Clean,
+            queue: QueueState::NoEntry,
         }
     }
 
-    /// Runs the request to its end, and gives it back with its result: what is left to do depends on whether
-    /// the client gets it.
+    /// Runs the request to its end. Returns it with its result, because the cleanup depends on whether the client
+    /// receives the result.
     pub(super) async fn run(mut self) -> (Self, Result<Acquired, ServiceError>) {
         let result = self.acquire().await.map_err(|error| self.or_unknown(error));
         (self, result)
     }
 
-    /// Counts how it ended.
+    /// Counts the outcome, and the wait if there was one.
     pub(super) fn count(&self, outcome: AcquireOutcome) {
         let metrics = &self.service.metrics;
         metrics.acquires.count(outcome);
-        if let Some(since) = self.queued_since {
+        if let QueueState::Queued { since } = self.queue {
             metrics
                 .waits
                 .observe(counting::waited(outcome), since.elapsed());
         }
     }
 
-    /// Whether anything is left to do for a client that has the result.
+    /// Whether [`PendingAcquire::cleanup`] has anything to do after the client has received the result.
     pub(super) fn needs_cleanup(&self, result: &Result<Acquired, ServiceError>) -> bool {
-        self.needs_rollback(result, true) || self.keeps_its_place(result)
+        self.needs_rollback(result, true) || self.keeps_its_entry(result)
     }
 
-    /// Does what is left to do for a client that has the result, or is gone.
+    /// Rolls back what the client did not receive, and bounds the kept queue entries. `delivered` says whether the
+    /// client received the result.
     pub(super) async fn cleanup(&self, result: &Result<Acquired, ServiceError>, delivered: bool) {
         if self.needs_rollback(result, delivered) {
             self.roll_back().await;
         }
-        if self.keeps_its_place(result) {
-            self.bound_kept_places().await;
+        if self.keeps_its_entry(result) {
+            self.bound_kept_entries().await;
         }
     }
 
-    /// Whether a client that got the result, or did not, leaves something in the store that nobody will come for. A
-    /// client that has no Idempotency-Key cannot come back for what may have been granted to it. A replay is not
-    /// taken back: the answer before it may have arrived.
+    /// Whether the store may hold a grant or a queue entry that the client does not know of.
+    ///
+    /// A replay is never rolled back: the client may have received the answer before it. Without an `Idempotency-Key`
+    /// a client cannot come back for a grant whose reply is missing.
     fn needs_rollback(&self, result: &Result<Acquired, ServiceError>, delivered: bool) -> bool {
         match result {
             Ok(Acquired::Granted(_)) => !delivered,
             Ok(Acquired::Replayed(_)) => false,
-            Ok(_) => self.late_until.is_some(),
+            Ok(_) => self.state.late_until().is_some(),
             Err(_) => {
                 let can_come_back = delivered && self.request.idempotency.is_some();
-                self.queued || self.in_doubt && !can_come_back
+                self.queue.may_have_entry() || self.state.in_doubt() && !can_come_back
             }
         }
     }
 
-    /// What was certainly not done now may have been done before.
+    /// Reports `unknown` instead of `none` while an earlier attempt may have succeeded.
     fn or_unknown(&self, error: ServiceError) -> ServiceError {
         let outcome = Outcome::Unknown;
         match error {
-            ServiceError::Store(error) if self.in_doubt && error.outcome() != outcome => {
+            ServiceError::Store(error) if self.state.in_doubt() && error.outcome() != outcome => {
                 let cause = error.to_string();
                 StoreError::Unavailable { outcome, cause }.into()
             }
@@ -158,7 +149,7 @@ impl PendingAcquire {
         };
         let waiter = self.waiter_id();
         let Some(mut handle) = self.service.waiting.join(&self.key, waiter) else {
-            // What needs no waiting needs no room.
+            // A full waiter table does not reject an immediate grant.
             return Ok(match self.without_waiting().await? {
                 Acquired::Held(_) => {
                     self.service.metrics.limits.count(Limit::ServerWaiters);
@@ -175,7 +166,7 @@ impl PendingAcquire {
         result
     }
 
-    /// Takes the lock if it is free and nobody waits for it.
+    /// Takes the lock if it is free and has no waiters.
     async fn without_waiting(&mut self) -> Result<Acquired, StoreError> {
         let Timed { value, asked_at } = self.ask(None).await?;
         Ok(match value {
@@ -184,7 +175,7 @@ impl PendingAcquire {
         })
     }
 
-    /// Waits until the lock is this request's, or its time is over.
+    /// Waits until the lock is granted to this request or its wait is over.
     async fn wait_loop(
         &mut self,
         handle: &mut WaiterHandle,
@@ -212,7 +203,7 @@ impl PendingAcquire {
                         asked_at,
                     }) => {
                         ticket = Some(given);
-                        self.queued_since.get_or_insert(begun);
+                        self.queue.confirmed(begun);
                         let soonest = Instant::now() + MIN_ASK_AGAIN;
                         handle.queued(given, soonest.max(asked_at + info.expires_in()));
                     }
@@ -224,7 +215,7 @@ impl PendingAcquire {
                         return Ok(settled);
                     }
                     Err(error @ StoreError::Internal { .. }) => return Err(error.into()),
-                    // Asking again does no harm, and there is time: a failover is no reason to send a waiter away.
+                    // Asking again does no harm, so a failover does not end the wait.
                     Err(_) => {
                         not_before = Instant::now() + ASK_AGAIN;
                         ask_at = Some(not_before);
@@ -248,7 +239,7 @@ impl PendingAcquire {
         ticket: Option<Ticket>,
         wait_until: Instant,
     ) -> Result<Timed<Acquisition>, StoreError> {
-        self.queued = true;
+        self.queue.asked();
         let wait = Wait {
             timeout: wait_until.saturating_duration_since(Instant::now()),
             ticket,
@@ -257,7 +248,7 @@ impl PendingAcquire {
         self.ask(Some(wait)).await
     }
 
-    /// Asks one last time, and gives up the place, so that the answer says who holds the lock now.
+    /// Asks a last time without waiting: the answer names the present holder, and the queue entry goes.
     async fn give_up(&mut self) -> Result<Acquired, ServiceError> {
         let Timed { value, asked_at } = self.ask(None).await?;
         Ok(match value {
@@ -284,16 +275,8 @@ impl PendingAcquire {
             wait,
         };
         let answer = self.service.store.acquire(&self.key, request).await;
-        let doubt = answer
-            .as_ref()
-            .is_err_and(|error| error.outcome() == Outcome::Unknown);
-        // Certainly not done now does not settle what was in doubt before; only an answer does.
-        if doubt || answer.is_ok() {
-            self.in_doubt = doubt;
-        }
-        if doubt {
-            self.late_until = Some(Instant::now() + LATE_GRANT);
-        }
+        let failure = answer.as_ref().err().map(StoreError::outcome);
+        self.state = self.state.after_command(failure, Instant::now());
         answer
     }
 
@@ -301,23 +284,26 @@ impl PendingAcquire {
         WaiterId::of(self.lease_id, self.request.idempotency)
     }
 
-    /// Whether a request that ended so has left a place that is kept, and not because the server ends: all of its
-    /// waiters may come back to another one.
-    fn keeps_its_place(&self, result: &Result<Acquired, ServiceError>) -> bool {
+    /// Whether the request leaves a queue entry that is kept for its client. While the server drains none is counted:
+    /// all of its waiters may come back to another server.
+    fn keeps_its_entry(&self, result: &Result<Acquired, ServiceError>) -> bool {
         let ended_without = matches!(result, Err(_) | Ok(Acquired::TimedOut(..)));
         let draining = self.service.draining.is_cancelled();
-        self.queued && self.request.idempotency.is_some() && ended_without && !draining
+        self.queue.may_have_entry()
+            && self.request.idempotency.is_some()
+            && ended_without
+            && !draining
     }
 
-    /// Lets places of others go, if too many are kept now.
-    async fn bound_kept_places(&self) {
-        let place = KeptEntry {
+    /// Drops the oldest kept entries if there are too many now.
+    async fn bound_kept_entries(&self) {
+        let entry = KeptEntry {
             key: self.key.clone(),
             waiter: self.waiter_id(),
             lease_id: self.lease_id,
             attempt: self.attempt,
         };
-        for oldest in self.service.kept.keep(place, Instant::now()) {
+        for oldest in self.service.kept.keep(entry, Instant::now()) {
             let KeptEntry {
                 key,
                 waiter,
@@ -327,14 +313,14 @@ impl PendingAcquire {
             self.service.metrics.limits.count(Limit::KeptPlaces);
             let store = &self.service.store;
             if let Err(error) = store.rollback(&key, waiter, lease_id, attempt, None).await {
-                // It goes by itself in a while.
-                tracing::debug!(%key, "a kept place could not be let go: {error}");
+                // The entry expires by itself.
+                tracing::debug!(%key, "could not drop a kept queue entry: {error}");
             }
         }
     }
 
-    /// Undoes what nobody received, or cuts it short for a client that can come back; and once more when nothing
-    /// can reach the store any more that it has not answered.
+    /// Rolls back what the client did not receive, or shortens it for a client that can come back. Repeats the
+    /// rollback after the time in which a command without a reply may still execute.
     async fn roll_back(&self) {
         let keep = self.request.idempotency.map(|_| SHORTENED_TO);
         let end = Instant::now() + ROLLBACK_FOR;
@@ -352,16 +338,16 @@ impl PendingAcquire {
                 )
                 .await;
             let again_at = match rolled_back {
-                Ok(_) => match self.late_until.filter(|until| begun < *until) {
+                Ok(_) => match self.state.late_until().filter(|until| begun < *until) {
                     Some(until) => until,
                     None => break,
                 },
                 Err(error) => {
-                    tracing::debug!(key = %self.key, "a grant could not be taken back yet: {error}");
+                    tracing::debug!(key = %self.key, "could not roll back a grant yet: {error}");
                     Instant::now() + ROLLBACK_PAUSE
                 }
             };
-            // An end in order does not wait for a store that is out of reach: the TTL ends the lease then.
+            // A graceful shutdown does not wait for an unreachable store: the TTL ends the lease.
             let draining = &self.service.draining;
             let pause = sleep_until(again_at);
             if draining.run_until_cancelled(pause).await.is_none() {
@@ -371,7 +357,7 @@ impl PendingAcquire {
     }
 }
 
-/// Answers that end a request, whether it waits or not.
+/// The answers that end a request, waiting or not.
 fn settled(value: Acquisition, asked_at: Instant) -> Result<Acquired, StoreError> {
     let timed = |lease| Timed {
         value: lease,
@@ -384,7 +370,7 @@ fn settled(value: Acquisition, asked_at: Instant) -> Result<Acquired, StoreError
         Acquisition::AlreadyReleased => Acquired::AlreadyReleased,
         Acquisition::TooManyWaiters => Acquired::TooManyWaiters,
         Acquisition::Held { .. } | Acquisition::Queued { .. } => {
-            let cause = "the store answered a question that was not asked".to_owned();
+            let cause = "the store sent an answer of another kind than was asked for".to_owned();
             return Err(StoreError::Internal { cause });
         }
     })

@@ -5,6 +5,7 @@
 //! when its client disconnects, and half an acquisition must not be left behind: what is left of it then
 //! runs on in a task of its own.
 
+mod acquire_state;
 mod acquisition;
 mod counting;
 mod detach;
