@@ -10,7 +10,7 @@
 //! config     settings from flags and variables, validated once
 //! client     a small HTTP client (health check)
 //! http       routes, extractors, problems, documentation
-//! service    the one layer between HTTP and a store: mints lease ids, waits, takes back
+//! service    the layer between HTTP and a store: mints lease ids, waits, rolls back
 //! store      contract (the trait) · memory · redis
 //! lock       keys, leases and the rules: pure, no HTTP, no Redis, no clock
 //! telemetry  logs, and the metrics that all of the above count
@@ -22,10 +22,10 @@
 //! The rules of locking are written once, in [`lock::rules`]; the memory store runs them, and the Lua
 //! scripts of the Redis store mirror them.
 //!
-//! Who waits for a lock is part of its state: the store keeps the queue, hands a released lock to the first
-//! in it as a *reservation*, and tells that waiter's server ([`store::contract::StoreEvent`]), which claims the
-//! lock by asking again. The same question joins the queue, claims a reservation and mends a lost place, so
-//! that asking again is the cure for whatever was lost.
+//! The queue is a part of a lock's state. When a lock is released, the store sets it aside for the first waiter as a
+//! *reservation*, and tells that waiter's server with a [`store::contract::StoreEvent`]. The server claims the lock by
+//! asking again. The same request joins the queue, claims a reservation and restores a lost entry, so a waiter recovers
+//! from any lost message by asking again.
 
 pub mod cli;
 pub mod client;

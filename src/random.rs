@@ -1,21 +1,21 @@
 //! Random bits for secrets and names that must be unique.
 //!
-//! From a generator of each thread (ChaCha, seeded and reseeded by the operating system), because a call of the
-//! system for each lease id costs more than the rest of minting it.
+//! Each thread has a generator (ChaCha, seeded and reseeded by the operating system): a system call for each lease id
+//! would cost more than the rest of minting it.
 
-/// 16 bytes that nobody can guess.
+/// 16 unpredictable bytes.
 #[must_use]
 pub fn bytes() -> [u8; 16] {
     rand::random()
 }
 
-/// A number that no other server draws.
+/// A number that is unique among all servers.
 #[must_use]
 pub fn number() -> u64 {
     rand::random()
 }
 
-/// 32 hex digits that no other server draws.
+/// 32 hex digits that are unique among all servers.
 #[must_use]
 pub fn id() -> String {
     format!("{:032x}", u128::from_be_bytes(bytes()))

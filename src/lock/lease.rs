@@ -42,7 +42,7 @@ pub(crate) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Milliseconds, rounded down: a client must never be told more than there is.
+/// Milliseconds, rounded down: an answer must never promise more time than is left.
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -75,7 +75,7 @@ impl LeaseId {
     }
 }
 
-/// Redacted: a lease id in a log would be a key under the door mat.
+/// Redacted: a lease id in a log would let its readers release the lease.
 impl fmt::Debug for LeaseId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("LeaseId(redacted)")
@@ -136,7 +136,7 @@ impl Ttl {
     }
 }
 
-/// Who holds a lease, in the client's own words: 1 to 256 bytes of printable characters.
+/// The holder of a lease, as the client names it: 1 to 256 bytes of printable characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder(String);
 
@@ -201,7 +201,7 @@ fn is_printable(text: &str) -> bool {
     !text.chars().any(char::is_control)
 }
 
-/// 128 bits of a SHA-256: stands for a text that need not be kept.
+/// 128 bits of a SHA-256, kept instead of the text.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Digest([u8; 16]);
 
@@ -223,17 +223,17 @@ impl Digest {
     }
 }
 
-/// Marks one acquisition as one, however often it is asked for.
+/// Identifies an acquisition over all repetitions of its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Idempotency {
-    /// Stands for the principal and its `Idempotency-Key`.
+    /// The digest of the principal and its `Idempotency-Key`.
     pub key: Digest,
-    /// Stands for what must be the same in every repetition: TTL, holder and metadata.
+    /// The digest of TTL, holder and metadata, which must be the same in every repetition.
     pub request: Digest,
 }
 
-/// One request's try at a lock. A lease remembers the last attempt that touched it, so that an
-/// undo reaches only what nobody took up in between.
+/// One request's try at a lock. A lease remembers the last attempt that touched it, so that a rollback does not end a
+/// lease that another request has received since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempt(pub u64);
 

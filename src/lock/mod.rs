@@ -1,4 +1,4 @@
-//! What a lock is and how it behaves, with no HTTP, no Redis and no clock in it.
+//! The state of a lock and its rules, without HTTP, Redis or a clock.
 //!
 //! The values a lock is made of ([`key`], [`lease`], [`request`]) are valid by construction; every decision
 //! is a pure function in [`rules`] (with [`queue`]), which takes the present moment as an argument.

@@ -1,7 +1,7 @@
-//! Who waits for a lock, first come, first served.
+//! The queue of a lock: first come, first served.
 //!
-//! A place is known by its waiter's id and ordered by its ticket. Its request is *present* until its
-//! wait is over; one that may be repeated keeps its place a while longer, and is passed over meanwhile.
+//! A waiter id identifies an entry, and a ticket orders it. The request of an entry is *present* until its wait is over.
+//! The entry of a request that may be repeated is kept a while longer, and is passed over meanwhile.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -9,16 +9,16 @@ use std::time::Duration;
 use crate::lock::lease::Timestamp;
 use crate::lock::request::{Acquire, Ticket, WaiterId};
 
-/// How long the place of a request that may be repeated is kept after the request has ended.
+/// How long the entry of a request that may be repeated is kept after the request has ended.
 pub const ENTRY_KEPT: Duration = Duration::from_secs(10);
 
-/// A place and who has it.
+/// A waiter in the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct QueueEntry {
     pub(super) request: Acquire,
-    /// From this moment on its request waits no more.
+    /// From this moment on the request no longer waits.
     pub(super) present_until: Timestamp,
-    /// From this moment on the place is nobody's.
+    /// From this moment on the entry does not count.
     pub(super) kept_until: Timestamp,
 }
 
@@ -33,23 +33,23 @@ impl QueueEntry {
     }
 }
 
-/// The places of one lock.
+/// The queue entries of one lock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Queue {
     places: BTreeMap<Ticket, QueueEntry>,
     tickets: HashMap<WaiterId, Ticket>,
-    /// No place is kept beyond this moment.
+    /// No entry is kept beyond this moment.
     kept_until: Option<Timestamp>,
 }
 
 impl Queue {
-    /// How many wait, those whose place is kept included.
+    /// The number of waiters, kept entries included.
     pub(super) fn len(&self, now: Timestamp) -> usize {
         let kept = |place: &&QueueEntry| now < place.kept_until;
         self.places.values().filter(kept).count()
     }
 
-    /// Drops places that are nobody's any more.
+    /// Drops the entries that no longer count.
     pub(super) fn prune(&mut self, now: Timestamp) {
         let over = |(_, place): &(&Ticket, &QueueEntry)| place.kept_until <= now;
         let over: Vec<Ticket> = self
@@ -63,7 +63,7 @@ impl Queue {
         }
     }
 
-    /// Gives a waiter a place; the one that it had is gone.
+    /// Inserts the entry of a waiter, in place of its earlier one.
     pub(super) fn insert(&mut self, ticket: Ticket, place: QueueEntry) {
         let id = place.request.waiter_id();
         self.kept_until = self.kept_until.max(Some(place.kept_until));
@@ -82,19 +82,19 @@ impl Queue {
         Some(place)
     }
 
-    /// The place of a waiter, however old.
+    /// The entry of a waiter, even if it no longer counts.
     pub(super) fn find(&self, id: WaiterId) -> Option<(Ticket, &QueueEntry)> {
         let ticket = self.tickets.get(&id)?;
         Some((*ticket, self.places.get(ticket)?))
     }
 
-    /// How many are ahead of a ticket, whether they are present or not.
+    /// The number of entries ahead of a ticket, present or not.
     pub(super) fn ahead_of(&self, ticket: Ticket) -> usize {
         self.places.range(..ticket).count()
     }
 
-    /// Takes the first place whose request is present, `asking` being so in any case. Places ahead of it
-    /// that are nobody's any more are dropped; those that are kept stay.
+    /// Takes the first entry whose request is present; `asking` counts as present. Drops the entries ahead of it that no
+    /// longer count; kept entries stay.
     pub(super) fn take_first(
         &mut self,
         asking: Option<WaiterId>,
@@ -118,7 +118,7 @@ impl Queue {
         self.remove(first).map(|place| (first, place))
     }
 
-    /// The moment from which every place is nobody's.
+    /// The moment from which no entry counts.
     pub(super) fn disposable_from(&self) -> Option<Timestamp> {
         self.kept_until
     }

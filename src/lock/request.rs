@@ -1,4 +1,4 @@
-//! What a request for a lock is, and what tells it from the others.
+//! An acquisition as the rules see it, and the ids of waiters.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use crate::lock::lease::{
     Attempt, Holder, Idempotency, LeaseId, Metadata, Ttl, bytes_to_hex, hex_to_bytes,
 };
 
-/// What an acquisition asks for.
+/// An acquisition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Acquire {
     /// The lease id that a grant will have.
@@ -16,25 +16,25 @@ pub struct Acquire {
     pub attempt: Attempt,
     /// How long the lease lasts.
     pub ttl: Ttl,
-    /// Who asks, in the client's words.
+    /// The holder's name, as the client gives it.
     pub holder: Option<Holder>,
-    /// What the client attaches.
+    /// The client's name-value pairs.
     pub metadata: Metadata,
-    /// Present if the request may be repeated.
+    /// Present if the client may repeat the request.
     pub idempotency: Option<Idempotency>,
     /// Present if the request waits for a lock that is not free.
     pub wait: Option<Wait>,
 }
 
 impl Acquire {
-    /// Tells this request, and every repetition of it, from the others that wait.
+    /// The waiter id of this request and of every repetition of it.
     #[must_use]
     pub fn waiter_id(&self) -> WaiterId {
         WaiterId::of(self.lease_id, self.idempotency)
     }
 }
 
-/// Tells a place from the others of its queue: the same for every repetition of a request.
+/// Identifies an entry of a queue; the same for every repetition of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct WaiterId([u8; 16]);
 
@@ -65,19 +65,18 @@ impl fmt::Debug for WaiterId {
     }
 }
 
-/// The order of places: a number of the same counter as fencing tokens, so that it is one order for all
-/// servers.
+/// The order of queue entries: a number of the same counter as fencing tokens, so that all servers share one order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(pub u64);
 
-/// That a request waits for the lock if it is not free.
+/// How a request waits for a lock that is not free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wait {
-    /// How long from now.
+    /// The longest wait from now on.
     pub timeout: Duration,
-    /// The place that it had before, should it have lost that.
+    /// The ticket of an earlier entry, in case the store has lost the entry.
     pub ticket: Option<Ticket>,
-    /// The most that may wait for the key.
+    /// The maximum of waiters for the key.
     pub max_waiters: usize,
 }
 

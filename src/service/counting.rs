@@ -1,4 +1,4 @@
-//! Which words of the metrics stand for which results.
+//! Maps results to label values of metrics.
 
 use super::request::{Acquired, ServiceError};
 use crate::lock::rules::{EndOutcome, Loss, Renewal};
@@ -7,7 +7,7 @@ use crate::telemetry::{
     AcquireOutcome, BreakOutcome, Ended, LockMetrics, ReleaseOutcome, RenewOutcome, Waited,
 };
 
-/// The outcome of an acquisition whose client has it.
+/// The outcome of an acquisition whose result the client receives.
 pub(super) fn outcome(result: &Result<Acquired, ServiceError>) -> AcquireOutcome {
     match result {
         Ok(Acquired::Granted(_)) => AcquireOutcome::Granted,
@@ -29,7 +29,7 @@ pub(super) fn outcome(result: &Result<Acquired, ServiceError>) -> AcquireOutcome
     }
 }
 
-/// How a wait with this outcome ended.
+/// The end of a wait with this outcome.
 pub(super) fn waited(outcome: AcquireOutcome) -> Waited {
     match outcome {
         AcquireOutcome::Granted | AcquireOutcome::Replayed => Waited::Granted,

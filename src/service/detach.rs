@@ -1,12 +1,11 @@
-//! A future that is never dropped half-way.
+//! A future that runs to its end even if its caller drops it.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// Runs where it is awaited, and only if it is dropped before its end hands the rest to `orphaned`, which
-/// spawns it: a task for each request would cost more than most requests. If it panics the panic is the
-/// caller's, and there is no rest.
+/// Runs in the caller's task. If it is dropped before its end, it hands the rest to `orphaned`, which spawns a task.
+/// A task for every request would cost more than most requests. A panic reaches the caller and leaves no rest.
 pub(super) struct DetachOnDrop<F: Future, O: FnOnce(Pin<Box<F>>) + Unpin> {
     under_way: Option<Pin<Box<F>>>,
     orphaned: Option<O>,
@@ -25,7 +24,7 @@ impl<F: Future, O: FnOnce(Pin<Box<F>>) + Unpin> Future for DetachOnDrop<F, O> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        // Taken out, so that it is gone if it panics.
+        // A future that panics is not put back, and so is not detached.
         let mut under_way = self.under_way.take().expect("not polled after its end");
         let polled = under_way.as_mut().poll(context);
         if polled.is_pending() {

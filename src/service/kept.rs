@@ -1,8 +1,8 @@
-//! Places in queues that are kept for clients that may come back: how many, and which goes first.
+//! Bounds the queue entries that are kept for clients that may come back.
 //!
-//! A place is kept for a while after its request has ended, and counts in its queue although no connection stands for
-//! it. So clients that ask and hang up could fill a queue. This server lets the oldest places go beyond a share of what
-//! may wait.
+//! An entry is kept for a while after its request has ended, and counts in its queue although no connection belongs to
+//! it. Clients that ask and hang up could fill a queue this way. Beyond a share of the waiters, this server drops the
+//! oldest of its kept entries.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
@@ -15,10 +15,10 @@ use crate::lock::lease::{Attempt, LeaseId};
 use crate::lock::queue::ENTRY_KEPT;
 use crate::lock::request::WaiterId;
 
-/// Of so many who may wait, for a key and on a server, one may be a place without a request.
+/// One kept entry is allowed for this many waiters, for each key and for the server.
 pub const WAITERS_PER_KEPT_ENTRY: usize = 10;
 
-/// A place whose request has ended, as letting it go must name it.
+/// An entry whose request has ended, with what a rollback must name.
 #[derive(Clone, Debug)]
 pub(super) struct KeptEntry {
     pub(super) key: LockKey,
@@ -35,7 +35,7 @@ pub(super) struct KeptEntries {
     max_per_key: usize,
 }
 
-/// Until when a place is kept, and a number that no other has.
+/// Until when an entry is kept, and a unique number.
 type Order = (Instant, u64);
 
 #[derive(Debug, Default)]
@@ -54,12 +54,12 @@ impl KeptEntries {
         }
     }
 
-    /// A place is kept from now on; returns those that must go for it.
+    /// Adds an entry that is kept from now on. Returns the entries that must be dropped for it.
     pub(super) fn keep(&self, place: KeptEntry, now: Instant) -> Vec<KeptEntry> {
         let mut state = self
             .state
             .lock()
-            .expect("nothing panics while it holds the places");
+            .expect("no method panics while it holds the entries");
         while state.first().is_some_and(|(until, _)| until <= now) {
             state.remove_first();
         }
@@ -98,7 +98,7 @@ impl State {
         place
     }
 
-    /// Adds a place, which replaces the waiter's earlier one.
+    /// Adds an entry. It replaces the waiter's earlier one.
     fn insert(&mut self, place: KeptEntry, until: Instant) {
         self.next_number += 1;
         let order = (until, self.next_number);

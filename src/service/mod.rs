@@ -1,9 +1,7 @@
-//! The one layer between HTTP and a store: mints lease ids, waits, and takes back what a client that
-//! is gone was granted.
+//! The layer between HTTP and a store: mints lease ids, waits, and rolls back grants that their clients never received.
 //!
-//! Every operation that changes a lock outlives its request, because the future of a request is dropped
-//! when its client disconnects, and half an acquisition must not be left behind: what is left of it then
-//! runs on in a task of its own.
+//! The future of a request is dropped when its client disconnects. Every operation that changes a lock runs to its end
+//! all the same, in a task of its own if necessary, because half an acquisition must not stay behind.
 
 mod acquire_state;
 mod acquisition;
@@ -35,7 +33,7 @@ use crate::telemetry::{AcquireOutcome, Limit, LockMetrics};
 pub use self::kept::WAITERS_PER_KEPT_ENTRY;
 pub use self::request::{AcquireRequest, Acquired, HeldBy, Listing, ServiceError, WaitLimits};
 
-/// How many listings may be under way at once: more would only wait for one another.
+/// The maximum of concurrent listings: more would only wait for each other.
 pub const MAX_LISTINGS: usize = 4;
 
 /// The lock service. Cheap to clone.
@@ -47,7 +45,7 @@ pub struct LockService {
 }
 
 impl LockService {
-    /// A service over `store`; the only user of it. Starts a task, and so needs a Tokio runtime.
+    /// A service that is the only user of `store`. It starts a task, and so needs a Tokio runtime.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, limits: WaitLimits, metrics: LockMetrics) -> Self {
         let shared = Arc::new(Shared {
@@ -65,15 +63,15 @@ impl LockService {
         };
         service.tasks.spawn(async move {
             let draining = shared.draining.clone();
-            draining.run_until_cancelled(spread(&shared)).await;
+            draining.run_until_cancelled(dispatch(&shared)).await;
         });
         service
     }
 
     /// Acquires a lock, waiting for it if the request says so.
     ///
-    /// If the future is dropped, the request leaves the queue, and a grant that nobody received is
-    /// taken back (or cut short, if an `Idempotency-Key` lets the client come back for it).
+    /// If the future is dropped, the request leaves the queue and its grant is rolled back; a grant with an
+    /// `Idempotency-Key` is shortened instead, since its client may come back.
     ///
     /// # Errors
     /// [`ServiceError`]; its outcome says whether a grant may stand.
@@ -87,7 +85,7 @@ impl LockService {
             metrics.acquires.count(AcquireOutcome::ShuttingDown);
             return Err(ServiceError::ShuttingDown);
         }
-        // Only who waits must be told.
+        // Only a waiting request must notice that its client is gone.
         let gone = request.wait_until.map(|_| CancellationToken::new());
         let _leave_when_dropped = gone.clone().map(CancellationToken::drop_guard);
         let acquisition = PendingAcquire::new(Arc::clone(&self.shared), key, request, gone);
@@ -100,7 +98,7 @@ impl LockService {
             });
         })
         .await;
-        // No await since the result came: from here on it is the caller's.
+        // There is no await between the result and the return, so the caller receives the result.
         acquisition.count(counting::outcome(&result));
         if acquisition.needs_cleanup(&result) {
             let result = result.clone();
@@ -145,7 +143,7 @@ impl LockService {
         .await
     }
 
-    /// Ends whoever's lease has this token.
+    /// Ends the lease with this token, whoever its holder is.
     ///
     /// # Errors
     /// [`ServiceError`]; its outcome says whether the lease may be over.
@@ -162,7 +160,7 @@ impl LockService {
         .await
     }
 
-    /// Who holds a lock, if somebody does, and how many wait for it.
+    /// The live lease on a lock, if there is one, and the number of waiters.
     ///
     /// # Errors
     /// [`ServiceError::Store`]; nothing was changed.
@@ -188,13 +186,13 @@ impl LockService {
         self.shared.store.health()
     }
 
-    /// How many leases there are, as far as that is known without asking the store.
+    /// The number of leases, as far as it is known without asking the store.
     #[must_use]
     pub fn lease_stats(&self) -> Option<LeaseStats> {
         self.shared.store.lease_stats()
     }
 
-    /// How many wait on this server, and how many may.
+    /// The number of waiters on this server, and its maximum.
     #[must_use]
     pub fn waiters(&self) -> (usize, usize) {
         self.shared.waiting.total()
@@ -212,12 +210,12 @@ impl LockService {
         sleep(grace).await;
     }
 
-    /// Refuses new acquisitions and answers those who wait; leases stay.
+    /// Refuses new acquisitions and answers all waiters; leases stay.
     pub fn drain(&self) {
         self.shared.draining.cancel();
     }
 
-    /// Waits for what is under way, then closes the store.
+    /// Drains, waits for all operations, and closes the store.
     pub async fn close(&self) {
         self.drain();
         self.tasks.close();
@@ -225,7 +223,7 @@ impl LockService {
         self.shared.store.close().await;
     }
 
-    /// Runs `operation` to its end, whether or not the caller stays to hear of it.
+    /// Runs `operation` to its end, even if the caller drops the future.
     async fn detached<T: Send + 'static, F>(
         &self,
         operation: impl FnOnce(Arc<Shared>) -> F,
@@ -235,13 +233,13 @@ impl LockService {
     {
         let tasks = self.tasks.clone();
         let operation = operation(Arc::clone(&self.shared));
-        let outliving = DetachOnDrop::new(operation, move |rest| drop(tasks.spawn(rest)));
-        Ok(outliving.await?)
+        let detachable = DetachOnDrop::new(operation, move |rest| drop(tasks.spawn(rest)));
+        Ok(detachable.await?)
     }
 }
 
-/// Tells those who wait here the store's news.
-async fn spread(shared: &Shared) {
+/// Passes the store's events on to the waiters of this server.
+async fn dispatch(shared: &Shared) {
     loop {
         match shared.store.next_event().await {
             StoreEvent::Reserved(_, waiter) => shared.waiting.reservation(waiter),

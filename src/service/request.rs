@@ -1,4 +1,4 @@
-//! What is asked of the service, and what it answers.
+//! The requests of the service and its answers.
 
 use tokio::time::Instant;
 
@@ -6,7 +6,7 @@ use crate::lock::lease::{Holder, Idempotency, Metadata, Ttl};
 use crate::lock::rules::{Lease, LeaseInfo};
 use crate::store::contract::{Page, StoreError, Timed};
 
-/// The most that may wait.
+/// The maximum numbers of waiters.
 #[derive(Clone, Copy, Debug)]
 pub struct WaitLimits {
     /// On this server.
@@ -15,18 +15,18 @@ pub struct WaitLimits {
     pub max_waiters_per_key: usize,
 }
 
-/// What a client asks for.
+/// An acquisition as a client asks for it.
 #[derive(Clone, Debug)]
 pub struct AcquireRequest {
     /// How long the lease lasts without a renewal.
     pub ttl: Ttl,
-    /// Until when to wait for the lock; `None` not at all.
+    /// Until when to wait for the lock; `None` to not wait.
     pub wait_until: Option<Instant>,
-    /// Who asks, in the client's words.
+    /// The holder's name, as the client gives it.
     pub holder: Option<Holder>,
-    /// What the client attaches.
+    /// The client's name-value pairs.
     pub metadata: Metadata,
-    /// Present if the request may be repeated.
+    /// Present if the client may repeat the request.
     pub idempotency: Option<Idempotency>,
 }
 
@@ -35,17 +35,17 @@ pub struct AcquireRequest {
 pub enum Acquired {
     /// A new lease.
     Granted(Timed<Lease>),
-    /// The lease that this acquisition has already.
+    /// The live lease of an earlier request of the same acquisition.
     Replayed(Timed<Lease>),
-    /// Somebody else's, and the request does not wait.
+    /// The lock is held, and the request does not wait.
     Held(HeldBy),
-    /// Somebody else's for as long as the request would wait; how many were ahead of it.
+    /// The lock was held until the end of the wait; with the number of waiters ahead of this one.
     TimedOut(HeldBy, usize),
     /// The idempotency key was used with another TTL, holder or metadata.
     KeyReused,
     /// This acquisition was granted and released moments ago.
     AlreadyReleased,
-    /// As many wait as may.
+    /// The limit of waiters is reached, for the key or for the server.
     TooManyWaiters,
 }
 
@@ -54,16 +54,16 @@ pub enum Acquired {
 pub enum Listing {
     /// A page of the held locks.
     Page(Page),
-    /// As many listings as may be are under way.
+    /// The limit of concurrent listings is reached.
     TooMany,
 }
 
-/// How a held lock stands.
+/// The lease on a held lock, and its queue.
 #[derive(Clone, Debug)]
 pub struct HeldBy {
-    /// Who has it.
+    /// The live lease or reservation.
     pub info: LeaseInfo,
-    /// How many wait for it.
+    /// The number of waiters.
     pub waiters: usize,
 }
 
@@ -72,7 +72,7 @@ pub struct HeldBy {
 pub enum ServiceError {
     /// The store's reason.
     Store(StoreError),
-    /// The server is about to end; nothing was done.
+    /// The server is draining; nothing was done.
     ShuttingDown,
 }
 

@@ -1,4 +1,4 @@
-//! Who waits on this server, so that news finds them. The order of waiters is the store's.
+//! The waiters of this server, so that events of the store reach them. The store decides their order.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::lock::key::LockKey;
 use crate::lock::request::{Ticket, WaiterId};
 
-/// All who wait here.
+/// All waiters of this server.
 #[derive(Debug)]
 pub(super) struct WaiterTable {
     state: Mutex<State>,
@@ -30,21 +30,21 @@ struct State {
 #[derive(Debug, Default)]
 struct KeyWaiters {
     by_order: BTreeMap<Order, Arc<WakeSignal>>,
-    /// When the holder's lease is over, as far as is known here.
+    /// The deadline of the holder's lease, as far as this server knows.
     held_until: Option<Instant>,
 }
 
-/// By ticket; those without one come last, as they came.
+/// The ticket, then the order of arrival. Waiters without a ticket come last.
 type Order = (u64, u64);
 
-/// Tells a waiter that there is a reason to act.
+/// Wakes a waiter, and tells it whether it must ask the store.
 #[derive(Debug, Default)]
 pub(super) struct WakeSignal {
     must_ask: AtomicBool,
     woken: Notify,
 }
 
-/// Somebody waits; dropping it ends that.
+/// One waiter. Dropping the handle ends its wait on this server.
 #[derive(Debug)]
 pub(super) struct WaiterHandle {
     waiting: Arc<WaiterTable>,
@@ -62,7 +62,7 @@ impl WaiterTable {
         }
     }
 
-    /// Takes a handle; `None` if there is no room.
+    /// Adds a waiter; `None` if the table is full.
     pub(super) fn join(self: &Arc<Self>, key: &LockKey, waiter: WaiterId) -> Option<WaiterHandle> {
         let mut state = self.state();
         if state.total >= self.max {
@@ -88,14 +88,14 @@ impl WaiterTable {
         })
     }
 
-    /// It is this waiter's turn.
+    /// The store has reserved a lock for this waiter.
     pub(super) fn reservation(&self, waiter: WaiterId) {
         for signal in self.state().signals.get(&waiter).into_iter().flatten() {
             signal.ask();
         }
     }
 
-    /// The lock is somebody's until then, who may be gone.
+    /// The lock is held or reserved until then. The first waiter checks again after it.
     pub(super) fn held_until(&self, key: &LockKey, until: Instant) {
         if let Some(local) = self.state().keys.get_mut(key) {
             local.held_until = Some(until);
@@ -105,14 +105,14 @@ impl WaiterTable {
         }
     }
 
-    /// All must ask again.
+    /// Makes all waiters ask the store.
     pub(super) fn ask_all(&self) {
         for signal in self.state().signals.values().flatten() {
             signal.ask();
         }
     }
 
-    /// How many wait, and how many may.
+    /// The number of waiters, and its maximum.
     pub(super) fn total(&self) -> (usize, usize) {
         (self.state().total, self.max)
     }
@@ -135,7 +135,7 @@ impl WakeSignal {
         self.must_ask.swap(false, Ordering::AcqRel)
     }
 
-    /// Waits until there is a reason to look around.
+    /// Waits until the signal is given.
     pub(super) async fn woken(&self) {
         self.woken.notified().await;
     }
@@ -157,8 +157,8 @@ impl WaiterHandle {
         self.order = order;
     }
 
-    /// When the first of those who wait here for the key must ask whether its holder's lease is over; `None`
-    /// for all others.
+    /// When this waiter must ask whether the lease ahead of it is over. `None` unless it is the first waiter of its key
+    /// on this server.
     pub(super) fn ask_at(&self) -> Option<Instant> {
         let state = self.waiting.state();
         let local = state.keys.get(&self.key)?;
@@ -166,7 +166,7 @@ impl WaiterHandle {
         (*first == self.order).then_some(local.held_until).flatten()
     }
 
-    /// This waiter's own lease is what the others wait for.
+    /// This waiter has the lock: the others wait for its lease.
     pub(super) fn granted(&self, until: Instant) {
         if let Some(local) = self.waiting.state().keys.get_mut(&self.key) {
             local.held_until = Some(until);
@@ -180,7 +180,7 @@ impl Drop for WaiterHandle {
         state.total -= 1;
         if let Some(signals) = state.signals.get_mut(&self.waiter) {
             signals.retain(|signal| !Arc::ptr_eq(signal, &self.signal));
-            // A repetition of this request still waits, and may have lost the place with it.
+            // A repetition of this request still waits, and may have lost its queue entry.
             for signal in signals.iter() {
                 signal.ask();
             }
@@ -194,7 +194,7 @@ impl Drop for WaiterHandle {
         local.by_order.remove(&self.order);
         match local.by_order.first_key_value() {
             None => drop(state.keys.remove(&self.key)),
-            // Whoever is first now has the timer.
+            // The waiter that is first now has to watch the deadline.
             Some((first, signal)) if *first > self.order => signal.woken.notify_one(),
             Some(_) => {}
         }

@@ -1,10 +1,10 @@
-//! The wall clock of this machine, for what has to be comparable across restarts. No lease depends on it.
+//! The wall clock of this machine, for values that must be comparable across restarts. No lease depends on it.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::lock::lease::{Timestamp, micros};
 
-/// The time now; 1970 if the clock stands before that.
+/// The present time; the epoch if the clock is set before 1970.
 pub(crate) fn wall_clock() -> Timestamp {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
     Timestamp::from_micros(micros(since_epoch.unwrap_or_default()))

@@ -1,8 +1,8 @@
-//! What every store does, and the ways in which it can fail to.
+//! The contract of a store, and the ways in which an operation can fail.
 //!
-//! A refusal is a result, not an error: `Err` means that the store *could not do* it or *cannot
-//! know* whether it did. Every method is atomic for its key. Dropping a method's future never
-//! undoes anything; the operation may still take effect.
+//! A refusal is a result, not an error: `Err` means that the store *could not* execute the operation, or *cannot
+//! know* whether it did. Every method is atomic for its key. Dropping a method's future does not undo the operation,
+//! which may still take effect.
 
 use std::fmt;
 use std::time::Duration;
@@ -15,18 +15,18 @@ use crate::lock::lease::{Attempt, FencingToken, LeaseId, Timestamp, Ttl};
 use crate::lock::request::{Acquire, WaiterId};
 use crate::lock::rules::{Acquisition, EndOutcome, LeaseInfo, Renewal};
 
-/// An answer, and a moment at which its store had not yet read its clock.
+/// An answer, with a lower bound of the moment at which the store read its clock.
 ///
-/// What is left of a lease shrinks from then on, while the answer is confirmed and handed over.
+/// The remaining time of a lease shrinks from that moment on, while the answer is confirmed and sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timed<T> {
     /// The answer.
     pub value: T,
-    /// On this machine's monotonic clock.
+    /// The lower bound, on this machine's monotonic clock.
     pub asked_at: Instant,
 }
 
-/// A keeper of locks.
+/// A store of locks.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// See [`crate::lock::rules::Lock::acquire`].
@@ -64,20 +64,20 @@ pub trait Store: Send + Sync + 'static {
         keep: Option<Duration>,
     ) -> Result<bool, StoreError>;
 
-    /// The live lease on a key, if there is one, and how many wait for it.
+    /// The live lease on a key, if there is one, and the number of waiters.
     async fn inspect(&self, key: &LockKey) -> Result<(Option<LeaseInfo>, usize), StoreError>;
 
     /// A page of the held keys; see [`Page`].
     async fn list(&self, query: &ListQuery) -> Result<Page, StoreError>;
 
-    /// The next piece of news for those who wait here. StoreEvent may be lost or come twice: it is a reason to ask
-    /// again, and decides nothing. Nothing is lost if the future is dropped.
+    /// The next event for the waiters of this server. Events may be lost or repeated: an event is a reason to ask again,
+    /// and decides nothing. Dropping the future loses no event.
     async fn next_event(&self) -> StoreEvent;
 
-    /// What is known of the store's state without asking it.
+    /// The state of the store, as far as it is known without asking it.
     fn health(&self) -> Health;
 
-    /// How many leases there are, without asking the store; `None` while that is not known yet.
+    /// The number of leases, without asking the store; `None` while it is not known yet.
     fn lease_stats(&self) -> Option<LeaseStats>;
 
     /// Ends the store's tasks and waits for them.
@@ -91,7 +91,7 @@ pub struct ListQuery {
     pub prefix: String,
     /// The most keys of a page.
     pub limit: usize,
-    /// Where the page before this one ended.
+    /// The end of the page before this one.
     pub cursor: Option<String>,
 }
 
@@ -99,19 +99,19 @@ pub struct ListQuery {
 /// again on a later page; a key that is held during the whole listing does appear.
 #[derive(Debug, Default)]
 pub struct Page {
-    /// The keys, their holdings, and how many wait for each.
+    /// The keys with their leases and their numbers of waiters.
     pub locks: Vec<(LockKey, LeaseInfo, usize)>,
-    /// Where the next page begins; `None` at the end.
+    /// The beginning of the next page; `None` at the end.
     pub next_cursor: Option<String>,
 }
 
-/// About how many bytes a page may have as JSON; the lock that passes it is the last one.
+/// The approximate maximum of a page as JSON, in bytes; the lock that passes it is the last one.
 pub const MAX_PAGE_BYTES: usize = 256 * 1024;
 
-/// About how many bytes a lock takes in a page besides its key and what its holder said.
+/// About the bytes of a lock in a page besides its key, holder and metadata.
 const LISTED_BYTES: usize = 192;
 
-/// About how many bytes a lock takes in a page.
+/// About the bytes of a lock in a page.
 #[must_use]
 pub fn listed_bytes((key, info, _): &(LockKey, LeaseInfo, usize)) -> usize {
     let holder = info.holder.as_ref().map_or("", |holder| holder.as_str());
@@ -123,27 +123,27 @@ pub fn listed_bytes((key, info, _): &(LockKey, LeaseInfo, usize)) -> usize {
 /// The leases of a store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LeaseStats {
-    /// How many all servers' clients hold now; what is only reserved is not held.
+    /// The leases that clients of all servers hold now, without reservations.
     pub held: u64,
-    /// How many ran out without being ended, as this server counted: each is counted once, by one of the servers.
+    /// The expired leases that this server counted. Each is counted once, by one of the servers.
     pub expired_total: u64,
 }
 
-/// What may matter to those who wait.
+/// A change that may concern waiters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreEvent {
     /// A lock is reserved for this waiter, which must claim it by asking again.
     Reserved(LockKey, WaiterId),
-    /// A lock is somebody else's until then, unless that is renewed.
+    /// A lock is held or reserved until then, unless the lease is renewed.
     HeldUntil(LockKey, Instant),
-    /// The store may have lost the places of all who wait here: each must ask again.
+    /// The store may have lost the queue entries of this server's waiters: each must ask again.
     QueuesLost,
 }
 
 /// Why a store has no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreError {
-    /// The store is out of reach, not ready or too slow.
+    /// The store is unreachable, not ready or too slow.
     Unavailable {
         /// Whether the operation may have taken effect.
         outcome: Outcome,
@@ -156,17 +156,17 @@ pub enum StoreError {
     NotPersisting,
     /// Too few replicas confirmed the operation in time.
     ReplicationUnconfirmed {
-        /// Whether the operation may stand.
+        /// Whether the operation may have taken effect.
         outcome: Outcome,
     },
-    /// Leases that the store lost may still be counted on; nothing new is granted until they are over.
+    /// Clients may still count on leases that the store lost; the store grants nothing new until these are over.
     Recovering {
-        /// How long that takes.
+        /// The time until then.
         retry_after: Duration,
     },
-    /// A list cursor that this store never gave out.
+    /// A list cursor that this store did not issue.
     InvalidCursor,
-    /// The store answered something that this program does not understand.
+    /// An unexpected reply of the store.
     Internal {
         /// For the log; never shown to a client.
         cause: String,
@@ -183,7 +183,7 @@ pub enum Outcome {
 }
 
 impl StoreError {
-    /// The error of a read: whatever happened, nothing was changed.
+    /// The same error of a read, which never changes anything.
     #[must_use]
     pub fn of_a_read(self) -> Self {
         match self {
@@ -198,7 +198,7 @@ impl StoreError {
         }
     }
 
-    /// Whether the operation may have taken effect all the same.
+    /// Whether the operation may have taken effect in spite of the error.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         match self {
@@ -240,33 +240,33 @@ impl fmt::Display for StoreError {
 
 impl std::error::Error for StoreError {}
 
-/// A store's state, in the operator's words.
+/// The state of a store, as sentences for the operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
-    /// Whether it serves.
+    /// Whether the store serves.
     pub condition: Condition,
-    /// What became of the store's master last, if it is not the one that it began with.
+    /// The latest change of the master, if there was one.
     pub last_change: Option<Event>,
-    /// What the operator's settings give up, if they do.
+    /// The guarantee that the operator's settings give up, if there is one.
     pub accepted_risk: Option<String>,
 }
 
 /// Whether a store serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Condition {
-    /// Never reached so far, and why.
+    /// Not reached yet, and why.
     Starting(String),
-    /// In order.
+    /// Healthy.
     Ready,
-    /// Reached before, in trouble now or running with less than it promises, and why.
+    /// Reached before, but failing now or serving with fewer guarantees, and why.
     Degraded(String),
 }
 
 /// Something that happened once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// On this server's clock.
+    /// The moment, on this server's clock.
     pub at: Timestamp,
-    /// What it was.
+    /// What happened.
     pub text: String,
 }

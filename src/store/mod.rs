@@ -1,4 +1,4 @@
-//! Where locks are kept: one contract, two real stores.
+//! The stores of locks: one contract, two implementations.
 
 mod clock;
 pub mod contract;
