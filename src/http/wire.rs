@@ -218,7 +218,7 @@ impl AcquireBody {
         })?;
         let idempotency = idempotency_key.map(|key| Idempotency {
             key: digest(&[principal.as_bytes(), key.as_bytes()]),
-            request: fingerprint(ttl, holder.as_ref(), &metadata),
+            fingerprint: fingerprint(ttl, holder.as_ref(), &metadata),
         });
         let wait_until = (!wait.is_zero()).then(|| arrived + wait);
         Ok(AcquireRequest {

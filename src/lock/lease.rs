@@ -229,7 +229,7 @@ pub struct Idempotency {
     /// The digest of the principal and its `Idempotency-Key`.
     pub key: Digest,
     /// The digest of TTL, holder and metadata, which must be the same in every repetition.
-    pub request: Digest,
+    pub fingerprint: Digest,
 }
 
 /// One request's try at a lock. A lease remembers the last attempt that touched it, so that a rollback does not end a

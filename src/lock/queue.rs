@@ -36,7 +36,7 @@ impl QueueEntry {
 /// The queue entries of one lock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Queue {
-    places: BTreeMap<Ticket, QueueEntry>,
+    entries: BTreeMap<Ticket, QueueEntry>,
     tickets: HashMap<WaiterId, Ticket>,
     /// No entry is kept beyond this moment.
     kept_until: Option<Timestamp>,
@@ -45,15 +45,15 @@ pub(super) struct Queue {
 impl Queue {
     /// The number of waiters, kept entries included.
     pub(super) fn len(&self, now: Timestamp) -> usize {
-        let kept = |place: &&QueueEntry| now < place.kept_until;
-        self.places.values().filter(kept).count()
+        let kept = |entry: &&QueueEntry| now < entry.kept_until;
+        self.entries.values().filter(kept).count()
     }
 
     /// Drops the entries that no longer count.
     pub(super) fn prune(&mut self, now: Timestamp) {
-        let over = |(_, place): &(&Ticket, &QueueEntry)| place.kept_until <= now;
+        let over = |(_, entry): &(&Ticket, &QueueEntry)| entry.kept_until <= now;
         let over: Vec<Ticket> = self
-            .places
+            .entries
             .iter()
             .filter(over)
             .map(|(ticket, _)| *ticket)
@@ -64,33 +64,33 @@ impl Queue {
     }
 
     /// Inserts the entry of a waiter, in place of its earlier one.
-    pub(super) fn insert(&mut self, ticket: Ticket, place: QueueEntry) {
-        let id = place.request.waiter_id();
-        self.kept_until = self.kept_until.max(Some(place.kept_until));
+    pub(super) fn insert(&mut self, ticket: Ticket, entry: QueueEntry) {
+        let id = entry.request.waiter_id();
+        self.kept_until = self.kept_until.max(Some(entry.kept_until));
         if let Some(before) = self.tickets.insert(id, ticket) {
-            self.places.remove(&before);
+            self.entries.remove(&before);
         }
-        self.places.insert(ticket, place);
+        self.entries.insert(ticket, entry);
     }
 
     pub(super) fn remove(&mut self, ticket: Ticket) -> Option<QueueEntry> {
-        let place = self.places.remove(&ticket)?;
-        self.tickets.remove(&place.request.waiter_id());
-        if self.places.is_empty() {
+        let entry = self.entries.remove(&ticket)?;
+        self.tickets.remove(&entry.request.waiter_id());
+        if self.entries.is_empty() {
             self.kept_until = None;
         }
-        Some(place)
+        Some(entry)
     }
 
     /// The entry of a waiter, even if it no longer counts.
     pub(super) fn find(&self, id: WaiterId) -> Option<(Ticket, &QueueEntry)> {
         let ticket = self.tickets.get(&id)?;
-        Some((*ticket, self.places.get(ticket)?))
+        Some((*ticket, self.entries.get(ticket)?))
     }
 
     /// The number of entries ahead of a ticket, present or not.
     pub(super) fn ahead_of(&self, ticket: Ticket) -> usize {
-        self.places.range(..ticket).count()
+        self.entries.range(..ticket).count()
     }
 
     /// Takes the first entry whose request is present; `asking` counts as present. Drops the entries ahead of it that no
@@ -102,12 +102,12 @@ impl Queue {
     ) -> Option<(Ticket, QueueEntry)> {
         let mut over = Vec::new();
         let mut first = None;
-        for (ticket, place) in &self.places {
-            if now < place.present_until || Some(place.request.waiter_id()) == asking {
+        for (ticket, entry) in &self.entries {
+            if now < entry.present_until || Some(entry.request.waiter_id()) == asking {
                 first = Some(*ticket);
                 break;
             }
-            if place.kept_until <= now {
+            if entry.kept_until <= now {
                 over.push(*ticket);
             }
         }
@@ -115,7 +115,7 @@ impl Queue {
             self.remove(ticket);
         }
         let first = first?;
-        self.remove(first).map(|place| (first, place))
+        self.remove(first).map(|entry| (first, entry))
     }
 
     /// The moment from which no entry counts.

@@ -92,7 +92,7 @@ mod tests {
         assert_eq!(once.expose(), "01".repeat(16));
         let idempotency = Idempotency {
             key: Digest::from_bytes([2; 16]),
-            request: Digest::from_bytes([3; 16]),
+            fingerprint: Digest::from_bytes([3; 16]),
         };
         let repeatable = WaiterId::of(lease_id, Some(idempotency));
         assert_eq!(repeatable.expose(), "02".repeat(16));

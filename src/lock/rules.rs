@@ -18,7 +18,7 @@ use crate::lock::request::{Acquire, Ticket, WaiterId};
 /// How long a release is remembered, so that its repetition is a success and not a lost lease.
 pub const RELEASE_MEMORY: Duration = Duration::from_secs(10);
 
-/// How long a lock is reserved for a waiter whose turn it is.
+/// How long a lock stays reserved for the first waiter.
 pub const RESERVATION: Duration = Duration::from_secs(3);
 
 /// How many releases of one key are remembered.
@@ -36,19 +36,18 @@ pub struct Grant {
     deadline: Timestamp,
     renewals: u64,
     idempotency: Option<Idempotency>,
-    /// The attempt that an undo must name; `None` once the lease was asked for again or renewed, which
-    /// shows that somebody may count on it.
+    /// The attempt that a rollback must name. `None` after a replay or a renewal: a client may count on the lease.
     attempt: Option<Attempt>,
-    /// The place that it had, while it is only reserved: nobody was told of it yet.
+    /// The ticket of its queue entry while the lock is only reserved: no client knows of the grant yet.
     reserved: Option<Ticket>,
 }
 
-/// What anyone may know of a live lease, as it was when the store answered.
+/// The public part of a live lease, as of the store's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseInfo {
-    /// Who holds it, in the client's words.
+    /// The holder's name, as the client gave it.
     pub holder: Option<Holder>,
-    /// What the client attached.
+    /// The client's name-value pairs.
     pub metadata: Metadata,
     /// The token of this grant.
     pub fencing_token: FencingToken,
@@ -80,26 +79,25 @@ pub enum Acquisition {
     Granted(Lease),
     /// The lease that this acquisition was granted before, still alive.
     Replayed(Lease),
-    /// Somebody else's, or reserved for somebody; how many wait for it, and the place of this request if
-    /// it had one.
+    /// The lock is held or reserved, and this request does not wait.
     Held {
         /// Whose.
         info: LeaseInfo,
         /// How many wait.
         waiters: usize,
-        /// Which of them this request was, from one on.
+        /// The position of this request in the queue, from one on, if it had an entry.
         position: Option<usize>,
     },
-    /// The same, and this request waits for it.
+    /// The lock is held or reserved, and this request waits for it.
     Queued {
         /// Whose.
         info: LeaseInfo,
-        /// How many wait, this one included.
+        /// The number of waiters, this one included.
         waiters: usize,
-        /// Where it stands.
+        /// The order of this request's entry.
         ticket: Ticket,
     },
-    /// As many wait for the key as may.
+    /// The limit of waiters for the key is reached.
     TooManyWaiters,
     /// The idempotency key was used with another TTL, holder or metadata.
     KeyReused,
@@ -110,30 +108,30 @@ pub enum Acquisition {
 /// The answer to a renewal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Renewal {
-    /// The lease goes on.
+    /// The lease lives on.
     Renewed(Lease),
-    /// It does not.
+    /// The lease is lost.
     Lost(Loss),
 }
 
 /// The answer to a release or a break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndOutcome {
-    /// That lease is over, by this call or by an earlier one like it.
+    /// The lease is over, by this call or by an earlier one like it.
     Ended {
-        /// For how long it had been held, if this call ended it.
+        /// How long the lease was held, if this call ended it.
         held_for: Option<Duration>,
     },
-    /// It was not there to be ended.
+    /// The lease was lost before.
     Lost(Loss),
 }
 
-/// Why a lease is not the caller's any more.
+/// Why the caller no longer has a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
-    /// Nobody holds the lock.
+    /// The lock is free.
     NotHeld,
-    /// Somebody else holds it.
+    /// Another lease holds the lock.
     HeldByOther,
 }
 
@@ -153,9 +151,8 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock for `request` if it is free and nobody waits ahead, or lets it wait. Asked again with
-    /// the same lease id, a waiter learns how it stands, takes what was reserved for it, and gets back a
-    /// place that it lost.
+    /// Grants the lock to `request` if it is free and no waiter is ahead, or lets it wait. A waiter asks again with the
+    /// same lease id: it learns its position, claims its reservation, and gets back an entry that was lost.
     ///
     /// `next_number` gives numbers that rise, for tokens and tickets.
     pub fn acquire(
@@ -172,13 +169,13 @@ impl Lock {
         let known = self
             .queue
             .find(id)
-            .map(|(ticket, place)| (ticket, place.request.idempotency, place.request.attempt));
+            .map(|(ticket, entry)| (ticket, entry.request.idempotency, entry.request.attempt));
         if let Some((_, idempotency, _)) = known
             && let Repetition::Altered = same_acquisition(idempotency, request.idempotency)
         {
             return Acquisition::KeyReused;
         }
-        // The latest request that waits has the place; one that waits no more ends it only if it is its own.
+        // The latest waiting request owns the entry. A request that no longer waits ends only its own entry.
         if let Some((ticket, _, attempt)) = known
             && (request.wait.is_some() || attempt == request.attempt)
         {
@@ -210,7 +207,7 @@ impl Lock {
         }
     }
 
-    /// What needs no free lock: an acquisition that is over, or was granted before.
+    /// The answers that do not depend on a free lock: the acquisition was granted before, or is already over.
     fn settled(&mut self, request: &Acquire, now: Timestamp) -> Option<Acquisition> {
         if let Some(grant) = self.live_mut(now).filter(|grant| grant.reserved.is_none()) {
             if grant.lease_id == request.lease_id {
@@ -221,7 +218,7 @@ impl Lock {
                 Repetition::Altered => return Some(Acquisition::KeyReused),
                 Repetition::Same => {
                     grant.attempt = None;
-                    // A lease that was cut when its client went is whole again: it came back.
+                    // The client has come back, so a shortened lease gets its full time again.
                     grant.deadline = grant.deadline.max(grant.acquired_at.after(grant.ttl.get()));
                     return Some(Acquisition::Replayed(grant.lease(now)));
                 }
@@ -231,7 +228,7 @@ impl Lock {
             .then_some(Acquisition::AlreadyReleased)
     }
 
-    /// A request that does not get the lock now: it waits, or ends.
+    /// A request that does not get the lock now waits, or ends.
     fn wait_behind(
         &mut self,
         request: Acquire,
@@ -267,7 +264,8 @@ impl Lock {
         }
     }
 
-    /// Reserves a free lock for the first who waits, `asking` being present in any case; see [`Lock::reservation`].
+    /// Reserves a free lock for the first waiter that is present; `asking` counts as present. See
+    /// [`Lock::reservation`].
     fn reserve(
         &mut self,
         asking: Option<WaiterId>,
@@ -277,8 +275,8 @@ impl Lock {
         if self.live(now).is_some() {
             return;
         }
-        if let Some((ticket, place)) = self.queue.take_first(asking, now) {
-            let mut grant = Grant::new(place.request, next_number(), now);
+        if let Some((ticket, entry)) = self.queue.take_first(asking, now) {
+            let mut grant = Grant::new(entry.request, next_number(), now);
             grant.deadline = now.after(RESERVATION);
             grant.reserved = Some(ticket);
             self.holders = vec![grant];
@@ -299,7 +297,8 @@ impl Lock {
         }
     }
 
-    /// Ends a live lease; a repetition within [`RELEASE_MEMORY`] is a success too. Whoever waits first is next.
+    /// Ends a live lease and reserves the lock for the first waiter. A repetition within [`RELEASE_MEMORY`] is a success
+    /// too.
     pub fn release(
         &mut self,
         lease_id: LeaseId,
@@ -330,8 +329,8 @@ impl Lock {
         EndOutcome::Ended { held_for }
     }
 
-    /// Ends the live lease with this token, whoever holds it; a success too when that grant is
-    /// over and nobody holds the lock.
+    /// Ends the live lease with this token, whoever its holder is. A success too when that grant is over and the lock is
+    /// free.
     pub fn break_lease(
         &mut self,
         token: FencingToken,
@@ -350,9 +349,9 @@ impl Lock {
         }
     }
 
-    /// Takes back what a request got whose client is gone, if `attempt` was the last to touch it: a grant,
-    /// whole or down to `keep` from now for a client that can come back; a reservation or a place, which are
-    /// kept for [`ENTRY_KEPT`] then. Says whether there was any.
+    /// Takes back the grant, the reservation or the queue entry of a request whose client is gone. `attempt` must be the
+    /// last one to touch it. For a client that can come back, `keep` shortens a lease to that time from now, and a
+    /// reservation or an entry is kept for [`ENTRY_KEPT`]. Returns whether there was anything to take back.
     ///
     /// [`ENTRY_KEPT`]: crate::lock::queue::ENTRY_KEPT
     pub fn rollback(
@@ -384,47 +383,47 @@ impl Lock {
             self.reserve(None, now, next_number);
             return true;
         }
-        let own = |place: &QueueEntry| {
-            place.request.lease_id == lease_id && place.request.attempt == attempt
+        let own = |entry: &QueueEntry| {
+            entry.request.lease_id == lease_id && entry.request.attempt == attempt
         };
-        let found = self.queue.find(waiter).filter(|(_, place)| own(place));
+        let found = self.queue.find(waiter).filter(|(_, entry)| own(entry));
         let Some((ticket, _)) = found else {
             return false;
         };
-        if let (Some(place), Some(_)) = (self.queue.remove(ticket), keep) {
+        if let (Some(entry), Some(_)) = (self.queue.remove(ticket), keep) {
             self.queue
-                .insert(ticket, QueueEntry::new(place.request, now));
+                .insert(ticket, QueueEntry::new(entry.request, now));
         }
         true
     }
 
-    /// For whom the lock is reserved, and under which token, until that waiter claims it.
+    /// The waiter that the lock is reserved for, and the token of its grant.
     #[must_use]
     pub fn reservation(&self, now: Timestamp) -> Option<(WaiterId, FencingToken)> {
         let reserved = self.live(now).filter(|grant| grant.reserved.is_some());
         reserved.map(|grant| (grant.waiter_id(), grant.fencing_token))
     }
 
-    /// How many wait, those whose place is kept included.
+    /// The number of waiters, kept entries included.
     #[must_use]
     pub fn waiters(&self, now: Timestamp) -> usize {
         self.queue.len(now)
     }
 
-    /// The live lease, if there is one, as anyone may see it.
+    /// The public part of the live lease or reservation, if there is one.
     #[must_use]
     pub fn lease_info(&self, now: Timestamp) -> Option<LeaseInfo> {
         self.live(now).map(|grant| grant.lease_info(now))
     }
 
-    /// The live lease and until when it is held; not what is only reserved.
+    /// The deadline and the token of the live lease. A reservation is no lease.
     #[must_use]
     pub fn held(&self, now: Timestamp) -> Option<(Timestamp, FencingToken)> {
         let held = self.live(now).filter(|grant| grant.reserved.is_none());
         held.map(|grant| (grant.deadline, grant.fencing_token))
     }
 
-    /// The moment from which nothing of this state matters any more.
+    /// The moment from which this state has no effect.
     #[must_use]
     pub fn disposable_from(&self) -> Option<Timestamp> {
         let deadlines = self.holders.iter().map(|grant| grant.deadline);
@@ -450,7 +449,7 @@ impl Lock {
         }
     }
 
-    /// Whether this acquisition was: it is repeated, or a command of it comes late.
+    /// Whether this acquisition was released moments ago: the request is a repetition, or a late command.
     fn released_moments_ago(&self, asked: &Acquire, now: Timestamp) -> bool {
         let key_of = |idempotency: Option<Idempotency>| idempotency.map(|known| known.key);
         let asked_key = key_of(asked.idempotency);
@@ -481,7 +480,7 @@ impl Grant {
         }
     }
 
-    /// What was reserved is the asking request's from now on.
+    /// Turns a reservation into a lease of the asking request.
     fn claim(&mut self, request: &Acquire, now: Timestamp) -> Acquisition {
         if let Repetition::Altered = same_acquisition(self.idempotency, request.idempotency) {
             return Acquisition::KeyReused;
@@ -498,7 +497,7 @@ impl Grant {
         WaiterId::of(self.lease_id, self.idempotency)
     }
 
-    /// For how long it has been held; what is only reserved is nobody's yet.
+    /// How long the lease has been held; `None` for a reservation.
     fn held_for(&self, now: Timestamp) -> Option<Duration> {
         self.reserved.is_none().then(|| now.since(self.acquired_at))
     }
@@ -544,7 +543,7 @@ impl Release {
 }
 
 impl LeaseInfo {
-    /// What was left of the lease when the store answered.
+    /// The remaining time of the lease when the store answered.
     #[must_use]
     pub fn expires_in(&self) -> Duration {
         self.deadline.since(self.read_at)

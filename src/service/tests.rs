@@ -58,7 +58,7 @@ fn waiting(milliseconds: u64) -> AcquireRequest {
 fn repeatable(number: u8, request: AcquireRequest) -> AcquireRequest {
     let idempotency = Some(Idempotency {
         key: Digest::from_bytes([number; 16]),
-        request: Digest::from_bytes([0; 16]),
+        fingerprint: Digest::from_bytes([0; 16]),
     });
     AcquireRequest {
         idempotency,

@@ -1,9 +1,8 @@
 //! The embedded store: a map of locks and the rules.
 //!
-//! It exists so that a first run needs nothing, and so that the rules have a store without a
-//! network in it. It forgets every lease when the process ends; its tokens rise across restarts all
-//! the same, because they start at the wall clock in microseconds. It is not for more than one
-//! server: each would grant the same lock.
+//! A first run needs no Redis with it, and tests of the rules need no network. It forgets every lease when the process
+//! ends. Its tokens rise across restarts, because they start at the wall clock in microseconds. It is for one server
+//! only: two servers would each grant the same lock.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -24,14 +23,14 @@ use crate::store::contract::{
     Timed, listed_bytes,
 };
 
-/// How many keys whose time is over one operation looks at: enough to free memory faster than
-/// operations fill it, few enough that none of them is slow.
+/// How many expired keys one operation sweeps: enough to free memory faster than operations fill it, few enough to
+/// keep each operation fast.
 const SWEPT_PER_OPERATION: usize = 4;
 
-/// How many locks a page looks at, held or not: the others wait meanwhile.
+/// How many locks a page examines, held or not: other operations wait meanwhile.
 const EXAMINED_PER_PAGE: usize = 1024;
 
-/// The most turns that waiters have not heard of yet.
+/// The maximum of events that the service has not read yet.
 const MAX_PENDING_EVENTS: usize = 65_536;
 
 /// See the module.
@@ -54,7 +53,7 @@ struct State {
     locks: BTreeMap<LockKey, Lock>,
     /// When each key's memory can be freed. Expiry itself never waits for this.
     disposals: BTreeSet<(Timestamp, LockKey)>,
-    /// The leases that are held, by their deadlines, and those whose end was not counted yet.
+    /// The leases by their deadlines: those that live, and those whose expiry is not counted yet.
     held: BTreeSet<(Timestamp, FencingToken)>,
     expired_total: u64,
     last_token: u64,
@@ -91,8 +90,7 @@ impl MemoryStore {
             .expect("no operation panics while it holds the state")
     }
 
-    /// Applies `operation` to a lock. The time is read under the guard, so that moments never go
-    /// back from one operation to the next.
+    /// Applies `operation` to a lock. The time is read under the guard, so that it never goes back between operations.
     fn change<T>(
         &self,
         key: &LockKey,
@@ -120,7 +118,7 @@ impl MemoryStore {
         let result = operation(lock, now, &mut next_token);
         let turn = lock.reservation(now);
         if let (true, Some((waiter, _))) = (turn != turn_before, turn) {
-            // If there is no room for it, the waiter finds out when it asks again.
+            // If the channel is full, the waiter finds out when it asks again.
             let _full = self
                 .news
                 .0
@@ -165,7 +163,7 @@ impl State {
 }
 
 impl State {
-    /// Counts a lease that ran out and was not counted yet, if there is one.
+    /// Counts one expired lease that is not counted yet, if there is one.
     fn count_expired(&mut self, now: Timestamp) -> bool {
         let over = self
             .held
@@ -251,7 +249,7 @@ impl Store for MemoryStore {
         let mut news = self.news.1.lock().await;
         match news.recv().await {
             Some(news) => news,
-            // The store holds a sender itself.
+            // Cannot happen: the store owns a sender.
             None => std::future::pending().await,
         }
     }
@@ -282,7 +280,7 @@ impl Store for MemoryStore {
                 bytes += listed_bytes(&listed);
                 page.locks.push(listed);
             }
-            // Only as long as more follow: the end of the listing is known.
+            // The last page has no cursor.
             page.next_cursor = examined.peek().map(|_| key.as_str().to_owned());
             if page.locks.len() >= query.limit || bytes >= MAX_PAGE_BYTES {
                 break;
@@ -291,7 +289,7 @@ impl Store for MemoryStore {
         Ok(page)
     }
 
-    /// Exact: a lease that ran out is counted once, when it is noticed or asked for here.
+    /// Exact: an expired lease is counted once, by a sweep or here.
     fn lease_stats(&self) -> Option<LeaseStats> {
         let mut state = self.state();
         let now = self.now();

@@ -223,6 +223,6 @@ pub(crate) fn repeated(first: &Acquire) -> Acquire {
 pub(crate) fn idempotency(key: u8, request: u8) -> Idempotency {
     Idempotency {
         key: Digest::from_bytes([key; 16]),
-        request: Digest::from_bytes([request; 16]),
+        fingerprint: Digest::from_bytes([request; 16]),
     }
 }

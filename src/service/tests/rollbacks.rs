@@ -215,7 +215,7 @@ async fn kept_entries_beyond_their_share_are_let_go() {
     let altered = AcquireRequest {
         idempotency: Some(Idempotency {
             key: Digest::from_bytes([1; 16]),
-            request: Digest::from_bytes([1; 16]),
+            fingerprint: Digest::from_bytes([1; 16]),
         }),
         ..waiting(100)
     };

@@ -219,7 +219,7 @@ impl Store for RedisStore {
             None => Urgency::Work,
         };
         let (idempotency_key, fingerprint) = match request.idempotency {
-            Some(idempotency) => (idempotency.key.to_hex(), idempotency.request.to_hex()),
+            Some(idempotency) => (idempotency.key.to_hex(), idempotency.fingerprint.to_hex()),
             None => Default::default(),
         };
         let metadata = match request.metadata.pairs() {
