@@ -1,7 +1,5 @@
 //! A small typed HTTP client for the program's own needs: the health check of an image.
 
-use std::fmt;
-
 use http_body_util::Empty;
 use hyper::Uri;
 use hyper::body::Bytes;
@@ -17,11 +15,13 @@ pub struct Client {
 }
 
 /// Why there is no answer.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The address is not `http://host:port`.
+    #[error("{0:?} is not http://host:port")]
     Address(String),
     /// The server was not reached, or did not answer with HTTP.
+    #[error("the server cannot be reached: {0}")]
     Transport(String),
 }
 
@@ -59,14 +59,3 @@ impl Client {
         Ok(response.status().is_success())
     }
 }
-
-impl fmt::Display for ClientError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Address(text) => write!(f, "{text:?} is not http://host:port"),
-            Self::Transport(cause) => write!(f, "the server cannot be reached: {cause}"),
-        }
-    }
-}
-
-impl std::error::Error for ClientError {}

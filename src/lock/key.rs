@@ -19,19 +19,25 @@ const PUNCTUATION: &[u8] = b"-._~:@/+=,";
 pub struct LockKey(Arc<str>);
 
 /// Why a text is not a key; `Display` is a sentence for the caller.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidKey {
     /// No characters at all.
+    #[error("the key is empty; it has 1 to 256 bytes")]
     Empty,
     /// More than [`MAX_KEY_BYTES`].
+    #[error("the key is longer than 256 bytes")]
     TooLong,
     /// A character outside `A-Z a-z 0-9 - . _ ~ : @ / + = ,`.
+    #[error("the key may hold only A-Z a-z 0-9 - . _ ~ : @ / + = , after one percent-decoding")]
     Character,
     /// A leading, trailing or doubled slash.
+    #[error("the key has an empty segment (a leading, trailing or double /)")]
     EmptySegment,
     /// A segment `.` or `..`.
+    #[error("the key has a segment . or .., which proxies rewrite")]
     DotSegment,
     /// The last segment is `lease`.
+    #[error("the last segment of the key must not be lease")]
     ReservedSegment,
 }
 
@@ -109,23 +115,6 @@ impl fmt::Debug for LockKey {
         fmt::Debug::fmt(&self.0, f)
     }
 }
-
-impl fmt::Display for InvalidKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Empty => "the key is empty; it has 1 to 256 bytes",
-            Self::TooLong => "the key is longer than 256 bytes",
-            Self::Character => {
-                "the key may hold only A-Z a-z 0-9 - . _ ~ : @ / + = , after one percent-decoding"
-            }
-            Self::EmptySegment => "the key has an empty segment (a leading, trailing or double /)",
-            Self::DotSegment => "the key has a segment . or .., which proxies rewrite",
-            Self::ReservedSegment => "the last segment of the key must not be lease",
-        })
-    }
-}
-
-impl std::error::Error for InvalidKey {}
 
 #[cfg(test)]
 mod tests {

@@ -5,7 +5,6 @@ mod connection;
 mod connections;
 mod head;
 
-use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -68,30 +67,29 @@ pub const BACKLOG: u32 = 4096;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why the server could not start.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum ServeError {
+    /// Another program listens on the address.
+    #[error(
+        "{0} is taken by another program: stop it, or listen elsewhere with --listen or LEASEHOLD_LISTEN"
+    )]
+    AddressInUse(SocketAddr),
     /// The address cannot be listened on.
+    #[error("cannot listen on {0}: {1}")]
     Listen(SocketAddr, io::Error),
     /// The system refuses signal handlers.
+    #[error("cannot receive signals: {0}")]
     Signals(io::Error),
 }
 
-impl fmt::Display for ServeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Listen(at, error) if error.kind() == io::ErrorKind::AddrInUse => {
-                write!(
-                    f,
-                    "{at} is taken by another program: stop it, or listen elsewhere with --listen or LEASEHOLD_LISTEN"
-                )
-            }
-            Self::Listen(at, error) => write!(f, "cannot listen on {at}: {error}"),
-            Self::Signals(error) => write!(f, "cannot receive signals: {error}"),
+impl ServeError {
+    fn listen(at: SocketAddr, error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::AddrInUse => Self::AddressInUse(at),
+            _ => Self::Listen(at, error),
         }
     }
 }
-
-impl std::error::Error for ServeError {}
 
 /// Serves until the process is told to end (SIGTERM or SIGINT), then shuts down gracefully.
 ///
@@ -101,10 +99,10 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
     let listener =
-        listen(config.listen).map_err(|error| ServeError::Listen(config.listen, error))?;
+        listen(config.listen).map_err(|error| ServeError::listen(config.listen, error))?;
     let at = listener
         .local_addr()
-        .map_err(|error| ServeError::Listen(config.listen, error))?;
+        .map_err(|error| ServeError::listen(config.listen, error))?;
     let app = build(&config, at);
     print_banner(&config, at);
     let front = Front::new(&config, app.clone());

@@ -4,7 +4,6 @@
 //! know* whether it did. Every method is atomic for its key. Dropping a method's future does not undo the operation,
 //! which may still take effect.
 
-use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -141,9 +140,10 @@ pub enum StoreEvent {
 }
 
 /// Why a store has no answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// The store is unreachable, not ready or too slow.
+    #[error("the store is unavailable (outcome {outcome:?}): {cause}")]
     Unavailable {
         /// Whether the operation may have taken effect.
         outcome: Outcome,
@@ -151,22 +151,30 @@ pub enum StoreError {
         cause: String,
     },
     /// The store has no memory left for another lock; nothing was done.
+    #[error("the store is out of memory: raise maxmemory of Redis, or free memory in it")]
     OutOfMemory,
     /// The store refuses writes because it cannot save them; nothing was done.
+    #[error(
+        "Redis refuses writes because it cannot save to disk (MISCONF): see its log, free the disk"
+    )]
     NotPersisting,
     /// Too few replicas confirmed the operation in time.
+    #[error("too few replicas confirmed in time (outcome {outcome:?})")]
     ReplicationUnconfirmed {
         /// Whether the operation may have taken effect.
         outcome: Outcome,
     },
     /// Clients may still count on leases that the store lost; the store grants nothing new until these are over.
+    #[error("new grants pause for {} ms after a loss", retry_after.as_millis())]
     Recovering {
         /// The time until then.
         retry_after: Duration,
     },
     /// A list cursor that this store did not issue.
+    #[error("not a cursor of this store")]
     InvalidCursor,
     /// An unexpected reply of the store.
+    #[error("internal error in the store: {cause}")]
     Internal {
         /// For the log; never shown to a client.
         cause: String,
@@ -213,32 +221,6 @@ impl StoreError {
         }
     }
 }
-
-impl fmt::Display for StoreError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unavailable { outcome, cause } => {
-                write!(f, "the store is unavailable (outcome {outcome:?}): {cause}")
-            }
-            Self::OutOfMemory => f.write_str(
-                "the store is out of memory: raise maxmemory of Redis, or free memory in it",
-            ),
-            Self::NotPersisting => f.write_str(
-                "Redis refuses writes because it cannot save to disk (MISCONF): see its log, free the disk",
-            ),
-            Self::ReplicationUnconfirmed { outcome } => {
-                write!(f, "too few replicas confirmed in time (outcome {outcome:?})")
-            }
-            Self::Recovering { retry_after } => {
-                write!(f, "new grants pause for {} ms after a loss", retry_after.as_millis())
-            }
-            Self::InvalidCursor => f.write_str("not a cursor of this store"),
-            Self::Internal { cause } => write!(f, "internal error in the store: {cause}"),
-        }
-    }
-}
-
-impl std::error::Error for StoreError {}
 
 /// The state of a store, as sentences for the operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
