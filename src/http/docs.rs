@@ -303,7 +303,7 @@ fn complete_operation(operation: &mut Value) {
         Kind::HeadTooLarge,
         Kind::Internal,
     ];
-    if id == "metrics" {
+    if id == "metrics" || id == "index" {
         refusals.push(Kind::MisdirectedRequest);
         refusals.push(Kind::TooManyConnections);
     }

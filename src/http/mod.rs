@@ -12,6 +12,7 @@ mod docs;
 pub mod extract;
 mod gate;
 pub mod health;
+mod index;
 mod locks;
 pub mod problem;
 pub mod wire;
@@ -63,6 +64,7 @@ const MAX_REQUEST_ID_BYTES: usize = 128;
 
 fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(docs::description())
+        .routes(routes!(index::index))
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))
@@ -236,6 +238,7 @@ fn bounded(app: &App, route: Route, response: Response) -> Response {
 /// The route of a path whose key was set apart; what clients make up must not become a metric's label each.
 fn route_of(path: &str) -> Route {
     match path {
+        "/" => Route::Index,
         "/livez" => Route::Livez,
         "/readyz" => Route::Readyz,
         "/metrics" => Route::Metrics,

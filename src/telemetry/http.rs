@@ -16,6 +16,8 @@ const BUCKETS: [f64; 12] = [
 label! {
     /// A route; what clients make up must not become one each.
     Route {
+        /// The front page.
+        Index = "/",
         /// Whether the process lives.
         Livez = "/livez",
         /// Whether the server is ready.

@@ -355,6 +355,7 @@ fn security_headers_stand_on_every_answer() {
     let server = Leasehold::in_memory();
     let get = |path: &str| http(server.addr(), "GET", path, &[], None);
     let mut replies: Vec<Reply> = [
+        "/",
         "/livez",
         "/locks",
         "/locks/a",

@@ -315,6 +315,7 @@ fn two_spellings_of_a_key_are_one_lock() {
 fn every_answer_has_a_request_id_and_is_not_to_be_stored() {
     let server = Leasehold::in_memory();
     let paths = [
+        "/",
         "/locks/a",
         "/locks",
         "/livez",
@@ -431,6 +432,38 @@ fn cause_of_a_503_is_in_the_log_under_its_request_id_and_nowhere_else() {
     for word in ["127.0.0.1", &redis.port().to_string()] {
         assert!(!reply.body.contains(word), "{reply:?}");
     }
+}
+
+#[test]
+fn front_page_leads_browsers_to_the_docs_and_others_to_links() {
+    let server = Leasehold::in_memory();
+    let get =
+        |path: &str, accept: &str| http(server.addr(), "GET", path, &[("Accept", accept)], None);
+    for accept in ["*/*", "application/json", "text/plain, text/htmlx", ""] {
+        let index = get("/", accept);
+        assert_eq!(
+            (index.status, index.header("vary")),
+            (200, Some("accept")),
+            "{accept}"
+        );
+        let links = index.json();
+        for name in ["locks", "docs", "openapi", "livez", "readyz", "metrics"] {
+            let path = links[name].as_str().expect("a path");
+            assert!([200, 303].contains(&get(path, accept).status), "{path}");
+        }
+    }
+    for accept in ["text/html", "application/json;q=0.5,TEXT/HTML;q=0.9"] {
+        let redirect = get("/", accept);
+        assert_eq!(redirect.status, 303, "{accept}");
+        assert_eq!(redirect.header("location"), Some("docs/"), "{accept}");
+        assert_eq!(redirect.header("vary"), Some("accept"), "{accept}");
+    }
+    assert_eq!(get("/docs/", "text/html").status, 200);
+    let posted = http(server.addr(), "POST", "/", &[], None);
+    assert_eq!(
+        (posted.status, posted.header("allow")),
+        (405, Some("GET,HEAD"))
+    );
 }
 
 #[test]

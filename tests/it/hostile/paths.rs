@@ -87,7 +87,6 @@ fn wrong_keys() -> Vec<Row> {
 
 fn targets() -> Vec<Row> {
     let no_route = [
-        get("/"),
         get("*"),
         call("OPTIONS", "*"),
         get("//locks/held"),
