@@ -1,4 +1,4 @@
-//! The command line: `serve` (what happens without a command), `openapi`, `healthcheck`.
+//! The command line: `serve` (the default), `openapi` and `healthcheck`.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -81,7 +81,7 @@ pub fn run() -> ExitCode {
         None => serve(cli.settings, &known),
         Some(Command::Serve(arguments)) => serve(arguments.settings, &known),
         Some(Command::Openapi) => {
-            // A reader that has seen enough closes the pipe, which is no failure of ours.
+            // The reader may close the pipe early, as `head` does: that is no failure.
             let _written = std::io::stdout().write_all(http::openapi().as_bytes());
             ExitCode::SUCCESS
         }
@@ -107,7 +107,7 @@ fn serve(settings: Settings, known: &[String]) -> ExitCode {
     let logging = telemetry::start_logging();
     let runtime = runtime();
     let served = runtime.block_on(server::serve(config));
-    // A look-up of a name that hangs must not hold up the end.
+    // A blocked DNS look-up must not delay the exit.
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     drop(logging);
     match served {
@@ -158,7 +158,7 @@ fn refuse_arguments(error: &clap::Error) -> ExitCode {
             USAGE,
         );
     }
-    // Help or the version was asked for. Nothing can be done if it cannot be printed.
+    // This is the help or the version. A failure to print it has no other channel to go to.
     let _printed = error.print();
     ExitCode::SUCCESS
 }

@@ -1,4 +1,4 @@
-//! A small typed HTTP client for the program's own needs: the health check of an image.
+//! A small HTTP client for the `healthcheck` command.
 
 use http_body_util::Empty;
 use hyper::Uri;
@@ -7,26 +7,26 @@ use hyper_util::client::legacy::Client as HyperClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 
-/// Talks to one server.
+/// A client of one server.
 #[derive(Clone, Debug)]
 pub struct Client {
     base: Uri,
     http: HyperClient<HttpConnector, Empty<Bytes>>,
 }
 
-/// Why there is no answer.
+/// Why the server's state is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The address is not `http://host:port`.
     #[error("{0:?} is not http://host:port")]
     Address(String),
-    /// The server was not reached, or did not answer with HTTP.
+    /// The server is unreachable, or does not answer with HTTP.
     #[error("the server cannot be reached: {0}")]
     Transport(String),
 }
 
 impl Client {
-    /// A client for the server at `http://host:port`. Connects nowhere yet.
+    /// A client for the server at `http://host:port`. It connects with the first request.
     ///
     /// # Errors
     /// [`ClientError::Address`].
@@ -43,7 +43,7 @@ impl Client {
         })
     }
 
-    /// Whether the server says that it is ready.
+    /// Whether the server reports that it is ready.
     ///
     /// # Errors
     /// [`ClientError::Transport`].

@@ -1,7 +1,7 @@
-//! Large answers: a bounded number of them is on its way at any moment.
+//! Large answers: permits bound how many the server sends at once.
 //!
-//! A client that asks and does not read costs what its answer holds, until the write times out. So a large body is
-//! handed to its connection in parts, and keeps its permit until the last part is taken.
+//! The answer of a client that does not read stays in memory until the write times out. So the server hands a large
+//! body to its connection in parts, and the body keeps its permit until the connection has received the last part.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use axum::body::{Body, Bytes, HttpBody};
 use hyper::body::{Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// How many large answers may be on their way.
+/// How many large answers the server sends at once.
 pub const MAX_LARGE_ANSWERS: usize = 32;
 
-/// How much of a large body a connection is handed at once.
+/// The size of the parts in which a connection receives a large body.
 const PART_BYTES: usize = 16 * 1024;
 
 /// The permits for large answers. Cheap to clone.
@@ -22,7 +22,7 @@ const PART_BYTES: usize = 16 * 1024;
 pub struct LargeAnswers(Arc<Semaphore>);
 
 impl LargeAnswers {
-    /// A permit, if one is left.
+    /// Returns a permit, or `None` at the limit.
     pub(super) fn take(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.0).try_acquire_owned().ok()
     }
@@ -37,7 +37,7 @@ impl Default for LargeAnswers {
 /// A body in parts, under a permit.
 pub(super) struct LargeBody {
     body: Body,
-    /// What came of the body and was not handed over yet.
+    /// The bytes of the current frame that the connection has not received yet.
     rest: Bytes,
     _permit: OwnedSemaphorePermit,
 }

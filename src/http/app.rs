@@ -1,4 +1,4 @@
-//! What handlers share.
+//! The state that all handlers share.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -10,28 +10,28 @@ use crate::http::wire::Limits;
 use crate::service::LockService;
 use crate::telemetry::Metrics;
 
-/// The service and what surrounds it; cheap to clone, which each request does.
+/// The shared state. Each request clones it, so it is one reference-counted pointer.
 #[derive(Clone)]
 pub struct App(Arc<AppState>);
 
-/// What an [`App`] has.
+/// The contents of an [`App`].
 pub struct AppState {
-    /// The locks.
+    /// The lock service.
     pub service: LockService,
-    /// Bounds that the operator set.
+    /// The bounds that the operator sets.
     pub limits: Limits,
-    /// Who may do what.
+    /// The bearer tokens and their permissions.
     pub auth: Auth,
-    /// Who may ask through a browser.
+    /// The host names and origins that requests of browsers may carry.
     pub browsers: Browsers,
     /// The permits for large answers.
     pub large_answers: LargeAnswers,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Metrics,
 }
 
 impl App {
-    /// Shares the parts.
+    /// Wraps the state for sharing.
     #[must_use]
     pub fn new(parts: AppState) -> Self {
         Self(Arc::new(parts))

@@ -11,14 +11,15 @@ use tokio::time::sleep;
 
 use crate::http::problem::{Kind, Problem};
 
-/// How long the answer to a wrong token takes. A right one is never slowed, as clients may share an address.
+/// The delay of the answer to a wrong token. The server never delays a valid token: clients may share an address.
 pub const WRONG_TOKEN_DELAY: Duration = Duration::from_millis(250);
 
-/// How many answers to wrong tokens are held back at once; others are given at once, as each costs a connection.
+/// How many answers to wrong tokens the server delays at once. It sends further ones immediately, because each delay
+/// occupies a connection.
 pub const MAX_DELAYED_ANSWERS: usize = 256;
 
-/// Who may do what. A token is kept as its digest, so that comparing takes the same time whatever
-/// its length.
+/// The known bearer tokens and their permissions. It stores digests, so that a comparison takes the same time for every
+/// length of a token.
 #[derive(Debug)]
 pub struct Auth {
     token: Option<[u8; 32]>,
@@ -26,19 +27,19 @@ pub struct Auth {
     delayed_answers: Semaphore,
 }
 
-/// Who asks, as far as tokens tell. Idempotency keys of one are not those of another.
+/// The caller, identified by its token. Each principal has its own idempotency keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Principal {
-    /// Nobody in particular: no token is set.
+    /// A caller without a token, where the server requires none.
     Anyone,
-    /// Somebody with the token.
+    /// A caller with the token.
     Client,
-    /// Somebody with the break token, who may do all.
+    /// A caller with the break token, which permits every operation.
     Breaker,
 }
 
 impl Principal {
-    /// A name to tell principals apart.
+    /// The name that distinguishes the principals.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -51,7 +52,7 @@ impl Principal {
 
 impl Auth {
     /// Requires `token` for all lock routes and `break_token` to break a lease, each if it is
-    /// given. Who has the break token needs no other.
+    /// given. A caller with the break token needs no other.
     #[must_use]
     pub fn new(token: Option<&str>, break_token: Option<&str>) -> Self {
         Self {
@@ -61,10 +62,10 @@ impl Auth {
         }
     }
 
-    /// Who sends these headers; a token that is not known is refused after [`WRONG_TOKEN_DELAY`].
+    /// The principal that sends these headers. The refusal of an unknown token comes after [`WRONG_TOKEN_DELAY`].
     ///
     /// # Errors
-    /// 401 for a client that needs a token and shows none that is known.
+    /// 401 if the server requires a token and the headers carry no known one.
     pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Principal, Problem> {
         let principal = self.principal(headers);
         if principal.is_err()
@@ -82,7 +83,7 @@ impl Auth {
             (Some(known), Some(shown)) => bool::from(known.ct_eq(&shown)),
             _ => false,
         };
-        // Both are compared each time.
+        // Both comparisons always run, so that the time of the answer does not tell which one matched.
         match (is(self.break_token), is(self.token)) {
             (true, _) => Ok(Principal::Breaker),
             (false, true) => Ok(Principal::Client),
@@ -99,10 +100,10 @@ impl Auth {
         }
     }
 
-    /// Whether `principal` may end somebody else's lease.
+    /// Checks that `principal` may break a lease.
     ///
     /// # Errors
-    /// 401 for somebody unknown who could show a token, 403 for somebody known who may not.
+    /// 401 for a caller without a token, 403 for a caller whose token does not permit it.
     pub fn check_break(&self, principal: Principal) -> Result<(), Problem> {
         match principal {
             Principal::Breaker => Ok(()),

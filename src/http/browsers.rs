@@ -1,9 +1,9 @@
-//! What a web page may do to a server that its visitor's browser can reach.
+//! Protection against web pages that send requests through their visitor's browser.
 //!
-//! A browser sends requests for any page to any address, and needs no permission where a request looks like one of a
-//! form. A server without a token would let every page take locks. Two checks stop that: requests that change something
-//! must not come from a page of another origin; and a server on a loopback address answers to loopback names only, as
-//! a page can give its own name that address (DNS rebinding), which makes it the same origin.
+//! A browser sends the requests of any page to any address, without a preflight where a request looks like a form's.
+//! Any page could acquire locks of a server without a token. Two checks prevent that. A request that changes something
+//! must not come from a page of another origin. A server on a loopback address answers to loopback names only: a page
+//! can point its own name to that address (DNS rebinding), and has the server's origin then.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv6Addr};
@@ -18,7 +18,7 @@ use crate::http::problem::{Kind, Problem};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// A name under which a server may be asked, without a port, in lower case.
+/// A host name that the server accepts in `Host`: without a port, in lower case.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct AllowedHost(String);
 
@@ -30,16 +30,16 @@ pub struct AllowedOrigin {
     port: u16,
 }
 
-/// Who may ask through a browser.
+/// The host names and origins that requests of browsers may carry.
 #[derive(Clone, Debug)]
 pub struct Browsers {
-    /// Names besides those of loopback; `None` where any will do.
+    /// Names besides those of loopback; `None` accepts every name.
     hosts: Option<HashSet<AllowedHost>>,
     origins: HashSet<AllowedOrigin>,
 }
 
 impl Browsers {
-    /// For a server that listens on `address`. Any name will do off loopback unless some are given.
+    /// The rules of a server that listens on `address`. Off loopback it accepts every name unless `hosts` has some.
     #[must_use]
     pub fn new(address: IpAddr, hosts: &[AllowedHost], origins: &[AllowedOrigin]) -> Self {
         let checked = address.is_loopback() || !hosts.is_empty();
@@ -54,7 +54,7 @@ impl Browsers {
         let Some(hosts) = &self.hosts else {
             return Ok(());
         };
-        // A request in absolute form names its server twice. Without a name it is HTTP/1.0, and no browser's.
+        // A request in absolute form names its server twice. A request without a name is HTTP/1.0: browsers send none.
         let header = host_header(request);
         let named = request.uri().authority().cloned().into_iter().chain(header);
         let is_allowed = |authority: &Authority| {
@@ -70,7 +70,7 @@ impl Browsers {
         ))
     }
 
-    /// Refuses a request of a page of another origin that would change something.
+    /// Refuses a request that changes something and comes from a page of another origin.
     pub(super) fn check_origin(&self, request: &Request) -> Result<(), Problem> {
         let reads = [Method::GET, Method::HEAD, Method::OPTIONS];
         if reads.contains(request.method()) || self.is_own_or_allowed(request) {
@@ -112,7 +112,7 @@ impl Browsers {
 }
 
 impl AllowedOrigin {
-    /// Whether a page of this origin came from the server that was asked as `host`.
+    /// Whether this origin is the server's own; `host` is the `Host` header of the request.
     fn is_of(&self, host: &Authority) -> bool {
         let port = host.port_u16().or(default_port(&self.scheme));
         normalized(host.host()) == self.host && port == Some(self.port)
@@ -144,7 +144,7 @@ impl FromStr for AllowedOrigin {
         let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
             return Err(wrong());
         };
-        // A path, even `/`, is no part of an origin.
+        // An origin has no path, not even `/`.
         let is_origin = text.len() == scheme.len() + "://".len() + authority.as_str().len();
         let has_others = authority.as_str().contains(['@', '*']);
         let names_port = authority.as_str().len() > authority.host().len();
@@ -164,7 +164,7 @@ impl FromStr for AllowedOrigin {
     }
 }
 
-/// The `Host` header, which was found to be one.
+/// The `Host` header. The gate has checked that it is a valid one.
 fn host_header(request: &Request) -> Option<Authority> {
     let host = request.headers().get(HOST)?;
     Authority::try_from(host.as_bytes()).ok()

@@ -1,8 +1,8 @@
-//! The OpenAPI document and its browsable form.
+//! The OpenAPI document, and `/docs` to browse it.
 //!
-//! Utoipa makes the operations, their successes and the schemas out of the routes. What all
-//! operations share (parameters, refusals with their problem types, headers) is added here out of the
-//! tables that the code itself uses, so that no refusal can be forgotten at one route.
+//! Utoipa generates the operations, their successful responses and the schemas from the routes. This module adds the
+//! parts that operations share: parameters, refusals with their problem types, and headers. Statuses, titles and bounds
+//! come from the tables of the server, so that the document agrees with its answers.
 
 use std::time::Duration;
 
@@ -25,14 +25,14 @@ use crate::http::wire::{
 use crate::lock::key::MAX_KEY_BYTES;
 use crate::lock::lease::{FencingToken, Metadata, millis};
 
-/// The keys as a regular expression without look-ahead, which not every engine has: it admits a
-/// last segment `lease`, which the service refuses.
+/// The keys as a regular expression. It avoids look-ahead, which some engines lack. So it admits a last segment
+/// `lease`, although the service refuses it.
 const KEY_PATTERN: &str = r"^(?:\.{0,2}[A-Za-z0-9_~:@+=,-][A-Za-z0-9._~:@+=,-]*|\.{3}[A-Za-z0-9._~:@+=,-]*)(?:/(?:\.{0,2}[A-Za-z0-9_~:@+=,-][A-Za-z0-9._~:@+=,-]*|\.{3}[A-Za-z0-9._~:@+=,-]*))*$";
 
-/// Printable text as a regular expression: no control characters.
+/// Text without control characters, as a regular expression.
 const PRINTABLE_PATTERN: &str = r"^[^\x00-\x1F\x7F-\x9F]*$";
 
-/// What the pages of the documentation may load: themselves.
+/// The pages of `/docs` load nothing from other servers.
 const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
      img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -63,7 +63,7 @@ pub(super) fn description() -> utoipa::openapi::OpenApi {
     Description::openapi()
 }
 
-/// What operations of locks share, by operation id.
+/// The shared parts that an operation of a lock route has.
 struct Shared {
     parameters: &'static [&'static str],
     refusals: &'static [Kind],
@@ -134,8 +134,8 @@ fn shared(operation_id: &str) -> Option<Shared> {
     })
 }
 
-/// Examples of parameters are what `/docs` sends unless somebody changes them: only a key has one. With the same
-/// `Idempotency-Key` two people would be given the same lease.
+/// The description of a parameter. `/docs` sends examples as they are, so only the key has one: an example of an
+/// `Idempotency-Key` would give two readers the same lease.
 fn parameter(name: &str) -> Value {
     match name {
         "key" => json!({
@@ -191,7 +191,7 @@ fn parameter(name: &str) -> Value {
     }
 }
 
-/// The whole document, as JSON with a line feed at its end: of the server with these `limits`, or of any.
+/// The whole document, as JSON with a line feed at its end. With `limits` it names the maxima of this server.
 pub(super) fn complete(api: &utoipa::openapi::OpenApi, limits: Option<&Limits>) -> String {
     let mut document = serde_json::to_value(api).expect("a document is JSON");
     document["components"]["securitySchemes"] = json!({"bearer": {
@@ -216,7 +216,7 @@ pub(super) fn complete(api: &utoipa::openapi::OpenApi, limits: Option<&Limits>) 
     text
 }
 
-/// What the derive cannot say: it would make a union of an enumeration with a description.
+/// Adds keywords that utoipa's derive lacks; for an enumeration with a description it would generate a union.
 fn complete_schemas(schemas: &mut Value, limits: Option<&Limits>) {
     let mut add = |schema: &str, property: &str, keyword: &str, value: Value| {
         schemas[schema]["properties"][property][keyword] = value;
@@ -275,7 +275,7 @@ fn complete_schemas(schemas: &mut Value, limits: Option<&Limits>) {
     }
 }
 
-/// Names the maximum of a property in milliseconds, which its default and the example then keep to.
+/// Sets the maximum of a property in milliseconds, and lowers its default and example to it.
 fn bound(schema: &mut Value, property: &str, maximum: Duration) {
     let maximum = millis(maximum);
     let lower = |value: &mut Value| {
@@ -330,7 +330,7 @@ fn complete_operation(operation: &mut Value) {
     }
 }
 
-/// All problem types of a status stand in one response, each with its example.
+/// Adds a problem type to the response of its status: OpenAPI has one response for a status, with many examples.
 fn add_refusal(responses: &mut Map<String, Value>, kind: Kind) {
     let response = responses.entry(kind.status().as_str()).or_insert_with(|| {
         json!({
@@ -376,7 +376,7 @@ fn headers_of(operation_id: &str, status: &str) -> Vec<(&'static str, &'static s
         .collect()
 }
 
-/// `/openapi.json`, which names the limits of this server, and `/docs`; both work with no internet.
+/// The routes `/openapi.json`, with the limits of this server, and `/docs`. Both work without internet access.
 pub(super) fn routes(limits: &Limits) -> Router<App> {
     let document = Bytes::from(super::document(Some(limits)));
     let json = [(CONTENT_TYPE, "application/json")];

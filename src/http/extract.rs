@@ -1,4 +1,4 @@
-//! What a request must be before a handler sees it. Every refusal is a [`Problem`].
+//! The extractors of the handlers' arguments. Every refusal is a [`Problem`].
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ pub const MAX_BODY_BYTES: usize = 16 * 1024;
 /// How long a body may take to arrive.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a body may still take once the server is about to end.
+/// How long a body may still take once the server drains.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
 /// When the request arrived; set by the outermost layer.
@@ -38,7 +38,7 @@ pub struct Arrived(pub Instant);
 #[derive(Clone, Debug)]
 struct RawKey(String);
 
-/// The lock that the path names.
+/// The key of the lock that the path names.
 pub struct Key(pub LockKey);
 
 /// The query parameters, decoded.
@@ -50,14 +50,13 @@ pub struct OptionalLeaseId(pub Option<LeaseId>);
 /// The `Idempotency-Key` header, if there is one.
 pub struct IdempotencyKey(pub Option<String>);
 
-/// A JSON object, or what stands for no body at all.
+/// A JSON object, or the default for an empty body.
 pub struct Json<T>(pub T);
 
-/// Takes the lock's key out of the path and leaves a path that a router with one segment for it
-/// matches.
+/// Moves the lock's key from the path into an extension, and leaves one fixed segment in its stead for the router.
 ///
-/// A key may hold slashes, written `/` or `%2F`: proxies turn one into the other, so both must be
-/// one lock. The route of a lease is told from a key by its last segment, which no key may have.
+/// A key may hold slashes, written `/` or `%2F`: proxies replace one by the other, so both must name
+/// the same lock. The last segment `lease` marks the route of a lease: no key may end with it.
 pub fn set_key_apart(mut request: Request) -> Request {
     let path = request.uri().path();
     let Some(rest) = path.strip_prefix("/locks/") else {
@@ -69,7 +68,7 @@ pub fn set_key_apart(mut request: Request) -> Request {
     };
     let key = RawKey(key.to_owned());
     if !key.0.is_empty() && !key.0.contains('/') {
-        // One segment as it is.
+        // The router matches a key of one segment without a change to the path.
         request.extensions_mut().insert(key);
         return request;
     }
@@ -91,13 +90,13 @@ pub fn set_key_apart(mut request: Request) -> Request {
 /// The key that `set_key_apart` found, for the log: decoded, and not yet known to be valid.
 pub fn named_key(request: &Request) -> Option<String> {
     let RawKey(raw) = request.extensions().get()?;
-    // Three bytes encode one; what is cut is not decoded.
+    // Percent-encoding has up to three bytes for one. The cut comes first, so that decoding a long key costs little.
     let raw = beginning(raw, 3 * (MAX_LOGGED_BYTES + 1));
     let key = percent_decode_str(raw).decode_utf8_lossy();
     Some(cut_for_log(&key).into_owned())
 }
 
-/// The first extractor of each lock route: nobody learns anything of a lock without a token, if one is set.
+/// The first extractor of each lock route: a caller without a required token learns nothing about a lock.
 impl FromRequestParts<App> for Principal {
     type Rejection = Problem;
 
@@ -173,7 +172,7 @@ impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
     }
 }
 
-/// An empty body is the default, whatever its type is said to be: HTTP clients name one even then.
+/// An empty body gives the default and may have any `Content-Type`: many HTTP clients send one even then.
 impl<T: DeserializeOwned + Default> FromRequest<App> for Json<T> {
     type Rejection = Problem;
 
@@ -188,18 +187,18 @@ impl<T: DeserializeOwned + Default> FromRequest<App> for Json<T> {
         let read = read_body(&parts.headers, body);
         let bytes = tokio::select! {
             bytes = read => bytes?,
-            // A client that takes its time does not hold up a drain.
+            // A slow client does not delay the drain.
             () = app.service.drained_for(DRAIN_GRACE) => return Err(ServiceError::ShuttingDown.into()),
         };
         if bytes.is_empty() {
             return Ok(Self(T::default()));
         }
         check_content_type(&parts.headers)?;
-        // Serde would take an array for the fields in their order.
+        // Serde would accept an array as the fields by position.
         if bytes.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
             return Err(Problem::invalid("the body must be a JSON object"));
         }
-        // Keeping track of the path takes time, and only a refusal names it.
+        // Only a refusal names the path of the field, so valid bodies avoid the cost of tracking it.
         match serde_json::from_slice(&bytes) {
             Ok(value) => Ok(Self(value)),
             Err(_) => parse_with_path(&bytes).map(Self),
@@ -207,7 +206,7 @@ impl<T: DeserializeOwned + Default> FromRequest<App> for Json<T> {
     }
 }
 
-/// Parses a body, and names the field at which it goes wrong.
+/// Parses a body; the refusal names the invalid field.
 fn parse_with_path<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
@@ -272,7 +271,7 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
     ))
 }
 
-/// A header that may be there once; of two, no proxy agrees which one counts.
+/// A header that may occur once. The server refuses two, because proxies disagree which one counts.
 fn single_header<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<&'h str>, Problem> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {

@@ -1,5 +1,4 @@
-//! What a request must be before it is routed: whole, framed in one way only, for this server, and not from a page of
-//! another site.
+//! The checks before routing: the size of the head, unambiguous framing, the server's name, and the origin of the page.
 
 use axum::extract::Request;
 use axum::http::header::{HOST, TRANSFER_ENCODING};
@@ -10,24 +9,24 @@ use crate::http::app::App;
 use crate::http::problem::Problem;
 use crate::telemetry::Route;
 
-/// The largest head of a request, in bytes: request line and headers with what sets them apart.
+/// The largest head of a request, in bytes: request line and headers, with their separators and line ends.
 pub const MAX_HEAD_BYTES: usize = 16 * 1024;
 
-/// Marks a request with a `Transfer-Encoding` whose `Content-Length` was dropped by the HTTP library.
+/// Marks a request with a `Transfer-Encoding` from which hyper may have dropped a `Content-Length`.
 #[derive(Clone, Copy, Debug)]
 pub struct BothLengths;
 
-/// Marks a request on a connection beyond the limit: only health checks and metrics are answered.
+/// Marks a request on a connection beyond the limit: the server answers only health checks and metrics on it.
 #[derive(Clone, Copy, Debug)]
 pub struct AtCapacity;
 
-/// Lets a request through to its route.
+/// Refuses a request that no handler may see.
 pub(super) fn check(app: &App, route: Route, request: &Request) -> Result<(), Problem> {
     if head_bytes(request) > MAX_HEAD_BYTES {
         return Err(Problem::head_too_large(MAX_HEAD_BYTES));
     }
     check_framing(request)?;
-    // A probe reaches the server by any name, and must tell a server that is busy from one that is broken.
+    // Probes use any host name, and must get an answer at the limit of connections: a busy server is not a broken one.
     if matches!(route, Route::Livez | Route::Readyz) {
         return Ok(());
     }
@@ -41,7 +40,7 @@ pub(super) fn check(app: &App, route: Route, request: &Request) -> Result<(), Pr
     app.browsers.check_origin(request)
 }
 
-/// The bytes of a head as it is usually written.
+/// The size of the head in its usual form: hyper does not pass on the original bytes.
 fn head_bytes(request: &Request) -> usize {
     const REQUEST_LINE: usize = "  HTTP/1.1\r\n".len();
     const LINE: usize = ": \r\n".len();
@@ -58,8 +57,8 @@ fn head_bytes(request: &Request) -> usize {
     request.method().as_str().len() + target + REQUEST_LINE + headers + END
 }
 
-/// Refuses what proxies read in different ways: no `Host`, two, or an invalid one; a transfer coding besides `chunked`; two
-/// lengths of one body.
+/// Refuses requests that proxies interpret differently: `Host` missing, repeated or invalid; a transfer coding besides
+/// `chunked`; both a `Content-Length` and a `Transfer-Encoding`.
 fn check_framing(request: &Request) -> Result<(), Problem> {
     let mut hosts = request.headers().get_all(HOST).iter();
     let is_host = |value: &HeaderValue| {

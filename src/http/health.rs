@@ -1,4 +1,4 @@
-//! Whether this server lives, is ready, and what it counts.
+//! Liveness, readiness and metrics.
 
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
@@ -54,27 +54,27 @@ pub struct StoreChange {
     pub what: String,
 }
 
-/// What the server is doing.
+/// The state of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// Taking requests.
+    /// The server accepts requests.
     Ready,
-    /// Not yet in contact with its store.
+    /// The server has not reached its store yet.
     Starting,
-    /// About to end.
+    /// The server shuts down: it finishes the requests under way.
     Draining,
 }
 
-/// How the store is.
+/// The condition of the store.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StoreStatus {
-    /// In order.
+    /// The store is healthy.
     Ok,
-    /// In trouble now, or running with less than it promises.
+    /// The store fails now, or serves with fewer guarantees.
     Degraded,
-    /// Never reached so far.
+    /// The server has not reached the store since it started.
     Unreached,
 }
 
@@ -146,7 +146,7 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<Response, Problem>
         .into_response())
 }
 
-/// What the metrics tell of this moment.
+/// The gauges of the metrics at this moment.
 fn now(app: &App) -> Now {
     let readiness = readiness(app.service.health(), app.service.is_draining());
     let census = app.service.lease_stats();

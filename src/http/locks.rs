@@ -1,4 +1,4 @@
-//! The routes of locks: extract, call, convert.
+//! The lock routes. A handler extracts the arguments, calls the service and converts its result.
 
 use axum::Extension;
 use axum::extract::State;
@@ -18,7 +18,7 @@ use crate::lock::rules::{EndOutcome, Renewal};
 use crate::service::{Acquired, Listing};
 use crate::store::contract::Timed;
 
-/// Marks an answer that was given before.
+/// Marks the replay of an earlier answer.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// Acquire a lock
@@ -192,7 +192,7 @@ pub(super) async fn list(
     }))
 }
 
-/// The lock's path as one segment, which is right behind any proxy.
+/// The lock's path with the key as one segment: a proxy may alter a slash in the key.
 fn location(key: &LockKey) -> HeaderMap {
     let path = format!("/locks/{}", key.as_str().replace('/', "%2F"));
     let value = HeaderValue::try_from(path).expect("a key is visible ASCII");

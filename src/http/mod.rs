@@ -1,8 +1,13 @@
-//! The service over HTTP: routes and what surrounds them.
+//! The HTTP interface: the routes and the layers around them.
 //!
-//! Each request passes, from the outside in: the request id, the log line and the headers of every answer; the lock's
-//! key set apart from the path; the gate, which refuses what no route should see; the router and the guard against
-//! panics; the extractors, of which the first of each lock route is for the bearer token; a handler of a few lines.
+//! Each request passes these layers, from the outside in:
+//!
+//! - request id, log line, metrics and the headers that every answer has;
+//! - extraction of the lock's key from the path;
+//! - the gate, with the checks that need no route;
+//! - the router, with a guard against panics;
+//! - the extractors: on lock routes the bearer token comes first;
+//! - the handler.
 
 mod answers;
 mod app;
@@ -52,14 +57,14 @@ use crate::telemetry::{self, Label, Limit, RequestLine, Route, cut_for_log, log_
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Answers load nothing, and no page may frame them. The pages of the documentation have a policy of their own.
+/// Answers load nothing, and no page may frame them. `/docs` has a policy of its own.
 const CONTENT_POLICY: &str = "default-src 'none'; frame-ancestors 'none'";
 
-/// An answer with a larger body is one of a bounded number until its client has taken most of it, so that clients who
-/// do not read cannot fill the memory.
+/// A body of more bytes needs a permit of [`LargeAnswers`]. The permits bound the memory that clients can occupy by not
+/// reading their answers.
 const LARGE_BODY_BYTES: u64 = 32 * 1024;
 
-/// The longest request id that is taken from a client.
+/// The longest request id that the server adopts from a client.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
 fn routes() -> OpenApiRouter<App> {
@@ -77,8 +82,8 @@ fn lock_routes() -> OpenApiRouter<App> {
         .routes(routes!(locks::renew))
 }
 
-/// The OpenAPI document, made of the same table as the routes. The maxima that an operator sets are
-/// not in it: each server names its own at `/openapi.json`.
+/// The OpenAPI document, generated from the same table as the routes. It lacks the maxima that operators set: each
+/// server adds its own at `/openapi.json`.
 #[must_use]
 pub fn openapi() -> String {
     document(None)
@@ -88,7 +93,7 @@ fn document(limits: Option<&Limits>) -> String {
     docs::complete(&routes().merge(lock_routes()).into_openapi(), limits)
 }
 
-/// Where requests come in. Cheap to clone.
+/// The entry point of all requests. Cheap to clone.
 #[derive(Clone)]
 pub struct HttpService {
     app: App,
@@ -96,7 +101,7 @@ pub struct HttpService {
 }
 
 impl HttpService {
-    /// All routes, with what surrounds them.
+    /// Builds the router with its layers.
     #[must_use]
     pub fn new(app: App) -> Self {
         let locks: Router<App> = lock_routes().into();
@@ -118,13 +123,13 @@ impl HttpService {
         Self { app, routes }
     }
 
-    /// Answers a request: gives it an id and a time, finishes problems, logs and counts.
+    /// Answers a request: assigns its id, completes the problem body of a refusal, logs and counts.
     ///
-    /// Around the router and not a layer of it: a layer comes after the routing, before which the key must be set
-    /// apart, and costs each request a clone of the router.
+    /// This code wraps the router and is no layer of it. A layer runs after the routing, but the key must leave the
+    /// path before; and a layer costs each request a clone of the router.
     ///
     /// # Errors
-    /// Never: what goes wrong is a response too.
+    /// Never: a failure is a response too.
     pub fn answer(
         &self,
         request: axum::http::Request<Incoming>,
@@ -133,7 +138,7 @@ impl HttpService {
         async move { Ok(answer(&app, routes, request.map(Body::new)).await) }
     }
 
-    /// What to send to a client whose head is larger than [`MAX_HEAD_BYTES`], as bytes.
+    /// The whole response to a head larger than [`MAX_HEAD_BYTES`], as bytes: hyper does not write it.
     #[must_use]
     pub fn refuse_head(&self) -> Vec<u8> {
         let (id, route, method) = (random::id(), Route::None, telemetry::Method::Other);
@@ -175,7 +180,7 @@ async fn answer(app: &App, mut routes: Router, mut request: Request) -> Response
     let request = set_key_apart(request);
     let (key, path) = (named_key(&request), request.uri().path());
     let route = route_of(path);
-    // Where the key is, the route says the rest.
+    // For a lock route the log line has the key and the route, so it needs no path.
     let path = key.is_none().then(|| cut_for_log(path).into_owned());
     let mut response = match gate::check(app, route, &request) {
         Ok(()) => {
@@ -219,7 +224,7 @@ fn add_common_headers(headers: &mut HeaderMap, request_id: HeaderValue) {
     headers.insert(REQUEST_ID, request_id);
 }
 
-/// Hands a large answer over bit by bit under one of a bounded number of permits, or refuses the request.
+/// Sends a large answer in parts under a permit, or refuses the request when no permit is left.
 fn bounded(app: &App, route: Route, response: Response) -> Response {
     match app.large_answers.take() {
         Some(permit) => response.map(|body| Body::new(LargeBody::new(body, permit))),
@@ -235,7 +240,7 @@ fn bounded(app: &App, route: Route, response: Response) -> Response {
     }
 }
 
-/// The route of a path whose key was set apart; what clients make up must not become a metric's label each.
+/// The route of a path without its key. Unknown paths share one label, so that clients cannot create labels of metrics.
 fn route_of(path: &str) -> Route {
     match path {
         "/" => Route::Index,
@@ -251,8 +256,7 @@ fn route_of(path: &str) -> Route {
     }
 }
 
-/// The problem that a response stands for. A refusal that is none of ours (a part of axum that
-/// answers by itself) becomes one.
+/// The problem that a response stands for. A refusal that axum itself produces becomes a problem too.
 fn pending_problem(response: &mut Response) -> Option<Problem> {
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         return Some(problem);
@@ -268,7 +272,7 @@ fn pending_problem(response: &mut Response) -> Option<Problem> {
     Some(problem)
 }
 
-/// The client's id, if it is one that can stand in a log; else a new one.
+/// The client's id if it is safe to log: one header of 1 to 128 plain characters. Otherwise a new id.
 fn request_id(headers: &HeaderMap) -> HeaderValue {
     let mut given = headers.get_all(&REQUEST_ID).iter();
     let plain = |id: &&HeaderValue| {
@@ -283,7 +287,7 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
     }
 }
 
-/// A method as it is counted.
+/// The metrics' label of a method: methods that the routes do not use share one.
 fn counted(method: &Method) -> telemetry::Method {
     match *method {
         Method::GET => telemetry::Method::Get,
@@ -296,6 +300,6 @@ fn counted(method: &Method) -> telemetry::Method {
 }
 
 fn report_panic(_: Box<dyn Any + Send>) -> Response {
-    // The panic itself was logged by the hook.
+    // The panic hook has logged the panic.
     Problem::internal().into_response()
 }

@@ -1,7 +1,7 @@
-//! Every refusal, as `application/problem+json` (RFC 9457). The only place that knows statuses.
+//! Every refusal, as `application/problem+json` (RFC 9457). Only this module assigns statuses to refusals.
 //!
-//! A 5xx names a problem and whether the operation may have taken effect, never a cause: the cause
-//! is logged once, here, with the request id that the client was told.
+//! A 5xx names the problem and whether the operation may have had an effect, but never the cause. This module logs the
+//! cause once, with the request id that the answer carries.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::lock::rules::Loss;
 use crate::service::{HeldBy, ServiceError};
 use crate::store::contract::{Outcome, StoreError};
 
-/// How long to wait after a refusal that has no better estimate.
+/// The `Retry-After` of a refusal without a better estimate, in seconds.
 const RETRY_AFTER_SECONDS: u64 = 1;
 
 /// The kinds of refusal: name, status, title.
@@ -26,21 +26,21 @@ const RETRY_AFTER_SECONDS: u64 = 1;
 pub enum Kind {
     /// The path names no valid key.
     InvalidKey,
-    /// Body, query or header is not what the route takes.
+    /// The route does not accept this body, query or header.
     InvalidRequest,
     /// `Lease-Id` is missing.
     LeaseIdRequired,
-    /// A bearer token is needed.
+    /// The request needs a bearer token.
     Unauthenticated,
-    /// The bearer token, or the page that a browser asks for, does not permit this.
+    /// The bearer token does not permit this, or the request comes from a page of another origin.
     Forbidden,
-    /// No such route.
+    /// The route does not exist.
     NotFound,
-    /// The route has other methods.
+    /// The route does not have this method.
     MethodNotAllowed,
-    /// The body did not come in time.
+    /// The body did not arrive in time.
     RequestTimeout,
-    /// The lease is not the caller's (any more).
+    /// The lease is over, or was never the caller's.
     LeaseLost,
     /// The body is too large.
     PayloadTooLarge,
@@ -48,21 +48,21 @@ pub enum Kind {
     UnsupportedMediaType,
     /// The request names another server.
     MisdirectedRequest,
-    /// The idempotency key stands for another request.
+    /// An earlier request with other parameters used the idempotency key.
     IdempotencyKeyReused,
-    /// Somebody else holds the lock.
+    /// Another client holds the lock.
     LockHeld,
-    /// Somebody else held it for as long as the request would wait.
+    /// Another client held the lock for the whole wait.
     WaitTimeout,
-    /// As many wait as may.
+    /// The limit of waiters is reached.
     TooManyWaiters,
     /// The head is too large.
     HeadTooLarge,
-    /// As many listings as may be are under way.
+    /// The limit of listings under way is reached.
     TooManyListings,
-    /// A defect.
+    /// A defect of this program.
     Internal,
-    /// The store is out of reach.
+    /// The store is unreachable.
     StoreUnavailable,
     /// The store has no memory left.
     StoreOutOfMemory,
@@ -70,11 +70,11 @@ pub enum Kind {
     StoreNotPersisting,
     /// Too few replicas confirmed in time.
     ReplicationUnconfirmed,
-    /// Leases that the store lost may still be counted on.
+    /// The store pauses new grants: clients may still rely on leases that it lost.
     Recovering,
-    /// The server is about to end.
+    /// The server drains.
     ShuttingDown,
-    /// The server serves as many connections as it may.
+    /// The limit of connections is reached.
     TooManyConnections,
 }
 
@@ -196,30 +196,30 @@ impl Kind {
 pub struct Problem {
     kind: Kind,
     retry_after: Option<u64>,
-    /// For the log, and never for the client.
+    /// The log has it; the client never sees it.
     cause: Option<String>,
     body: Box<ProblemBody>,
 }
 
-/// Why a lease is not the caller's.
+/// The reason of `lease-lost`.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
-    /// Nobody holds the lock.
+    /// No client holds the lock.
     NotHeld,
-    /// Somebody else holds it.
+    /// Another client holds the lock.
     HeldByOther,
-    /// This acquisition was granted and released moments ago.
+    /// The lease of this acquisition was released moments ago.
     Released,
 }
 
-/// Whether an operation that failed may have taken effect.
+/// Whether a failed operation may have had an effect.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Effect {
-    /// It certainly did not.
+    /// It had no effect.
     None,
-    /// It may have: ask again, with the same `Idempotency-Key` or `Lease-Id`.
+    /// It may have had an effect: repeat it with the same `Idempotency-Key` or `Lease-Id`.
     Unknown,
 }
 
@@ -279,7 +279,7 @@ pub struct ProblemBody {
 }
 
 impl Problem {
-    /// A problem of `kind`; `detail` says what is wrong with this request.
+    /// A problem of `kind`; `detail` describes the fault of this request.
     #[must_use]
     pub fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
         let retry_after = match kind.status() {
@@ -303,13 +303,13 @@ impl Problem {
         }
     }
 
-    /// A request that is not what the route takes; `detail` names the part and what it may be.
+    /// A request that the route does not accept; `detail` names the invalid part and its permitted values.
     #[must_use]
     pub fn invalid(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Kind::InvalidRequest, detail)
     }
 
-    /// No `Lease-Id`.
+    /// A request without the required `Lease-Id`.
     #[must_use]
     pub fn lease_id_required() -> Self {
         Self::new(
@@ -318,7 +318,7 @@ impl Problem {
         )
     }
 
-    /// A lock that somebody else holds.
+    /// A lock that another client holds.
     #[must_use]
     pub fn held(held_by: HeldBy) -> Self {
         let mut problem = Self::new(
@@ -329,7 +329,7 @@ impl Problem {
         problem
     }
 
-    /// A wait that ended without the lock, with `ahead` requests before it.
+    /// A wait that timed out; `ahead` waiters were before it in the queue.
     #[must_use]
     pub fn wait_timeout(held_by: HeldBy, ahead: usize) -> Self {
         let mut problem = Self::new(
@@ -341,7 +341,7 @@ impl Problem {
         problem
     }
 
-    /// A lease that is not the caller's.
+    /// A lease that is over, or was never the caller's.
     #[must_use]
     pub fn lost(loss: Loss) -> Self {
         let (reason, detail) = match loss {
@@ -354,7 +354,7 @@ impl Problem {
         Self::lease_lost(reason, detail)
     }
 
-    /// An acquisition that was granted and released moments ago.
+    /// The replay of an acquisition whose lease was released moments ago.
     #[must_use]
     pub fn already_released() -> Self {
         Self::lease_lost(
@@ -369,7 +369,7 @@ impl Problem {
         problem
     }
 
-    /// An idempotency key that stands for another request.
+    /// An idempotency key that an earlier request with other parameters used.
     #[must_use]
     pub fn key_reused() -> Self {
         Self::new(
@@ -378,7 +378,7 @@ impl Problem {
         )
     }
 
-    /// No room in the lines.
+    /// The limit of waiters is reached.
     #[must_use]
     pub fn too_many_waiters() -> Self {
         Self::new(
@@ -387,7 +387,7 @@ impl Problem {
         )
     }
 
-    /// No place among the listings.
+    /// The limit of listings under way is reached.
     #[must_use]
     pub fn too_many_listings() -> Self {
         Self::new(
@@ -396,7 +396,7 @@ impl Problem {
         )
     }
 
-    /// A head that does not end within its bound.
+    /// A head of more than `max_bytes` bytes.
     #[must_use]
     pub fn head_too_large(max_bytes: usize) -> Self {
         Self::new(
@@ -405,7 +405,7 @@ impl Problem {
         )
     }
 
-    /// No place among the connections, or what goes with them.
+    /// The limit of connections or of large answers is reached; `detail` says which one.
     #[must_use]
     pub fn too_many_connections(detail: &'static str) -> Self {
         Self::with_outcome(Kind::TooManyConnections, Outcome::None, detail)
@@ -472,7 +472,7 @@ impl Problem {
         body
     }
 
-    /// The body of a response that [`Problem::into_response`] began, whose headers are completed; logs the cause.
+    /// Completes the response that [`Problem::into_response`] began: sets headers, returns the body, logs the cause.
     pub fn write(mut self, request_id: &str, response: &mut Response) -> Vec<u8> {
         if let Some(cause) = self.cause {
             tracing::error!(request_id, "{cause}");
@@ -483,13 +483,13 @@ impl Problem {
             CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
         );
-        // Axum has counted the body that was not there yet.
+        // Axum has set the length of the empty body.
         headers.remove(CONTENT_LENGTH);
         serde_json::to_vec(&*self.body).expect("a problem is JSON")
     }
 }
 
-/// A response without its body, which the outermost layer adds.
+/// The response has no body yet: the outermost layer adds it, because only that layer knows the request id.
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = self.kind.status().into_response();
@@ -507,7 +507,7 @@ impl IntoResponse for Problem {
             Kind::TooManyConnections,
         ];
         if ends_connection.contains(&self.kind) {
-            // What is left of the request would be read as the next one, or there is no place for another.
+            // The unread rest of the request would count as the next request, or the server has no capacity for one.
             headers.insert(
                 HeaderName::from_static("connection"),
                 HeaderValue::from_static("close"),

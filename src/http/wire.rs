@@ -1,4 +1,4 @@
-//! What goes over the wire, and how it becomes what the service understands.
+//! The bodies and query parameters of requests and answers, and their conversion to and from the domain types.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,10 +20,10 @@ use crate::lock::rules::{Lease as GrantedLease, LeaseInfo};
 use crate::service::AcquireRequest;
 use crate::store::contract::{ListQuery, Timed};
 
-/// The TTL of an acquisition that names none.
+/// The TTL of an acquisition without `ttl_ms`.
 pub const DEFAULT_TTL: Duration = Duration::from_secs(30);
 
-/// The shortest and longest `Idempotency-Key`.
+/// The lengths that an `Idempotency-Key` may have, in bytes.
 pub const IDEMPOTENCY_KEY_LENGTH: std::ops::RangeInclusive<usize> = 16..=255;
 
 /// The number of keys of a page that names none, and the most.
@@ -31,7 +31,7 @@ pub const DEFAULT_LIST_LIMIT: u64 = 100;
 /// See [`DEFAULT_LIST_LIMIT`].
 pub const MAX_LIST_LIMIT: u64 = 1000;
 
-/// The longest cursor that is looked at.
+/// The longest cursor that the server reads, in bytes.
 pub(super) const MAX_CURSOR_BYTES: usize = 512;
 
 /// Bounds that the operator sets.
@@ -242,11 +242,11 @@ impl RenewBody {
 }
 
 impl Lease {
-    /// The lease as its holder sees it now; `arrived` is when the request came.
+    /// The lease as its holder sees it now; `arrived` is the moment at which the request arrived.
     ///
-    /// What is left shrinks from the moment at which the store was asked, for its clock was read then or
-    /// later; `waited_ms` grows until this same moment. So their sum, counted from the sending of the
-    /// request, never ends after the lease does, however long the answer takes from here.
+    /// The store reads its clock when the server asks it or later, so `expires_in_ms` shrinks by the time since then.
+    /// `waited_ms` covers the time from the arrival to now. A client adds both to the moment at which it sent the
+    /// request. The sum is never later than the lease's deadline, however long the answer takes.
     #[must_use]
     pub fn new(key: &LockKey, lease: &Timed<GrantedLease>, arrived: Instant) -> Self {
         let GrantedLease { lease_id, info } = &lease.value;
@@ -274,7 +274,7 @@ impl Lease {
 }
 
 impl LockStatus {
-    /// How `key` stands.
+    /// The status of the lock `key`.
     #[must_use]
     pub fn new(key: &LockKey, info: Option<&LeaseInfo>, waiters: usize) -> Self {
         Self {
@@ -327,7 +327,7 @@ pub fn list_query(parameters: &Parameters) -> Result<ListQuery, Problem> {
     })
 }
 
-/// Reads the query of a release: the token to break, if that is what it is.
+/// Reads the query of a release. With `force=true` it returns the fencing token of the lease to break.
 ///
 /// # Errors
 /// A problem that names the parameter.
@@ -358,15 +358,15 @@ pub fn break_query(parameters: &Parameters) -> Result<Option<FencingToken>, Prob
     }
 }
 
-/// Query parameters as they came, decoded.
+/// The query parameters, decoded but not yet checked.
 #[derive(Debug, Default)]
 pub struct Parameters(pub Vec<(String, String)>);
 
 impl Parameters {
-    /// The values of the parameters that a route knows.
+    /// The values of the parameters that the route knows.
     ///
     /// # Errors
-    /// A problem if there is another parameter, or one of them twice.
+    /// A problem if the query has an unknown parameter, or a known one twice.
     pub fn take<const N: usize>(&self, known: [&str; N]) -> Result<[Option<&str>; N], Problem> {
         let mut values = [None; N];
         for (name, value) in &self.0 {
@@ -400,7 +400,7 @@ fn ttl(ms: u64, limits: &Limits) -> Result<Ttl, Problem> {
     })
 }
 
-/// Digits alone: no sign, no fraction, no exponent, and no zero before other digits.
+/// Parses digits alone: no sign, fraction, exponent or leading zero.
 fn integer(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let padded = text.len() > 1 && text.starts_with('0');
@@ -409,7 +409,7 @@ fn integer(text: &str) -> Option<u64> {
 
 pub(super) fn rfc3339(moment: Timestamp) -> String {
     let micros = i64::try_from(moment.as_micros()).unwrap_or(i64::MAX);
-    // Beyond the year 9999 there is no such text; no lease gets there.
+    // RFC 3339 ends with the year 9999, and no lease lasts until then.
     Instant3339::from_microsecond(micros)
         .map_or_else(|_| String::new(), |instant| format!("{instant:.3}"))
 }
@@ -424,7 +424,7 @@ fn fingerprint(ttl: Ttl, holder: Option<&Holder>, metadata: &Metadata) -> Digest
     ])
 }
 
-/// Half of a SHA-256 over the parts, each behind its length.
+/// The first 16 bytes of a SHA-256. The length before each part keeps different splits of the same bytes apart.
 fn digest(parts: &[&[u8]]) -> Digest {
     let mut hash = Sha256::new();
     for part in parts {
@@ -436,12 +436,12 @@ fn digest(parts: &[&[u8]]) -> Digest {
     Digest::from_bytes(half)
 }
 
-/// A field may be absent, but not null.
+/// Refuses `null`: a field may only be absent.
 fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
     T::deserialize(from).map(Some)
 }
 
-/// A map in which no name appears twice: which of two values counts is not for a parser to choose.
+/// Refuses a map with a repeated name: the parser would silently drop one of the two values.
 fn distinct_pairs<'de, D: Deserializer<'de>>(
     from: D,
 ) -> Result<Option<BTreeMap<String, String>>, D::Error> {

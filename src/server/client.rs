@@ -1,10 +1,10 @@
-//! A client's connection: hyper's socket, and what the server knows of it besides.
+//! The socket of a client's connection, with the state that hyper does not keep.
 //!
-//! hyper looks for the end of a stream only while it has no unread bytes, lets a write make no progress for ever, and
-//! has one time-out for an idle connection and for a head that does not end. So the socket keeps account of what it
-//! waits for, and a request under way reads ahead to see that its client hangs up.
+//! hyper detects the end of a stream only while it has no unread bytes. It has no timeout for a blocked write, and only
+//! one timeout for both an idle connection and an incomplete head. So this socket records its own activity for the
+//! timeouts, and reads ahead during a request to detect that the client hangs up.
 //!
-//! A client that closes only its sending side while it waits for a lease counts as gone: over TCP the two look the same.
+//! A client that closes only its sending side while it waits for a lease counts as gone: TCP shows no difference.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -19,18 +19,18 @@ use tokio::time::Instant;
 use super::head::Head;
 use crate::http::MAX_HEAD_BYTES;
 
-/// The most bytes that are read behind a request under way. A connection whose client sends more is closed unless the
-/// request ends within a second: the end of the stream cannot be seen behind unread bytes.
+/// The most bytes that the server reads ahead during a request. When a client sends more, the server closes the
+/// connection unless the request ends within a second: unread bytes hide the end of the stream.
 pub const MAX_READ_AHEAD_BYTES: usize = 16 * 1024;
 
 /// See [`MAX_READ_AHEAD_BYTES`].
 const READ_AHEAD_GRACE: Duration = Duration::from_secs(1);
 
-/// How many bytes one read ahead takes.
+/// The size of one read ahead, in bytes.
 const READ_AHEAD_STEP: usize = 1024;
 
-/// A connection; every clone is the same one. hyper, the request under way and the connection's other parts run in one
-/// task, so that one waker serves all reads.
+/// A handle to a connection; clones share it. hyper, the request under way and the timeouts run in one task, so one
+/// waker serves all reads.
 #[derive(Clone, Debug)]
 pub(super) struct Client(Arc<Mutex<State>>);
 
@@ -38,44 +38,44 @@ pub(super) struct Client(Arc<Mutex<State>>);
 struct State {
     stream: TcpStream,
     activity: Activity,
-    /// What is known of the next head. Bytes that came during a request are not in it.
+    /// The next head so far, without the bytes that arrived during the request before it.
     head: Head,
-    /// What was read ahead and hyper has not read yet.
+    /// Bytes from reading ahead that hyper has not read yet.
     read_ahead: Vec<u8>,
-    /// Since when nothing more is read ahead.
+    /// Since when the read-ahead buffer is full.
     read_ahead_full_since: Option<Instant>,
-    /// Since when the client takes nothing of what is written.
+    /// Since when writes make no progress.
     write_blocked_since: Option<Instant>,
 }
 
-/// What a connection does.
+/// The current activity of a connection.
 #[derive(Clone, Copy, Debug)]
 enum Activity {
-    /// No byte of a request has come since.
+    /// No byte of a next request has arrived since then.
     Idle { since: Instant },
-    /// A part of a head has come, the first one then; before it the connection was idle since.
+    /// A part of a head has arrived: its first byte at `begun`. Before it the connection was idle from `idle_since`.
     Head { begun: Instant, idle_since: Instant },
     /// A request is under way.
     Request,
-    /// The server closes it.
+    /// The server closes the connection.
     Closing,
 }
 
-/// How long a connection may stay as it is.
+/// The longest times that a connection may remain in one activity.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timeouts {
     /// Without a request.
     pub(super) idle: Duration,
     /// From the first byte of a head to its last.
     pub(super) head: Duration,
-    /// Without any progress of a write.
+    /// Without progress of a write.
     pub(super) write: Duration,
 }
 
-/// A request under way; dropping it says that its answer is ready.
+/// A request under way. The owner drops it when the answer is ready.
 pub(super) struct UnderWay {
     client: Client,
-    /// What is known of its head.
+    /// The head of the request.
     pub(super) head: Head,
 }
 
@@ -93,7 +93,7 @@ impl Client {
         })))
     }
 
-    /// A request's head is complete; `None` if the server is closing the connection.
+    /// Marks that the head of a request is complete. Returns `None` if the server is closing the connection.
     pub(super) fn begin_request(&self) -> Option<UnderWay> {
         let mut state = self.state();
         if matches!(state.activity, Activity::Closing) {
@@ -111,7 +111,7 @@ impl Client {
         std::future::poll_fn(|context| self.state().poll_hung_up(context)).await;
     }
 
-    /// Since when the connection is without a request; `None` while one is under way.
+    /// Since when the connection has no request under way; `None` while it has one.
     pub(super) fn idle_since(&self) -> Option<Instant> {
         match self.state().activity {
             Activity::Idle { since } => Some(since),
@@ -120,7 +120,7 @@ impl Client {
         }
     }
 
-    /// Lets no further request begin, if none is under way; says whether that is so.
+    /// Prevents further requests if none is under way. Returns whether it did.
     pub(super) fn close_if_idle(&self) -> bool {
         let mut state = self.state();
         let idle = matches!(
@@ -133,12 +133,12 @@ impl Client {
         idle
     }
 
-    /// Whether more than a head has come, and no request.
+    /// Whether the bytes of an incomplete head exceed the limit.
     pub(super) fn head_is_too_large(&self) -> bool {
         self.state().head_is_too_large()
     }
 
-    /// When the connection has stayed as it is for too long, unless something happens before.
+    /// The moment at which the connection times out unless its state changes before.
     pub(super) fn deadline(&self, timeouts: &Timeouts) -> Option<Instant> {
         let state = self.state();
         let waiting = match state.activity {
@@ -155,7 +155,7 @@ impl Client {
         waiting.into_iter().chain(blocked).min()
     }
 
-    /// Makes the system forget what the client has not taken, once the connection is dropped.
+    /// Makes the system discard unacknowledged bytes when the connection closes, instead of keeping them in memory.
     pub(super) fn discard_unsent(&self) {
         if let Err(error) = self.state().stream.set_zero_linger() {
             tracing::debug!("what a client has not taken stays for a while: {error}");
@@ -185,7 +185,7 @@ impl State {
         self.head.bytes() > MAX_HEAD_BYTES
     }
 
-    /// Keeps account of what hyper reads.
+    /// Records the bytes that hyper reads.
     fn was_read(&mut self, bytes: &[u8]) {
         match self.activity {
             _ if bytes.is_empty() => return,
@@ -213,7 +213,7 @@ impl State {
             self.read_ahead.drain(..length);
             self.read_ahead_full_since = None;
         } else if self.head_is_too_large() {
-            // The connection's task sees to it as soon as hyper has returned.
+            // The connection's task closes the connection as soon as hyper's poll returns.
             return Poll::Pending;
         } else {
             ready!(Pin::new(&mut self.stream).poll_read(context, into))?;
@@ -222,7 +222,7 @@ impl State {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads ahead until the end of the stream, or for as long as there is room.
+    /// Reads ahead until the stream ends or the buffer is full.
     fn poll_hung_up(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let mut some = false;
         let ended = loop {
@@ -246,13 +246,13 @@ impl State {
             return Poll::Ready(());
         }
         if some {
-            // hyper may wait for these very bytes.
+            // hyper may wait for these bytes, and must poll the buffer again.
             context.waker().wake_by_ref();
         }
         Poll::Pending
     }
 
-    /// Keeps account of a write that the client's side does not take.
+    /// Records since when writes make no progress.
     fn wrote(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match written {
             Poll::Pending => {
@@ -299,7 +299,7 @@ impl AsyncWrite for Client {
         true
     }
 
-    /// The system sends on its own.
+    /// The system sends without a flush.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

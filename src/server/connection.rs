@@ -1,4 +1,4 @@
-//! One connection: its requests one after the other, and its end.
+//! Serves the requests of one connection, and closes it.
 
 use std::future::poll_fn;
 use std::io;
@@ -20,46 +20,46 @@ use tokio_util::sync::CancellationToken;
 use super::client::{Client, Timeouts};
 use crate::http::{AtCapacity, BothLengths, HttpService};
 
-/// The most bytes that hyper keeps of what it reads, and of what it is to write: more than a head, so that a head that
-/// is too large is known as one.
+/// The size of hyper's buffers for reading and for writing, in bytes. It exceeds the limit of a head, so that this
+/// server and not hyper refuses a head that is too large.
 const MAX_BUFFER_BYTES: usize = 32 * 1024;
 
-/// How long a refusal is left to a client that still sends; closed at once, the refusal could be lost with the
-/// connection.
+/// How long the server may take to refuse a head and discard further bytes. An immediate close would reset the
+/// connection, and the client could lose the refusal.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// How long a client may take once the server is about to end, where it took its time before.
+/// The timeouts of a connection while the server drains.
 const DRAIN_TIMEOUTS: Timeouts = Timeouts {
     idle: Duration::from_secs(1),
     head: Duration::from_secs(1),
     write: Duration::from_secs(1),
 };
 
-/// What a connection is for.
+/// The purpose of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// Requests.
+    /// The server answers all its requests.
     Serve,
-    /// One request, and an answer only if it asks for the server's health: there are too many connections.
+    /// The connection exceeds the limit. The server answers health checks and metrics, and refuses other requests.
     Refuse,
 }
 
 /// Why a connection ends.
 enum End {
-    /// By itself.
+    /// hyper ended it.
     Hyper(hyper::Result<()>),
-    /// It stayed as it was for too long.
+    /// It timed out.
     Expired,
-    /// A head without an end.
+    /// The head exceeds the limit.
     HeadTooLarge,
 }
 
-/// The client of a request is gone.
+/// The client hung up during its request.
 #[derive(Debug, thiserror::Error)]
 #[error("the client hung up")]
 struct HungUp;
 
-/// Serves a connection until its end, or until what is under way is answered once `ending` is cancelled.
+/// Serves a connection until it ends. Once `ending` is cancelled, it ends after the answers to the requests under way.
 pub(super) async fn serve(
     client: Client,
     http: HttpService,
@@ -70,7 +70,7 @@ pub(super) async fn serve(
     let service = service_fn(|request: Request<Incoming>| answer(&client, &http, purpose, request));
     let connection = http1::Builder::new()
         .header_read_timeout(None)
-        // What the end of the stream means is decided here and not by hyper, see `answer`.
+        // `answer` handles the end of the stream: hyper would close the connection.
         .half_close(true)
         .max_buf_size(MAX_BUFFER_BYTES)
         .serve_connection(TokioIo::new(client.clone()), service);
@@ -115,15 +115,15 @@ async fn answer(
     if purpose == Purpose::Refuse {
         request.extensions_mut().insert(AtCapacity);
     }
-    // A lease must not go to a client that is gone. Other requests are answered soon, so a client that has closed only
-    // its sending side gets their answers, as it gets a lease that is granted at once.
+    // A client that hung up must not get a lease after a wait. Answers that need no wait still go to a client that has
+    // closed only its sending side.
     let may_lease = request.method() == Method::POST;
     let mut answer = pin!(http.answer(request));
     let at_once = poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await;
     if let Poll::Ready(Ok(response)) = at_once {
         return Ok(response);
     }
-    // From here on the end of the stream comes first: it may be there as the lock is released.
+    // From here on the check for the end of the stream comes first: the client may hang up as the lock becomes free.
     tokio::select! {
         biased;
         () = client.hung_up(), if may_lease => Err(HungUp),
@@ -131,7 +131,7 @@ async fn answer(
     }
 }
 
-/// Drives a connection to its end, however long its client takes.
+/// Drives a connection until it ends, times out or sends a head that is too large.
 async fn watched<C>(mut connection: Pin<&mut C>, client: &Client, timeouts: Timeouts) -> End
 where
     C: Future<Output = hyper::Result<()>>,
@@ -148,7 +148,7 @@ where
         if client.head_is_too_large() {
             return Poll::Ready(End::HeadTooLarge);
         }
-        // The timer is left alone while its deadline only moves away: so a request costs it nothing.
+        // The timer keeps an earlier deadline and checks again when it fires: so a request does not reset it.
         if let Some(deadline) = client.deadline(&timeouts)
             && deadline < timer.deadline()
         {
@@ -167,7 +167,7 @@ where
     .await
 }
 
-/// Lets a connection end: what is under way, or has come before hyper could read it, is answered first.
+/// Closes a connection gracefully: it answers the request under way, or one that hyper has not read yet, first.
 async fn finish<S>(
     mut connection: Pin<&mut http1::Connection<TokioIo<Client>, S>>,
     client: &Client,
@@ -187,12 +187,12 @@ where
     watched(connection, client, DRAIN_TIMEOUTS).await
 }
 
-/// Answers a head that is too large, and reads on for a while.
+/// Answers a head that is too large, and discards further bytes until the client closes its side.
 async fn refuse_head(mut client: Client, http: &HttpService) -> io::Result<()> {
     let _under_way = client.begin_request();
     client.write_all(&http.refuse_head()).await?;
     client.shutdown().await?;
-    // On the heap: each connection's task has room for what may be on its stack here.
+    // A buffer on the heap: an array would be part of every connection's task, and enlarge all of them.
     let mut unread = vec![0; 4096];
     while client.read(&mut unread).await? > 0 {}
     Ok(())

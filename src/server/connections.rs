@@ -1,8 +1,7 @@
-//! The connections of a server: how many there may be, which one goes when there are too many, and their end together.
+//! The open connections: their limit, which one to close at the limit, and their common end.
 //!
-//! At the limit the server closes the connection that is longest without a request for a new one. So idle clients, slow
-//! heads and clients that do not read keep no other client out. The server refuses a new connection only when a request
-//! is under way on each of the others.
+//! At the limit, a new connection replaces the one that is longest without a request. So idle clients and slow heads
+//! keep no other client out. The server refuses a new connection only when each of the others has a request under way.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
@@ -16,16 +15,16 @@ use tokio_util::task::TaskTracker;
 
 use super::client::Client;
 
-/// How many of the connections longest without a request are found at once: looking at all of them for each new one
-/// would let a flood of connections cost the square of its size.
+/// How many of the longest idle connections one search finds. With a search for each new connection, a flood of
+/// connections would cost the square of its size.
 const CANDIDATES: usize = 64;
 
-/// Connections that end together. Cheap to clone.
+/// A set of connections that end together. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Connections {
     max: usize,
     open: Arc<Mutex<Open>>,
-    /// Cancelled when they are to end.
+    /// Its cancellation makes all connections end.
     pub(super) ending: CancellationToken,
     tasks: TaskTracker,
 }
@@ -34,8 +33,8 @@ pub(super) struct Connections {
 struct Open {
     connections: HashMap<u64, Entry>,
     next_id: u64,
-    /// Those longest without a request, the longest first, and since when. One that has had a request since is not
-    /// among them any more; all others are younger than these.
+    /// The longest idle connections with the start of their idle time, the longest idle first. An entry is stale when
+    /// its connection has had a request since. All other connections are idle for a shorter time.
     candidates: VecDeque<(Instant, u64)>,
 }
 
@@ -44,18 +43,18 @@ struct Entry {
     task: AbortHandle,
 }
 
-/// What became of a new connection.
+/// The result of admitting a connection.
 pub(super) enum Admission {
-    /// There was room.
+    /// The number of connections is below the limit.
     Admitted,
-    /// Another one was closed for it.
+    /// The connection replaces an idle one.
     Replaced,
-    /// A request is under way on each of the others.
+    /// All other connections have a request under way.
     Refused(TcpStream),
 }
 
 impl Connections {
-    /// At most `max` at once.
+    /// A set of at most `max` connections at once.
     pub(super) fn new(max: usize) -> Self {
         Self {
             max,
@@ -65,12 +64,12 @@ impl Connections {
         }
     }
 
-    /// How many there are.
+    /// The number of open connections.
     pub(super) fn count(&self) -> usize {
         self.open().connections.len()
     }
 
-    /// Spawns `serve` for a new connection, if there is a place for it.
+    /// Spawns `serve` for a new connection unless all others have a request under way at the limit.
     pub(super) fn admit<F>(
         &self,
         stream: TcpStream,
@@ -94,7 +93,7 @@ impl Connections {
             open: Arc::clone(&self.open),
             id,
         };
-        // The guard is held until the entry is there, so that a connection that ends at once leaves none.
+        // `open` stays locked until the entry exists: a connection that ends at once must not leave a stale entry.
         let task = self.tasks.spawn(async move {
             let _leave = leave;
             served.await;
@@ -104,12 +103,12 @@ impl Connections {
         admission
     }
 
-    /// Closes the connection that is longest without a request; says whether there was one.
+    /// Closes the longest idle connection. Returns false if every connection has a request under way.
     pub(super) fn close_longest_idle(&self) -> bool {
         self.open().close_longest_idle()
     }
 
-    /// Ends them when what is under way on them has been answered.
+    /// Ends all connections after the answers to their requests under way.
     pub(super) async fn end(&self) {
         self.ending.cancel();
         self.tasks.close();
@@ -159,7 +158,7 @@ impl Open {
     }
 }
 
-/// Takes a connection off the list when its task ends, however it ends.
+/// Removes a connection from the set when its task ends, also by an abort or a panic.
 struct Leave {
     open: Arc<Mutex<Open>>,
     id: u64,
@@ -168,7 +167,7 @@ struct Leave {
 impl Drop for Leave {
     fn drop(&mut self) {
         if let Ok(mut open) = self.open.lock() {
-            // Dropped behind the guard: closing a socket takes time.
+            // The socket closes after the unlock, because closing takes time.
             let entry = open.connections.remove(&self.id);
             drop(open);
             drop(entry);

@@ -1,19 +1,19 @@
-//! What is known of a request's head while it comes: its size, and whether it names a `Content-Length`.
+//! Scans the head of a request as it arrives: its size, and whether it names a `Content-Length`.
 //!
-//! hyper drops a `Content-Length` that stands beside a `Transfer-Encoding`, as the standard allows. Proxies do not agree
-//! which of them counts, so the server refuses both together, and has to see it for itself. Nothing of a head is kept but
-//! the beginnings of two lines: a client that sends half a head costs no second copy of it.
+//! hyper drops a `Content-Length` beside a `Transfer-Encoding`, as the standard allows. Proxies disagree which of them
+//! counts, so the server refuses both together and must scan for it. The scan keeps only the beginnings of two lines,
+//! so an incomplete head costs no second copy.
 
 const CONTENT_LENGTH: &[u8] = b"content-length:";
 
-/// How many bytes of a line are kept: enough to tell the field, or the method, from others.
+/// How many bytes of a line the scan keeps: enough to recognise the field or the method.
 const KEPT: usize = CONTENT_LENGTH.len();
 
-/// A head as far as it has come.
+/// The head that has arrived so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Head {
     bytes: usize,
-    /// How the first line begins; empty before it.
+    /// The beginning of the first line; empty before that line ends.
     first: LineStart,
     current: LineStart,
     names_length: bool,
@@ -28,7 +28,7 @@ struct LineStart {
 }
 
 impl Head {
-    /// Adds what came next, which may reach beyond the head.
+    /// Adds the next bytes. They may extend beyond the head.
     pub(super) fn add(&mut self, bytes: &[u8]) {
         self.bytes += bytes.len();
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
@@ -42,13 +42,13 @@ impl Head {
         }
     }
 
-    /// How many bytes have come since the request before.
+    /// The number of bytes since the request before.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Whether the head of a request with this method names a `Content-Length`, or cannot be known not to: a part of it
-    /// came during the request before.
+    /// Whether the head of a request with this method may name a `Content-Length`. It is true for an incomplete scan: a
+    /// part of the head arrived during the request before, and the scan did not see it.
     pub(super) fn may_name_length(&self, method: &str) -> bool {
         let first = self.first.get();
         let method = &method.as_bytes()[..method.len().min(KEPT)];
@@ -60,7 +60,7 @@ impl Head {
         let line = std::mem::take(&mut self.current);
         let text = line.get().trim_ascii_end();
         if self.first.get().is_empty() {
-            // Empty lines before the first one are none of the head.
+            // HTTP ignores empty lines before the request line.
             if !text.is_empty() {
                 self.first = line;
             }
@@ -87,7 +87,7 @@ impl LineStart {
 mod tests {
     use super::Head;
 
-    /// The same head in one piece and byte by byte.
+    /// The same text, added in one piece and byte by byte.
     fn heads(text: &str) -> [Head; 2] {
         let (mut whole, mut piecewise) = (Head::default(), Head::default());
         whole.add(text.as_bytes());

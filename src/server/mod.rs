@@ -1,4 +1,4 @@
-//! The server: builds the service out of the configuration, serves it, and shuts down gracefully.
+//! The server: builds the service from the configuration, serves it, and shuts down gracefully.
 
 mod client;
 mod connection;
@@ -36,18 +36,18 @@ pub use self::client::MAX_READ_AHEAD_BYTES;
 /// How long a connection may be idle.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// How long a client may take nothing of what it is sent.
+/// How long a write to a client may make no progress.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How many connections there may be besides the others, which are told that there are too many; health checks and
-/// metrics are answered on them.
+/// How many connections the server accepts beyond the limit. On them it answers health checks and metrics, and refuses
+/// other requests.
 pub const MAX_REFUSED_CONNECTIONS: usize = 8;
 
-/// How long a client may take on such a connection.
+/// The timeout of a connection beyond the limit, for each of its activities.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The system asks a silent client whether it is there after a time, then at intervals, and gives it up after some of
-/// them without an answer: a waiter on a machine that is gone leaves the queue.
+/// The first TCP keepalive probe goes out after this time of silence. The system drops a connection after the last
+/// probe without an answer, so a waiter on a dead machine leaves the queue after 30 s.
 const KEEPALIVE_TIME: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_RETRIES: u32 = 3;
@@ -55,15 +55,15 @@ const KEEPALIVE_RETRIES: u32 = 3;
 /// How long a graceful shutdown may take.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How much of an answer the system keeps for a client, which is memory of this process' control group: by itself it
-/// keeps up to some megabytes for a client that does not read. The system doubles it.
+/// The send buffer of a connection, in bytes; Linux doubles the value. The buffer counts as memory of this process'
+/// control group, and without a bound a client that does not read can fill some megabytes.
 const SEND_BUFFER_BYTES: u32 = 64 * 1024;
 
-/// The listen backlog: clients of a draining server all reconnect at once, and those beyond it try again only after a
-/// second, then after three.
+/// The listen backlog. Clients of a draining server all reconnect at once; clients beyond the backlog retry only after
+/// 1 s, then after 3 s.
 pub const BACKLOG: u32 = 4096;
 
-/// How long to wait when the system has no room for another connection.
+/// The pause after the system refuses to accept a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why the server could not start.
@@ -94,7 +94,7 @@ impl ServeError {
 /// Serves until the process is told to end (SIGTERM or SIGINT), then shuts down gracefully.
 ///
 /// # Errors
-/// [`ServeError`], before the first request was taken.
+/// [`ServeError`], before the server accepts the first connection.
 pub async fn serve(config: Config) -> Result<(), ServeError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
@@ -140,9 +140,9 @@ fn listen(at: SocketAddr) -> io::Result<TcpListener> {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),
     }?;
-    // The address is free although connections of the server before are still being closed.
+    // A restarted server can use the address while the system still closes connections of the previous one.
     socket.set_reuseaddr(true)?;
-    // What the listening socket has its connections have too.
+    // Accepted connections inherit the options of the listening socket.
     socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
     let options = SockRef::from(&socket);
     options.set_tcp_keepalive(
@@ -151,7 +151,8 @@ fn listen(at: SocketAddr) -> io::Result<TcpListener> {
             .with_interval(KEEPALIVE_INTERVAL)
             .with_retries(KEEPALIVE_RETRIES),
     )?;
-    // What the system has taken, and the client does not: otherwise it is kept for minutes.
+    // Keepalive does not probe while sent bytes lack an acknowledgement. Without this bound the system retries for
+    // minutes.
     #[cfg(target_os = "linux")]
     options.set_tcp_user_timeout(Some(
         KEEPALIVE_TIME + KEEPALIVE_INTERVAL * KEEPALIVE_RETRIES,
@@ -183,7 +184,7 @@ fn build(config: &Config, at: SocketAddr) -> App {
     })
 }
 
-/// Says in a few lines what a newcomer needs to know.
+/// Prints the address, the store and a first command to try.
 fn print_banner(config: &Config, at: SocketAddr) {
     let store = match &config.store {
         StoreConfig::Memory => {
@@ -213,7 +214,7 @@ fn print_banner(config: &Config, at: SocketAddr) {
          Try:   curl -i -X POST http://{at}/locks/my_lock{bearer}\n",
         env!("CARGO_PKG_VERSION")
     );
-    // A closed standard output is no reason to fail.
+    // The server works without a standard output.
     let _written = io::stdout().write_all(introduction.as_bytes());
     if config.token.is_none() && !at.ip().is_loopback() {
         warn!(
@@ -222,14 +223,14 @@ fn print_banner(config: &Config, at: SocketAddr) {
     }
 }
 
-/// Takes connections and serves them.
+/// Accepts connections and serves them.
 struct Front {
     app: App,
     http: HttpService,
     timeouts: Timeouts,
     max: usize,
     connections: Connections,
-    /// Those beyond the limit.
+    /// The connections beyond the limit.
     refused: Connections,
     not_taken: LogInterval,
     too_many: LogInterval,
@@ -258,13 +259,13 @@ impl Front {
         }
     }
 
-    /// The same without its connections, which go on.
+    /// A copy without connections, for those that arrive during the drain. The others still count for its limit.
     fn anew(&self) -> Self {
         let room = self.max.saturating_sub(self.connections.count()).max(1);
         Self::with(self.app.clone(), self.timeouts, room)
     }
 
-    /// Takes connections for as long as it is polled.
+    /// Accepts connections until the caller drops the future.
     async fn accept(&self, listener: &TcpListener) {
         loop {
             match listener.accept().await {
@@ -275,7 +276,7 @@ impl Front {
                             "a connection could not be taken: {error} ({others} more since the last such line)"
                         );
                     }
-                    // The process may be out of descriptors: an idle connection gives one back.
+                    // The process may be out of file descriptors: closing an idle connection frees one.
                     self.connections.close_longest_idle();
                     sleep(ACCEPT_PAUSE).await;
                 }
@@ -283,11 +284,11 @@ impl Front {
         }
     }
 
-    /// Takes the connections of the listen backlog, as requests may have come on them.
+    /// Accepts the connections of the listen backlog: their requests must get an answer too.
     async fn accept_rest(&self, listener: &TcpListener) {
         loop {
             let mut none = true;
-            // What has come is known after the runtime has looked.
+            // The yield lets the runtime learn about new connections from the system.
             yield_now().await;
             while let Poll::Ready(Ok((stream, _))) =
                 poll_fn(|context| Poll::Ready(listener.poll_accept(context))).await
@@ -302,7 +303,7 @@ impl Front {
     }
 
     fn take(&self, stream: TcpStream) {
-        // Without it small answers would wait for the client's acknowledgement; if it fails they do.
+        // With Nagle's algorithm, small answers wait for the client's acknowledgement. A failure only delays them.
         let _set = stream.set_nodelay(true);
         let admission = self.admit_to(&self.connections, stream, Purpose::Serve, self.timeouts);
         if matches!(admission, Admission::Admitted) {
@@ -322,7 +323,7 @@ impl Front {
                 head: REFUSAL_TIMEOUT,
                 write: REFUSAL_TIMEOUT,
             };
-            // If there is no place for it here either, it is closed.
+            // Beyond this second limit the connection closes without an answer.
             let _admission = self.admit_to(&self.refused, stream, Purpose::Refuse, timeouts);
         }
     }
