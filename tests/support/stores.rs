@@ -23,7 +23,7 @@ use super::sentinel::SentinelSet;
 /// The longest TTL of these tests.
 pub(crate) const MAX_TTL: Duration = Duration::from_secs(3600);
 
-/// Treats the last heartbeat of every server as recent.
+/// Sets the last heartbeat of every server to now.
 const HEARTBEATS: &str = "
     local entries, now = redis.call('HGETALL', KEYS[2]), redis.call('GET', KEYS[1])
     for i = 1, #entries, 2 do
