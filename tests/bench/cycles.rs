@@ -1,4 +1,4 @@
-//! Cycles of acquire and release, each connection on a lock of its own: as fast as they go, or at a fixed rate.
+//! Cycles of acquire and release, each connection with its own lock: as fast as possible, or at a fixed rate.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 
 use crate::generator::{Answer, Connections, Senders, quoted};
 
-/// How long a session may take to release what it holds.
+/// How long all connections may take to release their locks.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long it may take to acquire many locks.
 const HOLD_LIMIT: Duration = Duration::from_secs(180);
 
-/// Stands in a release until the lease id is known.
+/// A placeholder in a release until the lease id is known.
 const NO_LEASE_ID: &str = "00000000000000000000000000000000";
 
-/// How requests are worded.
+/// The API of the measured server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
     Leasehold,
@@ -33,7 +33,7 @@ pub(crate) struct Session {
 
 struct Locks {
     requests: Vec<Requests>,
-    /// When the request that is under way was due.
+    /// When the request in progress was due.
     due: Vec<Instant>,
     releasing: Vec<bool>,
     timed: bool,
@@ -46,14 +46,14 @@ struct Requests {
     lease_id_at: Option<usize>,
 }
 
-/// What came of it.
+/// The results.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) cycles: u64,
-    /// Answers that were something else.
+    /// Answers with another status.
     pub(crate) failures: u64,
     pub(crate) elapsed: Duration,
-    /// Microseconds, if they were taken.
+    /// Microseconds; empty unless timed.
     pub(crate) acquires: Vec<u32>,
     pub(crate) releases: Vec<u32>,
 }
@@ -64,20 +64,20 @@ impl Tally {
     }
 }
 
-/// A count as a number to reckon with.
+/// A count as a floating-point number.
 #[allow(clippy::cast_precision_loss)]
 pub(crate) fn count(number: u64) -> f64 {
     number as f64
 }
 
-/// A size as a number to reckon with.
+/// A size as a floating-point number.
 #[allow(clippy::cast_precision_loss)]
 pub(crate) fn size(number: usize) -> f64 {
     number as f64
 }
 
 impl Session {
-    /// Connects; locks are named after `name`.
+    /// Opens the connections; the lock names begin with `name`.
     pub(crate) fn open(dialect: Dialect, at: SocketAddr, connections: usize, name: &str) -> Self {
         let requests = (0..connections).map(|id| requests(dialect, &format!("{name}-{id}")));
         Self {
@@ -93,7 +93,7 @@ impl Session {
         }
     }
 
-    /// Goes on as fast as the server answers; what is under way at the end goes on with the next call.
+    /// Runs as fast as the server answers; the next call continues the requests in progress.
     pub(crate) fn run(&mut self, time: Duration) -> Tally {
         self.locks.begin(false);
         while let Some(id) = self.idle.pop() {
@@ -114,8 +114,8 @@ impl Session {
         self.locks.end(begun)
     }
 
-    /// Begins `rate` cycles a second, at random moments, whether or not the server keeps up. Time counts from
-    /// the moment at which a cycle was due.
+    /// Starts `rate` cycles per second at random moments, even when the server lags behind. Latency counts from the
+    /// moment at which a cycle was due.
     pub(crate) fn paced(&mut self, rate: f64, time: Duration) -> Tally {
         self.settle();
         self.locks.begin(true);
@@ -149,7 +149,7 @@ impl Session {
         self.locks.end(begun)
     }
 
-    /// Ends all cycles that are under way.
+    /// Finishes all cycles in progress.
     pub(crate) fn settle(&mut self) {
         let end = Instant::now() + END_LIMIT;
         while self.idle.len() < self.locks.requests.len() && Instant::now() < end {
@@ -182,7 +182,7 @@ impl Locks {
         senders.send(id, &self.requests[id].acquire);
     }
 
-    /// Goes on with a cycle; true if it is over.
+    /// Continues a cycle; true once the cycle is over.
     fn answered(&mut self, senders: &mut Senders, id: usize, answer: &Answer) -> bool {
         let releasing = self.releasing[id];
         if self.timed {
@@ -219,7 +219,7 @@ impl Locks {
     }
 }
 
-/// What a connection sends for its lock.
+/// The requests of a connection for its lock.
 fn requests(dialect: Dialect, key: &str) -> Requests {
     match dialect {
         Dialect::Leasehold => {
@@ -257,7 +257,7 @@ pub(crate) fn release(key: &str, lease_id: &[u8]) -> Vec<u8> {
         .into()
 }
 
-/// A renewal with the lease's own TTL.
+/// A renewal with the TTL of the lease.
 pub(crate) fn renew(key: &str, lease_id: &[u8]) -> Vec<u8> {
     let lease_id = String::from_utf8_lossy(lease_id);
     format!("PUT /locks/{key}/lease HTTP/1.1\r\nhost: localhost\r\nlease-id: {lease_id}\r\ncontent-length: 0\r\n\r\n")
@@ -268,7 +268,7 @@ pub(crate) fn get(path: &str) -> Vec<u8> {
     format!("GET /{path} HTTP/1.1\r\nhost: localhost\r\n\r\n").into()
 }
 
-/// Acquires the locks `from..to`; how many it could not.
+/// Acquires the locks `from..to`; returns the number of failures.
 pub(crate) fn hold(at: SocketAddr, from: usize, to: usize, ttl_ms: u64) -> u64 {
     const CONNECTIONS: usize = 64;
     let mut connections = Connections::open(&[at], CONNECTIONS).expect("the server listens");
@@ -295,7 +295,7 @@ pub(crate) fn hold(at: SocketAddr, from: usize, to: usize, ttl_ms: u64) -> u64 {
     failures
 }
 
-/// Random moments, `rate` of them a second; two of the same rate and beginning are the same.
+/// Random moments, `rate` per second; equal rates and starts give equal moments.
 struct Arrivals {
     mean: f64,
     next: Instant,
@@ -327,7 +327,7 @@ impl Arrivals {
     }
 }
 
-/// Wakes at each moment, since epoll knows milliseconds only.
+/// Wakes the generator at each moment, because epoll only has a resolution of 1 ms.
 fn pace(mut moments: Arrivals, over: &AtomicBool, wake: impl Fn()) {
     while !over.load(Ordering::Relaxed) {
         let now = Instant::now();

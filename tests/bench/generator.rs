@@ -1,5 +1,5 @@
-//! The load generator: many keep-alive connections on one thread, with as little work for each request as
-//! there can be, because it shares the machine with what it measures. The same for all candidates.
+//! The load generator: many keep-alive connections on one thread, the same for all candidates. It does as little work
+//! per request as possible, because it shares the machine with the measured server.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
 
-/// How long an answer that is waited for alone may take.
+/// The limit for the answer to a single request.
 const ASK_LIMIT: Duration = Duration::from_secs(20);
 
-/// The token of the waker, which is no connection's.
+/// The waker's token, which no connection uses.
 const WAKE: Token = Token(usize::MAX);
 
 /// Connections to one or more servers.
@@ -23,18 +23,18 @@ pub(crate) struct Connections {
     open: Senders,
 }
 
-/// The sending side, which whoever handles an answer may use.
+/// The sending side, for the handler of an answer.
 pub(crate) struct Senders(Vec<Connection>);
 
 struct Connection {
     stream: TcpStream,
-    /// The beginning of an answer.
+    /// The received part of an incomplete answer.
     input: Vec<u8>,
-    /// What could not be sent yet.
+    /// Bytes that the socket has not accepted yet.
     output: Vec<u8>,
 }
 
-/// An answer, whole.
+/// A complete answer.
 pub(crate) struct Answer<'a> {
     pub(crate) status: u16,
     pub(crate) head: &'a [u8],
@@ -42,12 +42,12 @@ pub(crate) struct Answer<'a> {
 }
 
 impl Connections {
-    /// Opens connections, to each address in turn.
+    /// Opens connections, distributed over the addresses.
     pub(crate) fn open(addresses: &[SocketAddr], number: usize) -> io::Result<Self> {
         let poll = Poll::new()?;
         let mut open = Vec::with_capacity(number);
         for (id, address) in (0..number).zip(addresses.iter().cycle()) {
-            // A full backlog would cost a second for each connection that finds it so.
+            // The pauses avoid a full listen backlog, which would cost a second per connection.
             if id % 64 == 63 {
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -71,7 +71,7 @@ impl Connections {
         })
     }
 
-    /// What ends a `turn` from another thread.
+    /// A waker that ends a wait for answers from another thread.
     pub(crate) fn waker(&self) -> Arc<Waker> {
         Arc::new(Waker::new(self.poll.registry(), WAKE).expect("the system has another descriptor"))
     }
@@ -84,7 +84,7 @@ impl Connections {
         self.open.send(id, request);
     }
 
-    /// Waits for answers and hands them over, each with its connection.
+    /// Waits for answers and passes each to `handle` with its connection.
     pub(crate) fn reservation(
         &mut self,
         limit: Option<Duration>,
@@ -143,7 +143,7 @@ impl Senders {
     }
 }
 
-/// Reads what is there, once: after a read that did not fill the buffer epoll reports what comes later.
+/// Reads once: epoll reports later bytes after a read that did not fill the buffer.
 fn read(
     open: &mut Senders,
     id: usize,
@@ -177,7 +177,7 @@ fn read(
     }
 }
 
-/// The first answer in `bytes`, and where it ends, if it is whole.
+/// The first answer in `bytes` and its end, if it is complete.
 fn parse(bytes: &[u8]) -> Option<(Answer<'_>, usize)> {
     let head_end = find(bytes, b"\r\n\r\n")? + 4;
     let head = &bytes[..head_end];
@@ -192,7 +192,7 @@ fn parse(bytes: &[u8]) -> Option<(Answer<'_>, usize)> {
     }
     let rest = &bytes[head_end..];
     if chunked {
-        // Only for answers whose bodies are looked at as text: the sizes of the chunks stay in.
+        // The chunk sizes stay in the body, because callers only search it as text.
         let end = find(rest, b"0\r\n\r\n")?;
         return Some((
             Answer {
@@ -213,7 +213,7 @@ fn value_of<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a str> {
     found.then(|| std::str::from_utf8(value).unwrap_or_default().trim())
 }
 
-/// Where `what` first is in `bytes`.
+/// The first position of `what` in `bytes`.
 pub(crate) fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     let mut from = 0;
     while let Some(at) = bytes[from..].iter().position(|byte| *byte == what[0]) {
@@ -225,7 +225,7 @@ pub(crate) fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     None
 }
 
-/// The text between `before` and the next quotation mark.
+/// The text from `before` to the next quotation mark.
 pub(crate) fn quoted<'a>(body: &'a [u8], before: &str) -> Option<&'a [u8]> {
     let from = find(body, before.as_bytes())? + before.len();
     let length = body[from..].iter().position(|byte| *byte == b'"')?;

@@ -1,4 +1,4 @@
-//! Section g: speed as locks and connections become more.
+//! Section g: speed with growing numbers of locks and connections.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub(crate) fn run(bench: &mut Bench) {
     with_connections(bench);
 }
 
-/// Against the same server with the smallest number of locks, at the same moment.
+/// The baseline is the same server with the smallest number of locks, at the same moment.
 fn with_held_locks(bench: &mut Bench) {
     println!("\n== g: held locks");
     let steps: &[usize] = if bench.quick {
@@ -59,7 +59,7 @@ fn with_held_locks(bench: &mut Bench) {
     }
 }
 
-/// Against one connection to the empty handler, and against the same number of them.
+/// The baselines: one connection to the empty handler, and the same number of them.
 fn with_connections(bench: &mut Bench) {
     println!("\n== g: connections");
     let redis = servers::redis();

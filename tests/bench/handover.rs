@@ -1,4 +1,4 @@
-//! Section e: one lock that goes from waiter to waiter, over two servers; and the same with etcd's lock.
+//! Section e: one lock goes from waiter to waiter over two servers; the same with etcd's lock.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -13,17 +13,17 @@ use crate::process::is_installed;
 use crate::report::{Reach, percentile};
 use crate::servers::{self, Server};
 
-/// As many as the etcd that is compared with is given.
+/// The number of waiters for the comparison with etcd.
 const FEW: usize = 256;
 
-/// How long all may take to have had the lock.
+/// How long it may take until all waiters have had the lock.
 const CHAIN_LIMIT: Duration = Duration::from_secs(40);
 
-/// What a chain of hand-overs came to, round by round.
+/// The results of chains of hand-overs, round by round.
 #[derive(Default)]
 struct Chains {
     per_second: Vec<f64>,
-    /// Milliseconds from the moment a release is sent until the next has the lock.
+    /// Milliseconds from sending a release until the next waiter has the lock.
     p50: Vec<f64>,
     p99: Vec<f64>,
     out_of_order: usize,
@@ -32,7 +32,7 @@ struct Chains {
 
 struct Chain {
     order: Vec<usize>,
-    /// Microseconds from the moment that a release is sent until the next has the lock.
+    /// Microseconds from sending a release until the next waiter has the lock.
     gaps: Vec<u32>,
     elapsed: Duration,
 }
@@ -42,7 +42,7 @@ pub(crate) fn run(bench: &mut Bench) {
     let redis = servers::redis();
     let servers = [Server::on(&redis, &[]), Server::on(&redis, &[])];
     let at = servers.each_ref().map(|server| server.address);
-    // Its data lie in memory, as those of Redis do: what a disk costs is not the question.
+    // etcd keeps its data in memory like Redis, because the bench does not measure disks.
     let shared_memory = Path::new("/dev/shm");
     let directory = if shared_memory.is_dir() {
         TempDir::new_in(shared_memory)
@@ -140,7 +140,7 @@ impl Chains {
     }
 }
 
-/// Each waiter comes after the one before it is counted, so that their order is known.
+/// Each waiter joins after the server has counted the previous one, so that their order is known.
 fn leasehold_chain(at: &[SocketAddr], key: &str, waiters: usize) -> Chain {
     let mut control = Connections::open(&at[..1], 1).expect("the server listens");
     let (status, lease) = control.ask(0, &acquire(key, "{\"ttl_ms\":60000}"));
@@ -173,7 +173,7 @@ fn leasehold_chain(at: &[SocketAddr], key: &str, waiters: usize) -> Chain {
     )
 }
 
-/// etcd's lock has a lease for each who waits, and a key for each place in the line.
+/// etcd's lock has a lease per waiter and a key per queue entry.
 fn etcd_chain(at: SocketAddr, name: &str, waiters: usize) -> Chain {
     let post = |path: &str, body: &str| {
         let length = body.len();
@@ -213,7 +213,7 @@ fn etcd_chain(at: SocketAddr, name: &str, waiters: usize) -> Chain {
     for waiter in 0..waiters {
         let lease = grant(&mut control);
         line.send(waiter, &lock(&lease));
-        // The holder is in line too.
+        // The holder's key counts as well.
         let counted = format!("\"count\":\"{}\"", waiter + 2);
         park(|| {
             control
@@ -235,7 +235,7 @@ fn etcd_chain(at: SocketAddr, name: &str, waiters: usize) -> Chain {
     )
 }
 
-/// Lets the lock go through all waiters; `let_go` says nothing if an answer is no grant.
+/// Passes the lock through all waiters; `let_go` returns `None` if an answer is not a grant.
 fn chain(
     line: &mut Connections,
     waiters: usize,

@@ -1,4 +1,4 @@
-//! Section i: leases beside listings without a pause.
+//! Section i: lease operations beside continuous listings.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -11,10 +11,10 @@ use crate::parked::{Times, work};
 use crate::report::Reach;
 use crate::servers::{self, Server};
 
-/// Loops that ask for pages, each over a connection of its own.
+/// Loops that request pages, each on its own connection.
 const LOOPS: usize = 16;
 
-/// What they list: so many locks with 4 KB of metadata each.
+/// The number of listed locks, each with 4 KB of metadata.
 const LOCKS: usize = 1000;
 const PAIRS: usize = 32;
 const VALUE_BYTES: usize = 126;
@@ -63,7 +63,7 @@ fn hold(server: &Server) {
     }
 }
 
-/// The times of work, and how many pages were given meanwhile.
+/// The latencies of lease operations, and the number of pages answered meanwhile.
 fn beside_listings(server: &Server, time: Duration) -> ([Vec<u32>; 3], u64) {
     let (over, pages) = (AtomicBool::new(false), AtomicU64::new(0));
     let times = thread::scope(|scope| {

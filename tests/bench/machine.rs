@@ -1,4 +1,4 @@
-//! What the figures were measured on.
+//! The machine and the versions behind the figures.
 
 use std::fs;
 use std::process::Command;
@@ -25,7 +25,7 @@ pub(crate) fn describe() -> serde_json::Value {
     })
 }
 
-/// The word after `before` in what a program says of its version.
+/// The word after `before` in a program's version text.
 fn version(program: &str, before: &str) -> String {
     let output = Command::new(program).arg("--version").output();
     let text = output

@@ -1,4 +1,4 @@
-//! The benches: ratios within one run, against what else one could use on the same machine at the same moment.
+//! The benches: ratios within one run, against alternatives on the same machine at the same moment.
 //!
 //! `cargo bench --bench locks` runs all, in about ten minutes; `-- --quick` in about two, `-- --only a,e` some. `--json
 //! FILE` writes the figures as JSON lines, of which `tests/bench/plot FILE` draws some. Sections:
@@ -31,7 +31,7 @@ mod replicas;
 mod report;
 mod servers;
 mod stand_ins;
-// The integration tests use all of it, and have the compiler look for what nothing uses.
+// The integration tests use every item of this module, so their build reports dead code.
 #[allow(dead_code)]
 #[path = "../support/mod.rs"]
 mod support;
@@ -46,7 +46,7 @@ use mimalloc::MiMalloc;
 
 use crate::report::Report;
 
-/// The server's, so that stand-ins compare by what they do.
+/// The server's own allocator, so that the stand-ins differ only in their work.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
@@ -132,7 +132,7 @@ fn run(options: &Options) -> ExitCode {
         open_files,
     };
     let wanted = |section| options.only.is_empty() || options.only.contains(&section);
-    // Redis drops what expired seconds later, which other sections fill.
+    // Redis drops expired locks seconds later; the other sections fill that time.
     let held = wanted('h').then(|| memory::hold(&mut bench));
     if ['a', 'b', 'c'].into_iter().any(wanted) {
         throughput::run(&mut bench);

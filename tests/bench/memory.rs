@@ -1,4 +1,4 @@
-//! Section h: what a held lock takes in Redis, and what remains when all is over.
+//! Section h: the memory of a held lock in Redis, and the keys that remain after all leases.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -9,13 +9,13 @@ use crate::report::Reach;
 use crate::servers::{self, Server};
 use crate::support::redis::RedisServer;
 
-/// Redis drops a lock some seconds after its deadline, and may take a while to find it.
+/// Redis drops a lock some seconds after its deadline, and its expiry cycle may find it later.
 const GONE_LIMIT: Duration = Duration::from_secs(60);
 
-/// What may remain: the record of the activation, and the servers' heartbeats.
+/// The allowed remaining keys: the record of the activation, and the servers' heartbeats.
 const MAY_REMAIN: [&str; 2] = ["leasehold:meta", "leasehold:servers"];
 
-/// Locks that expire while other sections run.
+/// Locks that expire while the other sections run.
 pub(crate) struct Held {
     redis: RedisServer,
     _server: Server,

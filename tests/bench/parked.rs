@@ -1,4 +1,4 @@
-//! Section f: tens of thousands who wait.
+//! Section f: tens of thousands of waiters.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -15,21 +15,21 @@ use crate::support::redis::RedisServer;
 /// Waiters of one key.
 const PER_KEY: usize = 1000;
 
-/// The most that wait, and how many files a process needs besides.
+/// The largest number of waiters, and the number of further open files that a process needs.
 const MOST: usize = 20_000;
 const OTHER_FILES: usize = 500;
 
-/// Connections that work beside those who wait.
+/// Connections that run lease operations beside the waiters.
 const WORKERS: usize = 4;
 
-/// How long a request may wait here.
+/// The wait of a parked request.
 const WAIT_MS: &str = "600000";
 
 pub(crate) fn run(bench: &mut Bench) {
     println!("\n== f: parked waiters");
     let redis = servers::redis();
     let variables = [("LEASEHOLD_MAX_WAIT_MS", WAIT_MS)];
-    // One with nobody parked, to compare with at the same moment.
+    // A server without waiters is the baseline of the same moment.
     let (full, empty) = (Server::on(&redis, &variables), {
         let apart = [
             ("LEASEHOLD_MAX_WAIT_MS", WAIT_MS),
@@ -53,7 +53,7 @@ pub(crate) fn run(bench: &mut Bench) {
     drop((half, rest));
 }
 
-/// Those who wait, each on a connection, for locks that somebody holds.
+/// Parked waiters, each on its own connection, for locks that are held.
 fn park(server: &Server, from: usize, to: usize) -> Connections {
     let mut holders = Connections::open(&[server.address], 1).expect("the server listens");
     let waiting = format!("{{\"ttl_ms\":3600000,\"wait_ms\":{WAIT_MS}}}");
@@ -73,7 +73,7 @@ fn park(server: &Server, from: usize, to: usize) -> Connections {
             .lines()
             .any(|line| line == format!("leasehold_waiters {to}"))
     });
-    // The last of them may be on its way to Redis.
+    // The last acquisitions may still be on their way to Redis.
     sleep(Duration::from_secs(1));
     line.reservation(Some(Duration::ZERO), |_, _, answer| {
         panic!("a waiter was answered {}", answer.status)
@@ -111,7 +111,7 @@ impl Times {
     }
 }
 
-/// Acquire, renew, release, readyz, again and again; the times of the last three in microseconds.
+/// Repeats acquire, renew, release and readyz; returns the latencies of the last three in microseconds.
 pub(crate) fn work(server: &Server, time: Duration) -> [Vec<u32>; 3] {
     let mut connections =
         Connections::open(&[server.address], WORKERS).expect("the server listens");
@@ -159,10 +159,10 @@ pub(crate) fn work(server: &Server, time: Duration) -> [Vec<u32>; 3] {
     times
 }
 
-/// What goes on while nothing happens.
+/// Measures the idle cost of the parked waiters.
 fn idle(bench: &mut Bench, redis: &RedisServer, server: &Server, parked: usize) {
     let time = Duration::from_secs(bench.pick(5, 10));
-    // What was just parked settles.
+    // The new waiters settle first.
     sleep(Duration::from_secs(2));
     let cpu = || [server.cpu_seconds(), cpu_seconds(redis.process.id())];
     let (begun, before) = (Instant::now(), cpu());

@@ -1,18 +1,18 @@
-//! What the bench asks the system: limits, CPU time, and which programs are there.
+//! The bench's questions to the system: limits, CPU time, and installed programs.
 
 use std::env;
 use std::fs;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// How many files a server, and the bench itself, should be allowed to have open.
+/// The desired limit of open files for a server and for the bench itself.
 const WANTED_OPEN_FILES: u64 = 65_536;
 
 /// The unit of the times in `/proc/PID/stat`.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Lets this process, and the servers that it starts from now on, have many files open; gives how many: as many as wanted,
-/// or the most that the system grants.
+/// Raises the limit of open files for this process and for the servers that it starts later. Returns the new limit: the
+/// desired one, or the system's maximum.
 pub(crate) fn raise_open_files() -> usize {
     let hard = getrlimit(Resource::Nofile).maximum;
     let limit = |current: u64, maximum| Rlimit {
@@ -28,17 +28,17 @@ pub(crate) fn raise_open_files() -> usize {
     usize::try_from(granted).expect("it fits")
 }
 
-/// The CPU time of all threads of a process until now, in seconds.
+/// The CPU time that all threads of a process have used, in seconds.
 pub(crate) fn cpu_seconds(pid: u32) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
-    // The name, in parentheses, may hold spaces.
+    // The name in parentheses may contain spaces.
     let (_, fields) = stat.rsplit_once(')').expect("a name");
     let ticks = fields.split_whitespace().skip(11).take(2);
     let ticks = ticks.map(|ticks| ticks.parse::<f64>().expect("a number of ticks"));
     ticks.sum::<f64>() / TICKS_PER_SECOND
 }
 
-/// Whether a program is there.
+/// Whether a program is installed.
 pub(crate) fn is_installed(program: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path).any(|directory| directory.join(program).is_file())

@@ -1,4 +1,4 @@
-//! Section d: what it costs that two replicas confirm each grant.
+//! Section d: the cost of the confirmation of each grant by two replicas.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ pub(crate) fn run(bench: &mut Bench) {
             let tally = session.run(Duration::from_millis(bench.pick(1000, 2000)));
             session.settle();
             speeds.push(tally.per_second());
-            // At the same load, which both can carry.
+            // Both run at the same load, which both can carry.
             let mut tally = session.paced(3000.0, Duration::from_millis(bench.pick(500, 1000)));
             session.settle();
             late.push(percentile(&mut tally.acquires, 0.99));

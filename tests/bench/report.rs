@@ -1,4 +1,4 @@
-//! Figures: each a ratio within one run, with its spread and what it is to reach.
+//! Figures: each is a ratio within one run, with its spread and its target.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -7,16 +7,16 @@ use std::path::Path;
 
 use serde_json::json;
 
-/// What a figure is to reach.
+/// The target of a figure.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Reach {
     AtLeast(f64),
     AtMost(f64),
-    /// It is told, and not judged.
+    /// The figure is reported without a target.
     Nothing,
 }
 
-/// Median, least and most of some rounds.
+/// Median, minimum and maximum of the rounds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rounds {
     pub(crate) median: f64,
@@ -41,7 +41,7 @@ impl Rounds {
         }
     }
 
-    /// Round by round, what one is of the other.
+    /// The ratios of two candidates, round by round.
     pub(crate) fn ratio(values: &[f64], base: &[f64]) -> Self {
         let ratios: Vec<f64> = values
             .iter()
@@ -57,10 +57,10 @@ impl Rounds {
 pub(crate) struct Figure {
     pub(crate) section: char,
     pub(crate) name: String,
-    /// What was measured, with its unit.
+    /// The measured value; `unit` is its unit.
     pub(crate) measured: f64,
     pub(crate) unit: &'static str,
-    /// What it is compared with; empty if it stands for itself.
+    /// The baseline; empty without a comparison.
     pub(crate) against: String,
     pub(crate) ratio: Rounds,
     pub(crate) reach: Reach,
@@ -77,7 +77,7 @@ impl Figure {
     }
 }
 
-/// All that was found.
+/// All figures and notes.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     machine: serde_json::Value,
@@ -104,7 +104,7 @@ impl Report {
         self.figures.push(figure);
     }
 
-    /// A figure that is what it is to others: its ratio is to `base`, round by round.
+    /// A figure with a baseline: its ratio refers to `base`, round by round.
     pub(crate) fn compare(
         &mut self,
         (section, name, unit): (char, &str, &'static str),
@@ -123,7 +123,7 @@ impl Report {
         });
     }
 
-    /// A figure that is to reach something by itself.
+    /// A figure with a target of its own.
     pub(crate) fn absolute(
         &mut self,
         (section, name, unit): (char, &str, &'static str),
@@ -142,7 +142,7 @@ impl Report {
         });
     }
 
-    /// The whole as a table in Markdown.
+    /// The report as a Markdown table.
     pub(crate) fn table(&self) -> String {
         let mut table = format!("\n{}\n\n", describe(&self.machine));
         table += "| | figure | measured | ratio | to | spread | to reach | |\n";
@@ -156,7 +156,7 @@ impl Report {
         table
     }
 
-    /// The same as JSON, a line each.
+    /// The report as lines of JSON.
     pub(crate) fn write_json(&self, file: &Path) -> std::io::Result<()> {
         let mut file = File::create(file)?;
         writeln!(file, "{}", json!({ "machine": self.machine }))?;
@@ -224,7 +224,7 @@ fn row(figure: &Figure) -> String {
     )
 }
 
-/// Three digits that matter.
+/// Formats a number with three significant digits.
 pub(crate) fn number(value: f64) -> String {
     let size = value.abs();
     if size >= 100.0 {
@@ -245,7 +245,7 @@ pub(crate) fn number(value: f64) -> String {
     }
 }
 
-/// The value below which `part` of the sorted times lie, in milliseconds.
+/// The quantile `part` of the sorted latencies, in milliseconds.
 pub(crate) fn percentile(times: &mut [u32], part: f64) -> f64 {
     if times.is_empty() {
         return f64::NAN;

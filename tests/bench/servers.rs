@@ -1,4 +1,4 @@
-//! What is measured, and what it is measured against.
+//! The measured servers and their competitors.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -17,10 +17,10 @@ use crate::support::net::free_port;
 use crate::support::process::Process;
 use crate::support::redis::{RedisConfig, RedisServer};
 
-/// How long a server may take until it listens, or is ready.
+/// How long a server may take to listen or to become ready.
 pub(crate) const START_LIMIT: Duration = Duration::from_secs(15);
 
-/// Loopback. What is started there dies with the bench, however that ends.
+/// Loopback. Its processes end with the bench, however the bench ends.
 fn host() -> Host {
     Host::with_prefix(&["setpriv", "--pdeathsig", "KILL"])
 }
@@ -54,7 +54,7 @@ pub(crate) fn used_memory(redis: &RedisServer) -> f64 {
         .expect("INFO has this number")
 }
 
-/// How many script calls Redis was sent.
+/// How many script calls Redis has received.
 pub(crate) fn script_calls(redis: &RedisServer) -> f64 {
     let calls = redis.info_field("commandstats", "cmdstat_evalsha");
     let calls = calls.as_deref().and_then(|calls| {
@@ -68,7 +68,7 @@ pub(crate) fn script_calls(redis: &RedisServer) -> f64 {
     calls.unwrap_or_default()
 }
 
-/// All commands that clients send within a time, as MONITOR shows them; what scripts call is left out.
+/// All commands from clients within a time, as MONITOR shows them, without the commands inside scripts.
 pub(crate) fn commands_within(redis: &RedisServer, time: Duration) -> Vec<Vec<String>> {
     let mut stream = TcpStream::connect(redis.addr()).expect("Redis listens");
     stream.write_all(b"MONITOR\r\n").expect("Redis reads");
@@ -79,12 +79,12 @@ pub(crate) fn commands_within(redis: &RedisServer, time: Duration) -> Vec<Vec<St
     let (mut reader, mut line, mut commands) = (BufReader::new(stream), String::new(), Vec::new());
     let end = Instant::now() + time;
     while Instant::now() < end {
-        // After a time-out, what was read of a line stays in it.
+        // After a timeout the buffer keeps the part of the line read so far.
         match reader.read_line(&mut line) {
             Ok(0) => break,
             Ok(_) => {
                 if line.contains('"') && !line.contains(" lua]") {
-                    // No argument of ours holds a quotation mark.
+                    // No argument of these commands contains a quotation mark.
                     let quoted = line.split('"').skip(1).step_by(2);
                     commands.push(quoted.map(str::to_owned).collect());
                 }
@@ -132,13 +132,13 @@ impl Server {
         Self::leasehold(&[&[("LEASEHOLD_REDIS_URL", url.as_str())], variables].concat())
     }
 
-    /// A server of this program's own: see `stand_ins`.
+    /// A server of this program: see `stand_ins`.
     pub(crate) fn stand_in(arguments: &[&str]) -> Self {
         let program = std::env::current_exe().expect("this program has a path");
         Self::start(command_on(&host(), program, arguments, [("", ""); 0]))
     }
 
-    /// Starts a program that tells the address that it listens on.
+    /// Starts a program that prints its own address.
     fn start(mut command: Command) -> Self {
         let process = Process::spawn(
             command
@@ -206,7 +206,7 @@ impl Server {
         server
     }
 
-    /// Starts a program that was told its port.
+    /// Starts a program on a given port.
     fn start_on(port: u16, program: &str, arguments: &[impl AsRef<OsStr>]) -> Self {
         let mut command = host().command(program);
         let command = command.args(arguments).stdin(Stdio::null());
@@ -218,7 +218,7 @@ impl Server {
         Self { process, address }
     }
 
-    /// What it answers.
+    /// The server's answer.
     pub(crate) fn get(&self, path: &str) -> Reply {
         http(&self.address.to_string(), "GET", path, &[], None)
     }

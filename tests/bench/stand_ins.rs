@@ -1,4 +1,4 @@
-//! What Leasehold is measured against, as servers of this program's own, each in a process of its own.
+//! The baselines for Leasehold: servers of this program, each in its own process.
 
 use axum::Router;
 use axum::body::Bytes;
@@ -11,7 +11,7 @@ use redis::Script;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
-/// What the empty handler answers: the same bytes as Leasehold.
+/// The empty handler's answer: the same bytes as Leasehold's.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Canned {
     pub(crate) status: u16,
@@ -19,7 +19,7 @@ pub(crate) struct Canned {
     pub(crate) body: String,
 }
 
-/// A handler that does nothing: `answers` is JSON of what it answers to POST and DELETE.
+/// A handler without work: `answers` is JSON with the answers to POST and DELETE.
 pub(crate) fn empty(answers: &str) {
     let [acquire, release]: [Canned; 2] = serde_json::from_str(answers).expect("two answers");
     let (acquire, release) = (ready(acquire), ready(release));
@@ -41,8 +41,8 @@ fn ready(canned: Canned) -> (StatusCode, HeaderMap, Bytes) {
     (status, headers, Bytes::from(canned.body))
 }
 
-/// What one would write first: each request borrows a connection of a pool with default settings and runs
-/// one script. No guard, no waiting, no replay; a token for fencing, and a release that checks who asks.
+/// A straightforward implementation: each request takes a connection from a pool with default settings and runs one
+/// script. It has a fencing token and a checked release, but no guard, no waiting and no replay.
 pub(crate) fn pooled(redis: &str) {
     let pool = Config::from_url(redis)
         .create_pool(Some(Runtime::Tokio1))

@@ -1,4 +1,4 @@
-//! Sections a, b and c: how fast, at what cost, and how late at half of that.
+//! Sections a, b and c: throughput, CPU cost, and latency at half of the throughput.
 
 use std::net::SocketAddr;
 use std::thread::{self, sleep};
@@ -17,7 +17,7 @@ use crate::support::redis::RedisServer;
 
 const CONNECTIONS: usize = 64;
 
-/// A cycle is an acquire and a release.
+/// A cycle consists of an acquire and a release.
 const OPERATIONS: f64 = 2.0;
 
 struct Candidate {
@@ -30,11 +30,11 @@ struct Candidate {
 
 struct Round {
     cycles_per_second: f64,
-    /// Microseconds of CPU for one operation.
+    /// CPU microseconds per operation.
     server_cpu: f64,
     redis_cpu: f64,
     generator_cpu: f64,
-    /// Operations for each script call.
+    /// Operations per script call.
     batch: f64,
     failures: u64,
 }
@@ -119,7 +119,7 @@ const QUIET_REDIS: &str = "Redis store, RUST_LOG=warn";
 const POOLED: &str = "pooled connection per request";
 const WEBDIS: &str = "webdis";
 
-/// What a server answers to an acquire and to its release, so that somebody else can say the same.
+/// A server's answers to an acquire and to its release, for the stand-in to repeat.
 fn canned(at: SocketAddr) -> [Canned; 2] {
     let mut connections = Connections::open(&[at], 1).expect("the server listens");
     let mut lease_id = Vec::new();
@@ -145,7 +145,7 @@ fn canned(at: SocketAddr) -> [Canned; 2] {
     [acquired, released]
 }
 
-/// All headers but those that the server writes of itself.
+/// All headers except those that the HTTP library adds itself.
 fn headers(head: &[u8]) -> Vec<(String, String)> {
     let text = String::from_utf8_lossy(head);
     let headers = text.lines().filter_map(|line| line.split_once(": "));
@@ -297,18 +297,18 @@ fn report_cpu(bench: &mut Bench, candidates: &[Candidate], redis: &RedisServer) 
     );
 }
 
-/// Calls of scripts for one lock at a time, to be sent again with other locks and lease ids.
+/// Recorded script calls for one lock, to be repeated with other locks and lease ids.
 struct Calls {
     acquire: Vec<String>,
     release: Vec<String>,
     key: String,
     lease_id: String,
-    /// Where the caller's estimate of the time is, in microseconds.
+    /// The index of the caller's time estimate, in microseconds.
     time_at: Option<usize>,
 }
 
 impl Calls {
-    /// What a server sends for one acquire and one release.
+    /// The server's calls for one acquire and one release.
     fn recorded(redis: &RedisServer) -> Self {
         let server = Server::on(redis, &[("LEASEHOLD_KEY_PREFIX", "recorded:")]);
         let mut connections = Connections::open(&[server.address], 1).expect("the server listens");
@@ -335,7 +335,7 @@ impl Calls {
                 .clone()
         };
         let (acquire, release) = (call("acquire"), call("release"));
-        // Of all arguments only the time is a number of sixteen digits that begins like this.
+        // The time is the only argument of 16 digits that starts with the current seconds.
         let seconds = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default()
@@ -355,7 +355,7 @@ impl Calls {
         }
     }
 
-    /// The scripts of the stand-in with a pooled connection.
+    /// The scripts of the stand-in with pooled connections.
     fn plain(redis: &RedisServer) -> Self {
         let mut connection = servers::connect(redis);
         let mut call = |script: &str| {
@@ -383,7 +383,7 @@ impl Calls {
         }
     }
 
-    /// The same call for many locks, `cycle` in each lease id.
+    /// The same call for many locks, with `cycle` in each lease id.
     fn pipe(&self, call: &[String], cycle: u64) -> redis::Pipeline {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -408,7 +408,7 @@ impl Calls {
     }
 }
 
-/// Microseconds of Redis CPU for one operation, 64 calls in flight on one connection.
+/// Redis CPU microseconds per operation, with 64 calls in flight on one connection.
 fn pipelined(redis: &RedisServer, calls: &Calls, time: Duration) -> f64 {
     let mut connection = servers::connect(redis);
     let (begun, before, mut operations) = (Instant::now(), cpu_seconds(redis.process.id()), 0);
@@ -429,7 +429,7 @@ fn pipelined(redis: &RedisServer, calls: &Calls, time: Duration) -> f64 {
     (cpu_seconds(redis.process.id()) - before) * 1e6 / count(operations)
 }
 
-/// Open loop: requests come whether or not the answers do.
+/// Open loop: requests start whether or not the earlier answers have arrived.
 fn latency(bench: &mut Bench, candidates: &[Candidate]) {
     let measured = [EMPTY, MEMORY, REDIS, QUIET_REDIS, POOLED];
     let mut times: Vec<[Vec<f64>; 4]> = measured.iter().map(|_| Default::default()).collect();

@@ -1,4 +1,4 @@
-//! A run from the first namespace to the verdict.
+//! A campaign from its first namespace to its verdict.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -27,13 +27,13 @@ const PROXY_PORT: u16 = 8081;
 const KEYS: [&str; 10] = [
     "hot", "warm/a", "warm/b", "cool/a", "cool/b", "cool/c", "cold/a", "cold/b", "cold/c", "cold/d",
 ];
-/// Locks at which only the clients of one group meet, so that nobody else's request wakes those who wait.
+/// Locks for the meetings of one group each, so that no request from outside of the group wakes their waiters.
 const MEETINGS: [&str; 4] = ["meeting/a", "meeting/b", "meeting/c", "meeting/d"];
-/// How long every server gets until it grants again after the last fault was healed.
+/// How long each server may take to grant again after the repair of the last fault.
 const BACK_LIMIT: Duration = Duration::from_secs(60);
-/// Quiet between two faults, in which the service has to be as without any.
+/// The pause between two faults; in it the service must work as without faults.
 const QUIET: Duration = Duration::from_secs(4);
-/// Gaps of the watchdog from which on the harness itself was not there.
+/// A watchdog gap of this length means that the harness itself did not run.
 const STALL: Duration = Duration::from_secs(1);
 
 /// Runs a campaign and prints its verdict.
@@ -50,7 +50,7 @@ pub(crate) fn run(options: &Options, isolated: bool) -> Result<ExitCode, String>
     if !isolated {
         return net::isolate();
     }
-    // It is started from other hosts and directories.
+    // The campaign starts the server from other hosts and directories, so the path must be absolute.
     let server = options.server.canonicalize();
     let server = server.map_err(|error| format!("{}: {error}", options.server.display()))?;
     stop_with_stdin();
@@ -80,7 +80,7 @@ pub(crate) fn run(options: &Options, isolated: bool) -> Result<ExitCode, String>
     Ok(check::report::print(&verdict, options.markdown))
 }
 
-/// Runs everything that leaves a history; all processes and hosts are gone when it returns.
+/// Runs all parts that write the history; all processes and hosts have ended when it returns.
 fn record(
     options: &Options,
     nemeses: &[&'static Nemesis],
@@ -186,10 +186,10 @@ fn new_history() -> std::io::Result<PathBuf> {
     Ok(file.into_temp_path().keep()?)
 }
 
-/// Whether what was recorded so far breaks a rule.
+/// Whether the history so far violates a rule.
 fn breaks(log: &Log, rule: &str) -> bool {
     log.flush();
-    // If it ends in half a line, the next look tells.
+    // An incomplete last line is left to the next check.
     let events = history::read(log.path());
     events.is_ok_and(|events| {
         let violations = check::check(&events).violations;
@@ -197,7 +197,7 @@ fn breaks(log: &Log, rule: &str) -> bool {
     })
 }
 
-/// One fault from its injection to the quiet after it; gives whether the service serves anybody then.
+/// One fault from its injection to the pause after it; returns whether the service works then.
 fn strike(
     nemesis: &'static Nemesis,
     world: &World,
@@ -244,7 +244,7 @@ fn strike(
     Ok(true)
 }
 
-/// Waits until every way to every server led to a grant.
+/// Waits until every address of every server has led to a grant.
 fn wait_until_back(crowd: &Crowd, addresses: &[String], since: u64) -> Result<(), String> {
     let mut grants = HashMap::new();
     let back = poll(BACK_LIMIT, || {
@@ -288,7 +288,7 @@ fn start_proxy(host: &Host, targets: &[String]) -> Result<ProxyControl, String> 
     Ok(ProxyControl::new(process, PROXY_PORT))
 }
 
-/// Notes when the harness itself did not run: what it measured then means nothing.
+/// Records pauses of the harness itself: its measurements in such a pause are meaningless.
 fn watch(log: &Arc<Log>) -> Arc<AtomicBool> {
     let ended = Arc::new(AtomicBool::new(false));
     let (log, end) = (Arc::clone(log), Arc::clone(&ended));

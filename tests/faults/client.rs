@@ -1,4 +1,4 @@
-//! A client process: calls, what it may conclude from their answers, and its pipes to the campaign.
+//! A client process: its calls, its conclusions from the answers, and its pipes to the campaign.
 
 use std::io::{self, BufRead as _, Write as _};
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// A client on the pipes of this process, which ends when the campaign does.
+    /// A client on the pipes of this process; it ends with the campaign.
     pub(crate) fn new(config: ClientConfig) -> Self {
         let (sender, accessed) = channel();
         let stopped = Arc::new(AtomicBool::new(false));
@@ -37,7 +37,7 @@ impl Client {
                     Err(error) => panic!("{error}: {line}"),
                 }
             }
-            // The campaign is gone, and nobody would record what comes now.
+            // The campaign has ended, and further calls would stay unrecorded.
             std::process::exit(0);
         });
         say(&FromClient::Hello { at: now_us() });
@@ -52,7 +52,7 @@ impl Client {
         self.stopped.load(Ordering::SeqCst)
     }
 
-    /// Reads (`base` is `None`) or writes the resource; `None` if it refused the token.
+    /// Reads (`base` is `None`) or writes the resource; `None` if the resource rejects the token.
     pub(crate) fn access(&self, key: &str, arm: Arm, token: u64, base: Option<u64>) -> Option<u64> {
         say(&FromClient::Access {
             key: key.to_owned(),
@@ -91,7 +91,7 @@ impl Client {
         }
     }
 
-    /// Makes the call and records it; `patience` is how long this client waits for the answer.
+    /// Makes the call and records it; `patience` is the client's time limit for the answer.
     pub(crate) fn make(mut call: Call, patience: Duration) -> Call {
         let (method, path) = match call.op {
             Op::Acquire => ("POST", format!("/locks/{}", call.key)),
@@ -155,7 +155,7 @@ fn body_of(call: &Call) -> Option<String> {
     Some(body.to_string())
 }
 
-/// What the answer lets the client conclude.
+/// The conclusion that the answer allows the client.
 fn understand(call: &mut Call, reply: &Reply) {
     let body: Value = serde_json::from_str(&reply.body).unwrap_or(Value::Null);
     let text = |name: &str| body[name].as_str().map(str::to_owned);
@@ -189,7 +189,7 @@ fn understand(call: &mut Call, reply: &Reply) {
 
 fn say(what: &FromClient) {
     let line = serde_json::to_string(what).expect("a message is plain data") + "\n";
-    // Without its campaign a client has nothing to do.
+    // A client without its campaign has no purpose.
     if io::stdout().lock().write_all(line.as_bytes()).is_err() {
         std::process::exit(0);
     }

@@ -1,8 +1,7 @@
 //! One monotonic clock for all processes of a run, in microseconds.
 //!
-//! The standard library keeps its reading of the system's monotonic clock to itself, except in the debug form. It is
-//! read there once in a process and checked against a second process at the start of each client; a system call of
-//! our own would need unsafe code.
+//! The standard library shows its monotonic clock only in the debug form. Each process reads that form once, and each
+//! client compares its clock with the campaign's at its start. A direct system call would need unsafe code.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! What is tested: a master, two replicas, three Sentinels and the servers, each on its own host.
+//! The cluster under test: a master, two replicas, three Sentinels and the servers, each on its own host.
 
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ pub(crate) const SENTINELS: usize = 3;
 const REDIS_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
 const SERVER_PORT: u16 = 8080;
-/// How long the set may take until it is whole again: Sentinel takes 10 s alone to demote a master that came back.
+/// How long the set may take to become whole again; Sentinel alone takes 10 s to demote a returned master.
 const WHOLE_LIMIT: Duration = Duration::from_secs(90);
 
 pub(crate) struct Cluster {
@@ -36,7 +36,7 @@ pub(crate) struct Server {
     pub(crate) process: Process,
 }
 
-/// The names of the hosts of a cluster, besides those of clients.
+/// The host names of a cluster, without those of clients.
 pub(crate) fn hosts(servers: usize) -> Vec<String> {
     let parts = [
         ("redis", DATA_NODES),
@@ -48,7 +48,7 @@ pub(crate) fn hosts(servers: usize) -> Vec<String> {
 }
 
 impl Cluster {
-    /// Starts everything in `net`; it does not wait for the servers.
+    /// Starts all nodes in `net` but does not wait for the servers.
     pub(crate) fn start(
         net: Network,
         servers: usize,
@@ -106,13 +106,13 @@ impl Cluster {
         &self.set.nodes()[index]
     }
 
-    /// The index of the master, as most of the Sentinels name it.
+    /// The index of the master that most Sentinels name.
     pub(crate) fn master(&self) -> Result<usize, String> {
         poll(Duration::from_secs(10), || self.set.named_master())
             .ok_or_else(|| "no Sentinel names a master".to_owned())
     }
 
-    /// Waits until the set could lose any node.
+    /// Waits until the set can survive the loss of any node.
     pub(crate) fn wait_until_whole(&self) -> Result<(), String> {
         let mut lack = None;
         let whole = poll(WHOLE_LIMIT, || {
@@ -122,7 +122,7 @@ impl Cluster {
         whole.ok_or_else(|| format!("not whole: {lack:?}\n{}", self.set.logs()))
     }
 
-    /// Undoes whatever a fault may have left: clocks, cuts, stopped and dead processes.
+    /// Repairs the remains of any fault: clocks, network cuts, stopped and dead processes.
     pub(crate) fn repair(&self) -> Result<(), String> {
         self.net.mend_all()?;
         for node in self.set.nodes() {
@@ -145,7 +145,7 @@ impl Cluster {
 }
 
 impl Server {
-    /// Starts it, with a log that it appends to over all its lives; does not wait.
+    /// Starts the server without waiting; its log file keeps the lines of earlier starts.
     pub(crate) fn start(&self) -> Result<(), String> {
         let log = OpenOptions::new().create(true).append(true).open(&self.log);
         let log = log.map_err(|error| format!("{}: {error}", self.log.display()))?;

@@ -1,4 +1,4 @@
-//! The clients as the campaign sees them: started, listened to, paused and killed.
+//! The campaign's handle on its clients: start, record, pause and kill.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{BufRead, BufReader, Write};
@@ -18,9 +18,9 @@ use crate::support::host::Host;
 use crate::support::process::Process;
 use crate::wait::{is_stopped, poll};
 
-/// How many answers are kept for faults that look for their effect.
+/// How many answers to keep for faults that look for their effect.
 const RECENT: usize = 4000;
-/// How long clients get to end what they do.
+/// How long clients may take to finish.
 const STOP_LIMIT: Duration = Duration::from_secs(4);
 
 pub(crate) struct Crowd {
@@ -41,9 +41,9 @@ struct Slot {
     life: AtomicU32,
     process: Process,
     stdin: Mutex<Option<ChildStdin>>,
-    /// When it last said something.
+    /// When the client last sent a line.
     heard_at: AtomicU64,
-    /// The call that it is in.
+    /// The call in progress.
     pending: Mutex<Option<Call>>,
     dies_when_granted: AtomicBool,
 }
@@ -85,13 +85,13 @@ impl Crowd {
         self.clients.len()
     }
 
-    /// Stops a client in the middle of whatever it does.
+    /// Stops a client at an arbitrary moment.
     pub(crate) fn pause(&self, client: usize) {
         self.clients[client].process.pause();
         self.note(client, ClientChange::Paused);
     }
 
-    /// How long it has been silent, in microseconds.
+    /// The time since the client's last line, in microseconds.
     pub(crate) fn silence(&self, client: usize) -> u64 {
         now_us().saturating_sub(self.clients[client].heard_at.load(Ordering::SeqCst))
     }
@@ -107,7 +107,7 @@ impl Crowd {
         }
     }
 
-    /// Kills a client that has waited in line for a while; another life of it begins. Gives whether one was found.
+    /// Kills a client that has waited in a queue for a while; the campaign restarts it. Returns whether it found one.
     pub(crate) fn kill_a_waiter(&self) -> bool {
         let waited = |slot: &&Arc<Slot>| {
             let pending = lock(&slot.pending);
@@ -123,21 +123,21 @@ impl Crowd {
         found.is_some()
     }
 
-    /// The next grant to this client kills it.
+    /// Kills this client at its next grant.
     pub(crate) fn kill_when_granted(&self, client: usize) {
         self.clients[client]
             .dies_when_granted
             .store(true, Ordering::SeqCst);
     }
 
-    /// Whether that is still to come.
+    /// Whether `kill_when_granted` is still pending.
     pub(crate) fn is_doomed(&self, client: usize) -> bool {
         self.clients[client]
             .dies_when_granted
             .load(Ordering::SeqCst)
     }
 
-    /// Whether an answer that `wanted` looks for was recorded since `since`.
+    /// Whether an answer that matches `wanted` arrived after `since`.
     pub(crate) fn has_seen(&self, since: u64, wanted: impl Fn(&Call) -> bool) -> bool {
         let recent = lock(&self.shared.recent);
         recent
@@ -147,7 +147,7 @@ impl Crowd {
             .any(wanted)
     }
 
-    /// Whether a call has been without an answer for this long.
+    /// Whether a call has been pending for this long.
     pub(crate) fn has_pending_for(&self, us: u64, wanted: impl Fn(&Call) -> bool) -> bool {
         let now = now_us();
         self.clients.iter().any(|slot| {
@@ -158,7 +158,7 @@ impl Crowd {
         })
     }
 
-    /// Lets all clients end.
+    /// Asks all clients to end.
     pub(crate) fn stop(&self) {
         self.ending.store(true, Ordering::SeqCst);
         self.resume_all();
@@ -172,11 +172,11 @@ impl Crowd {
         for slot in &self.clients {
             slot.process.kill();
         }
-        // Their last lines are still to be read.
+        // The last lines of the clients are still in their pipes.
         thread::sleep(Duration::from_millis(200));
     }
 
-    /// Runs a client that takes each key once; gives whether it ended by itself within `limit`.
+    /// Runs a client that acquires each key once; returns whether it ended by itself within `limit`.
     pub(crate) fn probe(
         log: &Arc<Log>,
         host: &Host,
@@ -247,12 +247,12 @@ fn launch(slot: &Arc<Slot>, shared: &Arc<Shared>, ending: &Arc<AtomicBool>) -> R
     Ok(())
 }
 
-/// Records what the client says until it ends.
+/// Records the client's lines until it ends.
 fn listen(slot: &Slot, shared: &Shared, stdout: ChildStdout, begun: u64) {
     let client = slot.config.client;
     for line in BufReader::new(stdout).lines().map_while(Result::ok) {
         slot.heard_at.store(now_us(), Ordering::SeqCst);
-        // A client that is killed may be in the middle of a line.
+        // A killed client may leave an incomplete line.
         let Ok(said) = serde_json::from_str(&line) else {
             continue;
         };
@@ -287,7 +287,7 @@ fn listen(slot: &Slot, shared: &Shared, stdout: ChildStdout, begun: u64) {
                 token,
                 base,
             } => {
-                // Recorded under the lock: the history has the resource's own order.
+                // This happens under the lock, so that the history has the resource's own order.
                 let mut resources = lock(&shared.resources);
                 let (accepted, value) = resources.access(&key, arm, token, base);
                 let at = now_us();
@@ -308,7 +308,7 @@ fn listen(slot: &Slot, shared: &Shared, stdout: ChildStdout, begun: u64) {
     }
 }
 
-/// Records the end of a life, and the call that it ended in.
+/// Records the end of a client's process and of its pending call.
 fn finish(slot: &Slot, shared: &Shared) {
     slot.process.kill();
     let client = slot.config.client;
@@ -326,7 +326,7 @@ fn finish(slot: &Slot, shared: &Shared) {
 fn tell(slot: &Slot, what: &ToClient) {
     let line = serde_json::to_string(what).expect("a message is plain data") + "\n";
     if let Some(stdin) = lock(&slot.stdin).as_mut() {
-        // It may have died meanwhile.
+        // The client may have died meanwhile.
         let _ = stdin.write_all(line.as_bytes());
     }
 }
@@ -335,7 +335,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How many calls each server answered with a grant since a moment.
+/// How many grants each server has answered since a moment.
 pub(crate) fn grants_by_server(crowd: &Crowd, since: u64) -> HashMap<String, usize> {
     let mut grants = HashMap::new();
     for call in lock(&crowd.shared.recent).iter() {

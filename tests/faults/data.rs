@@ -1,4 +1,4 @@
-//! What faults do to a data node: its files and its wall clock.
+//! Faults of a data node's storage: its files and its wall clock.
 
 use std::fs;
 use std::io::{ErrorKind, Result};
@@ -9,12 +9,12 @@ use std::process::Command;
 use crate::support::redis::{RedisConfig, RedisServer};
 
 const SHIM: &str = include_str!("shim.c");
-/// In the directory of a node: the offset of its clock, in microseconds, which the preload library reads.
+/// A file in the directory of a node: the offset of its clock in microseconds, for the preload library.
 const CLOCK: &str = "clock";
 const DATA: &str = "appendonlydir";
 const BACKUP: &str = "backup";
 
-/// Builds the preload library that sets the wall clock of one data node alone.
+/// Builds the preload library, which sets the wall clock of a single data node.
 pub(crate) fn build_shim(dir: &Path) -> std::result::Result<PathBuf, String> {
     let (source, library) = (dir.join("shim.c"), dir.join("shim.so"));
     fs::write(&source, SHIM).map_err(|error| format!("{}: {error}", source.display()))?;
@@ -29,7 +29,7 @@ pub(crate) fn build_shim(dir: &Path) -> std::result::Result<PathBuf, String> {
     }
 }
 
-/// A node with its data in `dir` that tells the time of a clock that can be set.
+/// A node with its data in `dir` and an adjustable wall clock.
 pub(crate) fn config(dir: &Path, shim: &Path) -> Result<RedisConfig> {
     fs::create_dir_all(dir)?;
     fs::write(dir.join(CLOCK), 0_i64.to_ne_bytes())?;
@@ -44,7 +44,8 @@ pub(crate) fn config(dir: &Path, shim: &Path) -> Result<RedisConfig> {
     Ok(config)
 }
 
-/// Sets the clock to the machine's plus this. The file is written in place, as the process has it mapped.
+/// Sets the clock to the machine's time plus this offset. The write keeps the inode, because the process has the file
+/// mapped.
 pub(crate) fn set_clock_ms(node: &RedisServer, offset_ms: i64) -> Result<()> {
     let file = fs::OpenOptions::new()
         .write(true)
@@ -62,17 +63,17 @@ pub(crate) fn time_ms(node: &RedisServer) -> Option<i64> {
 
 /// Removes all data; the node must not run.
 pub(crate) fn wipe(node: &RedisServer) -> Result<()> {
-    // A full synchronisation leaves the second one.
+    // A full synchronisation leaves the second file.
     remove(&node.dir.join(DATA)).and(remove(&node.dir.join("dump.rdb")))
 }
 
-/// Copies the data as they are on the disk.
+/// Copies the files from the disk.
 pub(crate) fn back_up(node: &RedisServer) -> Result<()> {
     remove(&node.dir.join(BACKUP))?;
     copy(&node.dir.join(DATA), &node.dir.join(BACKUP))
 }
 
-/// Puts the backup in the place of the data; the node must not run.
+/// Replaces the data with the backup; the node must not run.
 pub(crate) fn restore(node: &RedisServer) -> Result<()> {
     wipe(node)?;
     copy(&node.dir.join(BACKUP), &node.dir.join(DATA))

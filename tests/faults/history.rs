@@ -1,4 +1,4 @@
-//! What happened in a run: a line of JSON for each call, access and fault, all on one clock (microseconds).
+//! The history of a run: one line of JSON per call, access and fault, on one clock in microseconds.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// The number of the client that probes all keys at the end.
 pub(crate) const PROBE_CLIENT: usize = 999;
 
-/// The problem of a call whose client gave up, and whose server closed the connection without a word.
+/// The `problem` of a call whose client gave up and whose server then closed the connection without an answer.
 pub(crate) const ABANDONED: &str = "abandoned";
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -28,7 +28,7 @@ pub(crate) enum Event {
 }
 
 impl Event {
-    /// When it was over.
+    /// The end of the pause.
     pub(crate) fn at(&self) -> u64 {
         match self {
             Self::Call(call) => call.answered_at.unwrap_or(call.sent_at),
@@ -50,11 +50,11 @@ pub(crate) enum Op {
     Inspect,
 }
 
-/// What a client knows after a call.
+/// The outcome of a call as its client knows it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Outcome {
-    /// A 2xx that is no replay.
+    /// A 2xx answer that is not a replay.
     Done,
     /// 200 with `Idempotency-Replayed`.
     Replayed,
@@ -64,7 +64,7 @@ pub(crate) enum Outcome {
     Refused,
     /// 5xx with `outcome: none`, or no connection.
     NotDone,
-    /// No answer, half an answer, or 5xx with `outcome: unknown`.
+    /// No answer, an incomplete answer, or 5xx with `outcome: unknown`.
     #[default]
     Unknown,
 }
@@ -73,17 +73,18 @@ pub(crate) enum Outcome {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Call {
     pub(crate) client: usize,
-    /// Names an acquisition over all its retries; its `holder` too, so that sightings name it.
+    /// Identifies an acquisition over all its retries. It is also the `holder`, so that sightings identify the
+    /// acquisition.
     pub(crate) attempt: String,
     pub(crate) key: String,
     pub(crate) op: Op,
     pub(crate) server: String,
     pub(crate) sent_at: u64,
-    /// When the client stopped to wait: an answer, an error, or its own time-out. Absent if it died.
+    /// When the client stopped waiting: an answer, an error, or its own timeout. `None` if the client died.
     pub(crate) answered_at: Option<u64>,
-    /// Whether an `Idempotency-Key` went along (one for each attempt).
+    /// Whether the call sent an `Idempotency-Key` (one per attempt).
     pub(crate) idempotent: bool,
-    /// The lease that a renewal or release is about.
+    /// The lease that a renewal or release names.
     pub(crate) lease_id: Option<String>,
     /// The token that a break names.
     pub(crate) break_token: Option<u64>,
@@ -91,11 +92,11 @@ pub(crate) struct Call {
     pub(crate) wait_ms: u64,
     pub(crate) outcome: Outcome,
     pub(crate) status: Option<u16>,
-    /// The problem's name, or the client's own reason.
+    /// The name of the problem, or the client's own reason.
     pub(crate) problem: Option<String>,
     pub(crate) reason: Option<String>,
     pub(crate) lease: Option<GrantedLease>,
-    /// Whom the answer names as the holder (423 and GET).
+    /// The holder that the answer names (423 and GET).
     pub(crate) seen: Option<Seen>,
 }
 
@@ -112,13 +113,13 @@ pub(crate) struct Seen {
     pub(crate) holder: Option<String>,
     pub(crate) token: u64,
     pub(crate) held_for_ms: u64,
-    /// How long that lease lasts, as the answer says; it says so of every lease.
+    /// The rest of the lease as the answer states it; every answer with a lease states it.
     #[serde(default)]
     pub(crate) expires_in_ms: Option<u64>,
 }
 
 impl Call {
-    /// Until when the client may count on the lease that this answer gave it: the contract's rule.
+    /// Until when the client may rely on the lease in this answer, by the rule of the contract.
     pub(crate) fn valid_until(&self) -> Option<u64> {
         let lease = self.lease.as_ref()?;
         Some(self.sent_at + (lease.waited_ms + lease.expires_in_ms) * 1000)
@@ -132,13 +133,13 @@ impl Call {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Arm {
-    /// Refuses tokens lower than the highest it has seen.
+    /// Rejects tokens lower than the highest token so far.
     Fenced,
-    /// Takes everything: shows that the run would have done harm.
+    /// Accepts every access: shows whether the run could have done harm without fencing.
     Control,
 }
 
-/// One access to the resource that a lock protects, in the order in which the resource took it.
+/// One access to the protected resource; the resource defines the order of accesses.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Access {
     pub(crate) client: usize,
@@ -146,9 +147,9 @@ pub(crate) struct Access {
     pub(crate) arm: Arm,
     pub(crate) token: u64,
     pub(crate) at: u64,
-    /// The value that a write builds on; a read has none.
+    /// The value that a write builds on; `None` for a read.
     pub(crate) base: Option<u64>,
-    /// What was read, or what the write left.
+    /// The value read, or the value after the write.
     pub(crate) value: u64,
     pub(crate) accepted: bool,
 }
@@ -163,11 +164,11 @@ pub(crate) enum Phase {
     Heal,
     /// Every server grants again.
     Back,
-    /// It does not, long after everything was healed: the servers are restarted.
+    /// A server still does not grant long after the repair; the campaign restarts the servers.
     NotBack,
-    /// Something that a reader of the history wants to know.
+    /// A note for readers of the history.
     Note,
-    /// All clients have stopped, and every key is probed.
+    /// All clients have stopped; the probe of every key begins.
     Probe,
 }
 
@@ -195,7 +196,7 @@ pub(crate) struct ClientNote {
     pub(crate) at: u64,
 }
 
-/// The file that a run is recorded in.
+/// The file that records a run.
 pub(crate) struct Log {
     path: PathBuf,
     file: Mutex<BufWriter<File>>,
@@ -232,7 +233,7 @@ pub(crate) fn read(path: &Path) -> io::Result<Vec<Event>> {
     for line in BufReader::new(File::open(path)?).lines() {
         events.push(serde_json::from_str(&line?)?);
     }
-    // Stable: accesses keep the order in which the resource took them.
+    // The sort is stable: accesses keep the resource's order.
     events.sort_by_key(Event::at);
     Ok(events)
 }

@@ -1,4 +1,4 @@
-//! One call on one connection, exact about what the caller may conclude.
+//! One call per connection, with an exact conclusion about its effect.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -9,15 +9,16 @@ use crate::support::http::{Reply, parse, request};
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 
 pub(crate) enum Failure {
-    /// There was no connection, so the server has seen nothing.
+    /// The connection failed, so the server has not seen the request.
     NotSent(io::Error),
-    /// The server may have done it.
+    /// The server may have executed the request.
     Unknown(io::Error),
-    /// The caller gave up, and the server closed the connection without having answered: it knows.
+    /// The caller gave up, and the server closed the connection without an answer: the server knows that the caller is
+    /// gone.
     Abandoned,
 }
 
-/// How long a caller that gave up listens whether the server had answered already.
+/// How long a caller that gave up checks for an answer that was already on its way.
 const LISTENS: Duration = Duration::from_millis(300);
 
 /// Sends a request and waits `limit` for the whole answer.
@@ -50,7 +51,7 @@ pub(crate) fn call(
     })
 }
 
-/// Hangs up, and says whether the server had not begun to answer by the time it saw that.
+/// Closes the sending side; returns whether the server then closes the connection without any byte of an answer.
 fn was_abandoned(stream: &mut TcpStream) -> bool {
     let hung_up = stream.shutdown(Shutdown::Write);
     let listens = stream.set_read_timeout(Some(LISTENS));
@@ -64,7 +65,7 @@ fn read_until(stream: &mut TcpStream, deadline: Instant) -> io::Result<Vec<u8>> 
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            // Half an answer is an answer.
+            // The server has begun to answer, even if the answer is incomplete.
             let kind = if received.is_empty() {
                 ErrorKind::TimedOut
             } else {

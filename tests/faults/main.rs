@@ -27,7 +27,7 @@ mod protocol;
 mod proxy;
 mod resource;
 mod rng;
-// The integration tests use all of it, and have the compiler look for what nothing uses.
+// The integration tests use every item of this module, so their build reports dead code.
 #[allow(dead_code)]
 #[path = "../support/mod.rs"]
 mod support;
@@ -83,7 +83,7 @@ pub(crate) struct Options {
 fn main() -> ExitCode {
     let mut arguments: Vec<String> = std::env::args().collect();
     match arguments.get(1).map(String::as_str) {
-        // The program starts itself again on the hosts of the network.
+        // The program starts itself on the hosts of the network.
         Some("client") => {
             let config = serde_json::from_str(&arguments[2]).expect("the campaign's own words");
             workload::run(config);
@@ -96,7 +96,7 @@ fn main() -> ExitCode {
         }
         _ => {}
     }
-    // In namespaces of its own.
+    // This runs inside the program's own namespaces.
     let isolated = arguments.get(1).is_some_and(|word| word == "isolated");
     if isolated {
         arguments.remove(1);

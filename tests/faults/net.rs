@@ -1,8 +1,8 @@
-//! Hosts of their own for every part: network namespaces around one router, which can drop what one host sends to
-//! another, in one direction at a time.
+//! A network namespace for every host, around one router. The router can drop packets from one host to another, in each
+//! direction separately.
 //!
-//! All of it lies in namespaces of the campaign: nothing touches the machine's own network, no host has a way out of the
-//! router, and nothing is left behind.
+//! Everything lies in the campaign's own namespaces. The machine's network stays untouched, hosts reach only the
+//! router, and the namespaces disappear with the campaign.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
@@ -14,7 +14,7 @@ use rustix::process::geteuid;
 
 use crate::support::host::Host;
 
-/// What to do where the system makes no namespaces.
+/// The advice for a system that does not allow namespaces.
 const REFUSED: &str = "
 Run the campaign as root, for example with sudo. Or let users make namespaces: `sysctl user.max_user_namespaces` must be
 above 0, and where they exist, `kernel.unprivileged_userns_clone` 1 (Debian) and
@@ -23,7 +23,7 @@ masked paths. The programs unshare and nsenter are in util-linux, ip in iproute2
 
 pub(crate) struct Network {
     hosts: Vec<String>,
-    /// Rules of the router: preference and what it drops.
+    /// Rules of the router: their preferences and the dropped traffic.
     cuts: Mutex<BTreeMap<u32, (String, String)>>,
     next_cut: AtomicU32,
 }
@@ -79,7 +79,7 @@ impl Network {
         format!("10.77.{}.2", index.expect("a host of this network"))
     }
 
-    /// Drops all that `from` sends to `to`; what `to` sends still arrives.
+    /// Drops all packets from `from` to `to`; packets in the other direction still arrive.
     pub(crate) fn cut(&self, from: &str, to: &str) -> Result<u32, String> {
         let preference = self.next_cut.fetch_add(1, Ordering::Relaxed);
         let (source, target) = (self.address(from), self.address(to));
@@ -92,12 +92,12 @@ impl Network {
         Ok(preference)
     }
 
-    /// Drops what the two send each other.
+    /// Drops all packets between the two hosts.
     pub(crate) fn cut_both(&self, one: &str, other: &str) -> Result<[u32; 2], String> {
         Ok([self.cut(one, other)?, self.cut(other, one)?])
     }
 
-    /// Undoes these cuts; one that is gone already is as wanted.
+    /// Removes these cuts; a cut that no longer exists is not an error.
     pub(crate) fn mend(&self, preferences: &[u32]) -> Result<(), String> {
         let mut cuts = self.cuts();
         let mut lines = String::new();
@@ -119,16 +119,16 @@ impl Network {
     }
 }
 
-/// The words that start a program on a host.
+/// The command prefix that starts a program on a host.
 fn enter(host: &str) -> [String; 2] {
     ["nsenter".to_owned(), format!("--net=/run/netns/{host}")]
 }
 
-/// Starts this program again, with the word `isolated` before its arguments, as the first process of namespaces of its own.
-/// Gives its exit status.
+/// Starts this program again as the first process of new namespaces, with the word `isolated` before its arguments.
+/// Returns its exit status.
 ///
-/// All that it makes there ends with it, however it ends; its standard input ends with this process. A user other than root
-/// becomes the root of a user namespace.
+/// The kernel ends all processes in the namespaces together with that process. Its standard input closes with this
+/// process. A user other than root becomes the root of a user namespace.
 pub(crate) fn isolate() -> Result<ExitCode, String> {
     let unshare = |script: &str| {
         let mut command = Command::new("unshare");
@@ -139,7 +139,7 @@ pub(crate) fn isolate() -> Result<ExitCode, String> {
         command.args(["sh", "-c", &format!("mount -t tmpfs none /run && {script}")]);
         command
     };
-    // Before the run, whose exit status means something else.
+    // This check comes before the run, whose exit status has another meaning.
     run(&mut unshare("true"), "")
         .map_err(|error| format!("the system refuses network namespaces ({error}).{REFUSED}"))?;
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
@@ -158,7 +158,7 @@ pub(crate) fn isolate() -> Result<ExitCode, String> {
         .ok_or_else(|| format!("unshare: {status}"))
 }
 
-/// Runs lines of `ip`, in a host or outside.
+/// Runs lines of `ip`, on a host or on the router.
 fn batch(host: Option<&str>, lines: &str) -> Result<(), String> {
     let mut command = Command::new("ip");
     command.args(host.iter().flat_map(|host| ["-n", host]));
@@ -166,7 +166,7 @@ fn batch(host: Option<&str>, lines: &str) -> Result<(), String> {
     done.map_err(|error| format!("{error} in\n{lines}"))
 }
 
-/// Runs a command with this as its input; an error holds what it said.
+/// Runs a command with this input; the error holds the command's own message.
 fn run(command: &mut Command, input: &str) -> Result<(), String> {
     let program = command.get_program().display().to_string();
     let mut run = || -> io::Result<Output> {

@@ -1,24 +1,23 @@
-//! What the campaign and its client processes tell each other, a line of JSON each, over pipes: outside of the
-//! network that is broken on purpose.
+//! Messages between the campaign and its client processes: lines of JSON over pipes, which network faults do not reach.
 
 use serde::{Deserialize, Serialize};
 
 use crate::history::{Arm, Call};
 
-/// What a client process is started with, as its argument.
+/// The configuration of a client process, passed as its argument.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ClientConfig {
     pub(crate) client: usize,
-    /// How often this client was started before.
+    /// How often the campaign has started this client before.
     pub(crate) life: u32,
     pub(crate) seed: u64,
-    /// `address:port` of each server, as this client reaches it.
+    /// `address:port` of each server, as seen by this client.
     pub(crate) servers: Vec<String>,
     pub(crate) keys: Vec<String>,
-    /// The lock that this client meets others at, and its number among them.
+    /// The lock for the client's meetings, and the client's number in its group.
     pub(crate) meeting: String,
     pub(crate) member: u64,
-    /// Take each key once, and end.
+    /// Acquire each key once, then end.
     pub(crate) probe: bool,
 }
 
@@ -28,7 +27,7 @@ pub(crate) enum FromClient {
     Hello {
         at: u64,
     },
-    /// Before the call is sent: a client that dies in it has still made it.
+    /// Sent before the call itself, so that the history also has the call of a client that dies.
     Sent(Box<Call>),
     Answered(Box<Call>),
     Access {

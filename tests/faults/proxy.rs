@@ -1,5 +1,5 @@
-//! A TCP proxy on a host of its own, between clients and servers, that delays what passes or resets connections in
-//! the middle of an answer. Netem is missing on many machines.
+//! A TCP proxy on its own host, between clients and servers. It delays bytes or resets connections in the middle of an
+//! answer, because many machines lack netem.
 //!
 //! Lines on standard input set its mode: `pass`, `delay MILLISECONDS`, `reset BYTES`.
 
@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 #[derive(Default)]
 struct Mode {
     delay_ms: AtomicU64,
-    /// After how many bytes of an answer the connection is reset; 0 for never.
+    /// The number of answer bytes after which the proxy resets the connection; 0 for never.
     reset_after: AtomicU64,
 }
 
-/// Runs the proxy: `targets` are served on ports from `first_port` on. Ends with standard input.
+/// Runs the proxy: it serves `targets` on the ports from `first_port` on, and ends with standard input.
 pub(crate) fn run(first_port: u16, targets: &[String]) {
     let mode = Arc::new(Mode::default());
     for (port, target) in (first_port..).zip(targets) {
@@ -43,7 +43,7 @@ pub(crate) fn run(first_port: u16, targets: &[String]) {
     }
 }
 
-/// Carries one connection to its end.
+/// Forwards one connection until it ends.
 fn link(client: &TcpStream, target: &str, mode: &Arc<Mode>) {
     let address = target.parse().expect("the address of a server");
     let Ok(server) = TcpStream::connect_timeout(&address, Duration::from_secs(1)) else {
@@ -54,7 +54,7 @@ fn link(client: &TcpStream, target: &str, mode: &Arc<Mode>) {
         return;
     };
     for stream in [client, &server] {
-        // A connection that has ended already is found out by the first read.
+        // The first read detects a connection that has already ended.
         let _ = stream.set_nodelay(true);
     }
     let there = Arc::clone(mode);
@@ -62,7 +62,7 @@ fn link(client: &TcpStream, target: &str, mode: &Arc<Mode>) {
     carry(server, client, mode, true);
 }
 
-/// Carries bytes one way; what arrives is held back by the delay, in order.
+/// Forwards bytes in one direction, delayed and in order of arrival.
 fn carry(mut from: TcpStream, to: &TcpStream, mode: &Mode, answers: bool) {
     let (sender, receiver) = mpsc::channel::<(Instant, Vec<u8>)>();
     let Ok(mut sink) = to.try_clone() else {

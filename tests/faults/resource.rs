@@ -1,5 +1,5 @@
-//! What the locks protect: a counter for each key and arm. The fenced one refuses every token lower than the highest
-//! that it has seen, on reads as well as on writes; the control arm takes everything.
+//! The resource behind the locks: a counter per key and arm. The fenced arm rejects every token lower than its highest
+//! token so far, for reads and writes; the control arm accepts every access.
 
 use std::collections::HashMap;
 
@@ -17,7 +17,7 @@ struct Counter {
 }
 
 impl Resources {
-    /// Reads, or writes what follows `base`; gives whether it was accepted, and the value now.
+    /// Reads, or writes the successor of `base`; returns whether the arm accepted the access, and the current value.
     pub(crate) fn access(
         &mut self,
         key: &str,

@@ -1,4 +1,4 @@
-//! Choices that a seed repeats.
+//! Random choices that a seed reproduces.
 
 /// SplitMix64: small, and good enough to choose faults and pauses.
 pub(crate) struct Rng(u64);
@@ -16,7 +16,7 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// A number from `low` to `high`, both included.
+    /// A number from `low` to `high`, both inclusive.
     pub(crate) fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.next() % (high - low + 1)
     }

@@ -1,4 +1,4 @@
-//! Waiting that ends early when the run is to end.
+//! Waits that end early when the run ends.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use crate::support;
 
 static STOPPED: AtomicBool = AtomicBool::new(false);
 
-/// Asks `probe` until it gives a value; `None` when `limit` has passed or the run is to end.
+/// Calls `probe` until it returns a value; `None` after `limit` or when the run ends.
 pub(crate) fn poll<T>(limit: Duration, mut probe: impl FnMut() -> Option<T>) -> Option<T> {
     let ended = || is_stopped().then_some(None);
     support::poll(limit, || probe().map(Some).or_else(ended)).flatten()
@@ -28,7 +28,7 @@ pub(crate) fn is_stopped() -> bool {
     STOPPED.load(Ordering::SeqCst)
 }
 
-/// Ends the run gracefully when standard input ends, so that it removes what it made.
+/// Ends the run gracefully when standard input closes, so that the run cleans up after itself.
 pub(crate) fn stop_with_stdin() {
     thread::spawn(|| {
         let _closed = io::copy(&mut io::stdin(), &mut io::sink());

@@ -1,6 +1,6 @@
-//! What a client does: takes locks, uses the resource behind them, renews, lets go, repeats calls whose answer it
-//! did not get, and now and then oversleeps its lease, asks for it back when it is over, or breaks another's. From time
-//! to time it meets some others at a lock of their own.
+//! The behaviour of a client. It acquires locks, uses their resources, renews and releases, and repeats calls without
+//! an answer. Now and then it outsleeps its lease, asks for an expired lease again, or breaks another client's lease.
+//! From time to time a group of clients meets at a lock of its own.
 
 use std::thread;
 use std::time::Duration;
@@ -11,25 +11,25 @@ use crate::history::{Arm, Call, Op, Outcome};
 use crate::protocol::ClientConfig;
 use crate::rng::Rng;
 
-/// The longest TTL that clients ask for.
+/// The longest TTL of any request.
 ///
-/// Longer than what an abandoned acquisition with an `Idempotency-Key` is cut to (10 s): only then does a cut that
-/// should not be show.
+/// It exceeds the 10 s to which the server shortens the lease of a disconnected client with an `Idempotency-Key`.
+/// Otherwise a wrong shortening would not show.
 pub(crate) const LONGEST_TTL_MS: u64 = 15_000;
 const TTLS_MS: [u64; 6] = [300, 500, 1000, 2000, 3000, 5000];
 const WAITS_MS: [u64; 6] = [0, 0, 500, 2000, 5000, 9000];
-/// How much longer than its wait a client waits for an answer.
+/// How much longer than its requested wait a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 const TRIES: u32 = 5;
-/// How often the clients of a group meet, and how far apart the groups do.
+/// The interval between meetings of a group, and the offset between the groups.
 const MEETING_US: u64 = 16_000_000;
 const GROUPS_APART_US: u64 = 4_000_000;
-/// How long after its begin a client may still join in.
+/// How long after the start of a meeting a client may still join.
 const MEETING_FOR_US: u64 = 2_000_000;
-/// How long a client waits there: shorter than the longest TTL, and longer than any excuse.
+/// How long a client waits at a meeting: less than the longest TTL, and longer than any allowed delay.
 const MEETING_WAIT_MS: u64 = 14_000;
 
-/// Runs a client process to its end.
+/// Runs a client process until the campaign stops it.
 pub(crate) fn run(config: ClientConfig) {
     let probe = config.probe;
     let seed = config.seed;
@@ -55,7 +55,7 @@ struct Worker {
     client: Client,
     rng: Rng,
     attempts: u64,
-    /// A lease that is over, to be released once more by mistake.
+    /// An expired lease, for a late duplicate of its release.
     stale: Option<Held>,
     /// The number of the last meeting.
     met: u64,
@@ -77,10 +77,10 @@ impl Worker {
         if let Some(held) = self.acquire(&key) {
             let mut held = self.hold(held);
             if now_us() > held.valid_until && self.rng.percent(70) {
-                // Too late: it must not get it back.
+                // Too late: the server must not renew the lease.
                 self.renew(&mut held);
             }
-            // Nobody waits for the end of a long lease that is of no use any more.
+            // A long lease must not stay behind: it would block the lock for too long.
             if self.rng.percent(88) || held.ttl_ms == LONGEST_TTL_MS {
                 self.release(&held);
             }
@@ -102,9 +102,9 @@ impl Worker {
         pause_ms(self.rng.between(5, 120));
     }
 
-    /// Takes its part in the meeting that is due: one has the lock for much less time than it might have it, and the others,
-    /// who wait for it, have it for a short time and never let go, as if they had died. Whoever waits at another server
-    /// than the one before has to hear of these short leases.
+    /// Joins the current meeting. One client holds the lock for much less than its TTL; the waiters then get short
+    /// leases and never release them, like dead clients. Servers whose waiters saw the long lease must learn of these
+    /// short leases.
     fn meet(&mut self) {
         let meeting = self.meeting();
         if std::mem::replace(&mut self.met, meeting) == meeting {
@@ -112,7 +112,7 @@ impl Worker {
         }
         let begun = meeting * MEETING_US - self.group() * GROUPS_APART_US;
         if now_us() > begun + MEETING_FOR_US {
-            // Who comes late would wake the others.
+            // A request after the start could wake the waiters.
             return;
         }
         let first = (self.client.config.member + meeting).is_multiple_of(4);
@@ -138,7 +138,7 @@ impl Worker {
         }
     }
 
-    /// The number of the meeting that this client's group had last.
+    /// The number of the group's current meeting.
     fn meeting(&self) -> u64 {
         (now_us() + self.group() * GROUPS_APART_US) / MEETING_US
     }
@@ -148,11 +148,11 @@ impl Worker {
         u64::from(last.unwrap_or_default() % 4)
     }
 
-    /// Takes a lock, repeating calls that are safe to repeat.
+    /// Acquires a lock; repeats calls that are safe to repeat.
     fn acquire(&mut self, key: &str) -> Option<Held> {
         let attempt = self.next_attempt();
         let idempotent = self.rng.percent(60);
-        // A client that gives up early, and asks again while the server still works for it.
+        // A client that gives up early and asks again while the server still works on its first request.
         let hasty = self.rng.percent(18);
         let patient = !hasty || self.rng.percent(50);
         let wait_ms = if patient {
@@ -180,13 +180,13 @@ impl Worker {
             match call.outcome {
                 Outcome::Done => return held(&call, ttl_ms),
                 Outcome::Replayed => {
-                    // What became of the earlier request must not take it away.
+                    // The outcome of the earlier request must not end this lease.
                     pause_ms(self.rng.between(5, 60));
                     let look = self.prepare("look", key, Op::Inspect);
                     Client::make(look, PATIENCE);
                     return held(&call, ttl_ms);
                 }
-                // Certainly not done, or safe to repeat.
+                // Not done, hence safe to repeat.
                 Outcome::NotDone => pause_ms(self.rng.between(50, 300)),
                 Outcome::Unknown if idempotent => pause_ms(self.rng.between(0, 60)),
                 Outcome::Refused => {
@@ -204,14 +204,14 @@ impl Worker {
         None
     }
 
-    /// Uses the resource, on both of its arms, under the lease.
+    /// Uses both arms of the resource under the lease.
     fn hold(&mut self, mut held: Held) -> Held {
         let fenced = self.client.access(&held.key, Arm::Fenced, held.token, None);
         let control = self
             .client
             .access(&held.key, Arm::Control, held.token, None);
         for _ in 0..self.rng.between(0, 3) {
-            // Mostly short, so that many take turns; long enough now and then that others run out of patience.
+            // Mostly short, so that many clients get the lock; sometimes long enough that waiters time out.
             let longest = if self.rng.percent(15) {
                 held.ttl_ms.min(5000) / 3
             } else {
@@ -222,7 +222,8 @@ impl Worker {
                 return held;
             }
         }
-        // What a correct client does last before it writes; then it is stopped by a garbage collection or a busy host.
+        // The last check of a correct client before a write; a garbage collection or a busy host can still delay the
+        // write.
         if now_us() >= held.valid_until {
             return held;
         }
@@ -245,7 +246,7 @@ impl Worker {
         held
     }
 
-    /// Whether the lease may still be counted on.
+    /// Whether the client may still rely on the lease.
     fn renew(&mut self, held: &mut Held) -> bool {
         let mut call = self.prepare(&held.attempt, &held.key, Op::Renew);
         call.lease_id = Some(held.lease_id.clone());
@@ -270,21 +271,21 @@ impl Worker {
         }
     }
 
-    /// Ends somebody else's lease, as an administrator does.
+    /// Breaks another client's lease, as an administrator does.
     fn break_lease(&mut self, key: &str, token: u64) {
         let mut call = self.prepare("break", key, Op::Break);
         call.break_token = Some(token);
         Client::make(call, PATIENCE);
     }
 
-    /// The release of a lease that is over, once more, as a proxy may repeat it.
+    /// Repeats the release of an ended lease, as a proxy may do.
     fn late_duplicate(&mut self, held: &Held) {
         let mut call = self.prepare(&held.attempt, &held.key, Op::Release);
         call.lease_id = Some(held.lease_id.clone());
         Client::make(call, PATIENCE);
     }
 
-    /// Takes every key once and lets it go; asks all that are left in turn, without waiting in line.
+    /// Acquires and releases every key once; asks for the remaining keys in rounds, without a wait.
     fn probe(&mut self) {
         let mut left = self.client.config.keys.clone();
         while !left.is_empty() && !self.client.is_stopped() {

@@ -1,6 +1,7 @@
-//! Hostile and clumsy neighbours, all at once: a client with leases of two seconds loses none.
+//! Hostile and clumsy clients, all at once: a client with leases of two seconds loses none.
 //!
-//! A run of some seconds stands in for the long one, which `LEASEHOLD_TEST_ABUSE_SECONDS` asks for. It prints its figures.
+//! By default a run takes some seconds; `LEASEHOLD_TEST_ABUSE_SECONDS` asks for a longer one. The test prints its
+//! figures.
 
 mod attacks;
 mod holder;
@@ -21,26 +22,27 @@ use holder::{Held, Holder};
 
 const SECONDS: u64 = 8;
 
-/// In the short run, which is of a build that is not optimised and beside other tests, each attacker rests.
+/// In a short run each attacker pauses between requests, because the build is not optimised and other tests run beside
+/// it.
 const SHORT_RUN_PAUSE: Duration = Duration::from_millis(40);
 
-/// How many leases the well-behaved client holds, in threads of their own.
+/// The number of leases of the well-behaved client, each in its own thread.
 const LEASES: usize = 8;
 
-/// Others' locks with 4 KB of metadata each, which listings read.
+/// Locks of other clients with 4 KB of metadata each, which listings read.
 const LARGE_LOCKS: usize = 1000;
 
 const TOKEN: &str = "a-token-of-sixteen-or-more";
 const MAX_CONNECTIONS: u64 = 2000;
 
-/// What a server needs at most by the formula in the chart's README, in KiB: a part of its own, and so much for a connection.
+/// The memory limit of a server by the formula in the chart's README, in KiB: a base, and an amount per connection.
 const OWN_KIB: u64 = 128 * 1024;
 const CONNECTION_KIB: u64 = 44;
 
-/// How long the server may take until its memory is its own again.
+/// How long the server may take to free its memory after the run.
 const RECOVERED: Duration = Duration::from_secs(30);
 
-/// How long the run takes, and how long attackers rest in it.
+/// The duration of the run, and the pauses of attackers in it.
 fn duration() -> (Duration, Duration) {
     match env::var("LEASEHOLD_TEST_ABUSE_SECONDS") {
         Ok(seconds) => {
@@ -62,13 +64,13 @@ fn fill(api: &Api) {
     }
 }
 
-/// The part of these times, which are sorted, that is not above it.
+/// A quantile of these sorted times.
 fn percentile(times: &[Duration], percent: usize) -> Duration {
     times[(times.len() * percent / 100).min(times.len() - 1)]
 }
 
-/// Prints the figures of a run: renewals, memory in KiB over time, before it and at its highest, and what was done.
-/// Returns the time within which nearly all leases were renewed.
+/// Prints the figures of a run: renewals, memory in KiB before, over time and at its peak, and the attacks. Returns the
+/// time within which nearly all leases were renewed.
 fn report(
     held: &[Held],
     memory: &[u64],
@@ -173,9 +175,9 @@ fn well_behaved_client_loses_no_lease_among_hostile_ones() {
         "{peak} KiB"
     );
 
-    // All is as before: memory, places and answers.
+    // The server has recovered: memory, queue entries and answers.
     let log = server.stderr();
-    // An acquisition may find Redis too slow, as leases go before it.
+    // An acquisition may find Redis too slow, because lease operations go first.
     let is_bad = |line: &&str| !line.contains("\"WARN\"") && !line.contains("waited for too long");
     assert_eq!(
         log.lines().filter(is_bad).collect::<Vec<_>>(),

@@ -1,10 +1,10 @@
-//! The shape of the source: imports point down only.
+//! The layers of the source: imports point downwards only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Layers from the top down; a module may use only what stands below it, or its own parts.
+/// The layers from top to bottom; a module may use only lower layers and its own submodules.
 const LAYERS: [&[&str]; 9] = [
     &["main"],
     &["cli"],
@@ -46,7 +46,7 @@ fn no_module_is_used_by_what_it_uses() {
         let imports = lines.filter_map(|line| resolve(&own, line)).collect();
         uses.insert(own, imports);
     }
-    // An import names an item of a module: the module is the longest known beginning of its path.
+    // An import names an item of a module: the module is the longest known prefix of its path.
     let modules: BTreeSet<Vec<String>> = uses.keys().cloned().collect();
     let known = |path: &[String]| {
         (1..=path.len())
@@ -76,7 +76,7 @@ fn no_module_is_used_by_what_it_uses() {
     }
 }
 
-/// The path of an import, from the crate's root.
+/// The path of an import, relative to the crate's root.
 fn resolve(own: &[String], line: &str) -> Option<Vec<String>> {
     let line = line
         .trim_start_matches("pub ")
@@ -136,8 +136,8 @@ fn each_layer_keeps_to_what_it_may_know() {
     assert!(found.is_empty(), "{found:#?}");
 }
 
-/// The compiler and clippy see to the standard library's guards; what they let pass is a lock that may be held while others
-/// run, such as Tokio's.
+/// The compiler and clippy reject guards of the standard library across an await. They accept asynchronous locks, such
+/// as Tokio's.
 #[test]
 fn memory_store_holds_no_lock_across_an_await() {
     let sources = sources();
@@ -225,7 +225,7 @@ fn sources() -> Vec<(PathBuf, String)> {
                 && !path.ends_with("src/lib.rs")
             {
                 let source = fs::read_to_string(&path).expect("UTF-8");
-                // What a module's own tests use says nothing of its place.
+                // Imports of a module's own tests do not count.
                 let source = source
                     .split("#[cfg(test)]")
                     .next()

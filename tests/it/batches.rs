@@ -1,4 +1,4 @@
-//! Operations that come together go to Redis together, and each has its own answer.
+//! Concurrent operations share calls to Redis, and each operation has its own answer.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
@@ -14,14 +14,14 @@ use crate::support::leasehold::Leasehold;
 use crate::support::net::TcpProxy;
 use crate::support::redis::RedisServer;
 
-/// How many operations come together.
+/// The number of concurrent operations.
 const OPERATIONS: usize = 200;
 
-/// How many of them one call takes at most, and how many calls are under way at a time.
+/// The largest batch, and the number of concurrent batches.
 const MAX_BATCH: usize = 64;
 const LANES: usize = 4;
 
-/// Calls of each command so far.
+/// The number of calls of each command.
 fn calls(redis: &RedisServer) -> HashMap<String, usize> {
     let stats = redis.cli(&["INFO", "commandstats"]);
     let entry = |line: &str| {
@@ -32,7 +32,7 @@ fn calls(redis: &RedisServer) -> HashMap<String, usize> {
     stats.lines().filter_map(entry).collect()
 }
 
-/// Acquires all these keys while Redis does not answer, and lets it go on when all have been asked for.
+/// Acquires all these keys while Redis is paused, and resumes Redis when all requests are in flight.
 fn acquire_together(redis: &RedisServer, server: &Leasehold, keys: &[String]) -> Vec<Reply> {
     redis.pause();
     let asked: Vec<_> = keys
@@ -51,8 +51,8 @@ fn acquire_together(redis: &RedisServer, server: &Leasehold, keys: &[String]) ->
 /// One call of the API.
 type Call = Box<dyn FnOnce(Api) -> Reply + Send>;
 
-/// Makes these calls one after the other while Redis does not answer, and lets it go on when all were made. With one
-/// lane they are one batch, in this order: the lane is busy with a call before them.
+/// Makes these calls one after the other while Redis is paused, then resumes Redis. With one connection they form one
+/// batch in this order, because an earlier call occupies the connection.
 fn batch<const CALLS: usize>(
     redis: &RedisServer,
     server: &Leasehold,
@@ -72,7 +72,7 @@ fn batch<const CALLS: usize>(
     under_way.map(|call| call.join().expect("an answer"))
 }
 
-/// Leaves Redis no memory for anything new.
+/// Leaves Redis no free memory.
 fn fill(redis: &RedisServer) {
     assert_eq!(redis.cli(&["CONFIG", "SET", "maxmemory", "1"]), "OK");
     assert!(redis.cli(&["SET", "filler", "x"]).starts_with("OOM"));
@@ -100,7 +100,7 @@ fn with_lanes_and<const MORE: usize>(
     let settings = [
         ("LEASEHOLD_REDIS_URL", redis_url),
         ("LEASEHOLD_REDIS_RESPONSE_TIMEOUT_MS", "10000"),
-        // As long as Redis is stopped here.
+        // The tests pause Redis for up to this time.
         ("LEASEHOLD_MAX_CLOCK_SKEW_MS", "5000"),
         ("LEASEHOLD_REDIS_POOL_SIZE", &lanes.to_string()),
     ];
@@ -125,7 +125,7 @@ fn operations_that_come_together_go_in_few_calls_each_with_one_guard() {
     let more = |command: &str| after.get(command).unwrap_or(&0) - before.get(command).unwrap_or(&0);
     let (scripts, guards) = (more("evalsha") + more("eval"), more("info"));
     println!("{OPERATIONS} operations in {scripts} calls, with {guards} guards");
-    // The first of each lane may go alone; the heartbeat is a call, and asks as they do.
+    // The first operation on each connection may go alone; heartbeats are calls with a guard as well.
     let most = LANES + OPERATIONS.div_ceil(MAX_BATCH) + 8;
     assert!(
         scripts >= OPERATIONS.div_ceil(MAX_BATCH),
@@ -139,7 +139,7 @@ fn operations_that_come_together_go_in_few_calls_each_with_one_guard() {
 fn operation_that_fails_leaves_its_neighbours_alone() {
     let redis = RedisServer::plain();
     let server = patient(&redis);
-    // No lock, and no script can read it.
+    // This key is not a lock, and the scripts cannot read it.
     redis.cli(&["LPUSH", "leasehold:lock:bad", "something else"]);
     let keys: Vec<_> = (0..30)
         .map(|number| format!("a/{number}"))
@@ -186,8 +186,8 @@ fn token_that_could_not_be_drawn_is_nobodys() {
         server.metric("leasehold_waiters") == Some(1)
     });
     fill(&redis);
-    // A waiter that leaves needs no memory, and after it a script may write. It goes behind acquisitions that do not
-    // wait, and before others that do.
+    // The rollback of a waiter needs no memory, and the script may write after it. It runs behind acquisitions without
+    // a wait and ahead of those with one.
     let waiting = Mutex::new(Some(waiting));
     let [refused, _, given] = batch(
         &redis,
@@ -203,7 +203,7 @@ fn token_that_could_not_be_drawn_is_nobodys() {
     );
     assert_eq!(refused.status, 503, "{refused:?}");
     assert_eq!(given.status, 201, "{given:?}");
-    // Before there is room for a heartbeat, which tells Redis the highest token that was given.
+    // This runs before a heartbeat has the memory to store the highest token in Redis.
     let [released, next] = batch(
         &redis,
         &server,
@@ -222,7 +222,7 @@ fn token_that_could_not_be_drawn_is_nobodys() {
 
 #[test]
 fn acquisition_that_finds_no_memory_keeps_nobody_behind_it_from_letting_go() {
-    // As many lease operations as go before the acquisitions of a batch.
+    // The number of lease operations that go before the acquisitions of a batch.
     const LEASES: usize = 40;
     let redis = RedisServer::plain();
     let server = with_lanes(&redis.url(), 1);
@@ -291,7 +291,7 @@ fn operation_sees_what_those_before_it_in_its_batch_did() {
         &redis,
         &server,
         [
-            // A release that is the first write of its batch removes the key before it writes it.
+            // A release as the first write of its batch deletes the key before it writes the key.
             Box::new(move |api| api.renew("b", &renewed, None)),
             Box::new(move |api| api.release("a", &held)),
             Box::new(|api| api.acquire("a", json!({"ttl_ms": 3000, "holder": "second"}))),
@@ -354,7 +354,7 @@ fn operation_that_comes_alone_waits_for_no_others() {
         assert_eq!(reply.status, 201, "{}", reply.body);
         begun.elapsed()
     };
-    // The quickest: what else runs on this machine only delays.
+    // The minimum counts, because other load on the machine only adds delay.
     let quickest = (0..200).map(once).min().expect("some");
     println!("{quickest:?}");
     assert!(quickest < Duration::from_millis(5), "{quickest:?}");
@@ -367,7 +367,7 @@ fn batch_that_is_stalled_does_not_hold_up_those_on_other_connections() {
     let server = with_lanes(&format!("redis://{}", proxy.addr()), LANES);
     let api = server.api();
     proxy.hold_who_says("lock:stalled/");
-    // Every connection but one.
+    // Every connection except one.
     let stalled: Vec<_> = (1..LANES)
         .map(|number| {
             let api = api.clone();
@@ -395,7 +395,7 @@ fn batch_that_is_stalled_does_not_hold_up_those_on_other_connections() {
 
 #[test]
 fn operation_that_waited_too_long_does_not_fail_one_that_came_later() {
-    // Shorter than an operation is pursued (the two time-outs of Redis, 3 s), so that the last one has time left.
+    // Shorter than the limit of an operation (both Redis timeouts, 3 s), so that the last operation has time left.
     const BEFORE_THE_LAST: Duration = Duration::from_secs(2);
     let redis = RedisServer::plain();
     let server = Leasehold::start([
@@ -410,7 +410,7 @@ fn operation_that_waited_too_long_does_not_fail_one_that_came_later() {
         let api = server.api();
         thread::spawn(move || api.inspect(key))
     };
-    // The lane pursues the first one, and takes the other two together when that is given up.
+    // The connection retries the first operation; it takes the other two together once the first has timed out.
     let first = begin("first");
     sleep(Duration::from_millis(500));
     let early = begin("early");

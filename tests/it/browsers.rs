@@ -1,4 +1,4 @@
-//! What a page in a browser can do to a server.
+//! The limits of a web page's access to a server.
 
 use serde_json::json;
 
@@ -9,7 +9,7 @@ use crate::support::redis::RedisServer;
 const REFUSED: u16 = 403;
 const MISDIRECTED: u16 = 421;
 
-/// A request with these headers and no `Host` of its own.
+/// A request with exactly these headers, hence without an automatic `Host`.
 fn ask(server: &Leasehold, method: &str, path: &str, headers: &[String]) -> Reply {
     let lines = [
         &[
@@ -42,7 +42,7 @@ fn page_of_another_origin_changes_nothing() {
             vec![format!("Origin: http://{host}")],
             vec!["Sec-Fetch-Site: same-origin".to_owned()],
             vec!["Sec-Fetch-Site: none".to_owned()],
-            // A proxy rewrote Host, and the browser says that it is the page's own origin all the same.
+            // A proxy rewrote Host, but the browser states that the request comes from the page's own origin.
             vec![
                 "Sec-Fetch-Site: same-origin".to_owned(),
                 "Origin: https://locks.example.com".to_owned(),
@@ -100,7 +100,7 @@ fn page_of_another_origin_changes_nothing() {
             ]
             .concat();
             assert_eq!(ask(&server, "POST", "/locks/a", &form).status, REFUSED);
-            // It may look, as the browser does not show it what it sees.
+            // A read is allowed, because the browser does not show the answer to the page.
             let seen = ask(&server, "GET", "/locks/a", &headers);
             assert_eq!((seen.status, &seen.json()["held"]), (200, &json!(false)));
         }
@@ -225,7 +225,7 @@ fn server_on_loopback_answers_to_loopback_names_only() {
         }
         let reply = ask(&server, "POST", "/locks/a", &host);
         assert_eq!(reply.status, MISDIRECTED, "{host:?}");
-        // Probes of a kubelet or a load balancer come by any name.
+        // Probes of a kubelet or a load balancer may use any name.
         for probe in ["/livez", "/readyz"] {
             assert_eq!(
                 ask(&server, "GET", probe, &host).status,
@@ -233,7 +233,7 @@ fn server_on_loopback_answers_to_loopback_names_only() {
                 "{host:?} {probe}"
             );
         }
-        // In absolute form the name stands in the request line too.
+        // In absolute form the request line also contains the name.
         let absolute = format!("http://{}/locks/a", &host[0]["Host: ".len()..]);
         let reply = ask(&server, "POST", &absolute, &["Host: localhost".to_owned()]);
         assert_eq!(reply.status, MISDIRECTED, "{absolute}");

@@ -1,4 +1,4 @@
-//! A setting that is misspelt, contradicts another or is out of bounds ends the start with one line that names it.
+//! A misspelt, contradictory or out-of-bounds setting ends the start with one line that names it.
 
 mod bounds;
 mod commands;
@@ -10,15 +10,16 @@ use std::net::TcpListener;
 
 use crate::support::leasehold::run_to_exit;
 
-/// The exit code for settings or arguments that are wrong.
+/// The exit code for wrong settings or arguments.
 const USAGE: i32 = 2;
 
-/// Variables of one start.
+/// The variables of one start.
 type Env<'a> = &'a [(&'a str, &'a str)];
 
-/// Starts the server with settings that must be refused in one line with all of `words`; what was not so, if anything.
+/// Starts the server with settings that it must refuse in one line with all of `words`; returns a description of any
+/// deviation.
 fn refused(env: Env, words: &[&str]) -> Result<(), String> {
-    // Settings that are taken by mistake end there, and do not serve for ever.
+    // The limit ends a server that accepts the settings by mistake.
     let (_taken, addr) = taken_port();
     let port = [("LEASEHOLD_LISTEN", &*addr)];
     let (status, stdout, stderr) = run_to_exit(&[], port.iter().chain(env).copied());
@@ -26,7 +27,7 @@ fn refused(env: Env, words: &[&str]) -> Result<(), String> {
         .map_err(|problem| format!("{env:?}: {problem}\n  stdout {stdout:?}\n  stderr {stderr:?}"))
 }
 
-/// Whether a process ended as one with wrong settings should.
+/// Whether a process ended as it should with wrong settings.
 fn refused_line(
     code: Option<i32>,
     stdout: &str,
@@ -48,7 +49,7 @@ fn refused_line(
     }
 }
 
-/// Whether a line has a word; a variable may also be named by its flag, as whoever reads it knows both.
+/// Whether a line contains a word; the flag of a variable counts as well as its name.
 fn mentions(line: &str, word: &str) -> bool {
     let flag = word
         .strip_prefix("LEASEHOLD_")
@@ -56,7 +57,7 @@ fn mentions(line: &str, word: &str) -> bool {
     line.contains(word) || flag.is_some_and(|flag| line.contains(&flag))
 }
 
-/// Starts the server with settings that are right, but on a port that is taken: it must come as far as that.
+/// Starts the server with correct settings on a port in use: the server must get as far as that error.
 fn accepted(env: Env) -> Result<(), String> {
     let (_taken, addr) = taken_port();
     let (status, stdout, stderr) = run_to_exit(&["--listen", &addr], env.iter().copied());
@@ -68,14 +69,14 @@ fn accepted(env: Env) -> Result<(), String> {
     }
 }
 
-/// A port that somebody listens on, for as long as the listener lives.
+/// A port that is in use as long as the listener lives.
 fn taken_port() -> (TcpListener, String) {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let addr = taken.local_addr().expect("a listener has an address");
     (taken, addr.to_string())
 }
 
-/// Panics with all that was wrong, rather than with the first.
+/// Panics with all deviations instead of the first one.
 fn all(results: impl IntoIterator<Item = Result<(), String>>) {
     let wrong: Vec<String> = results.into_iter().filter_map(Result::err).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

@@ -1,4 +1,4 @@
-//! How many clients there may be, how long each may take, and who goes when there are too many.
+//! Limits of connections: their number, their time limits, and the choice of the connection to close.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -27,14 +27,14 @@ fn limited(max: usize) -> Leasehold {
     ])
 }
 
-/// A connection that the server has taken and that sends nothing.
+/// An accepted connection that sends nothing.
 fn connect(server: &Leasehold) -> TcpStream {
     let stream = TcpStream::connect(server.addr()).expect("it listens");
     stream.set_read_timeout(Some(SLACK)).expect("a time");
     stream
 }
 
-/// As `connect`, with a client's system that keeps little of what the client does not read.
+/// As `connect`, with a small receive buffer on the client's side.
 fn connect_with_small_buffer(server: &Leasehold) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.set_recv_buffer_size(4096).expect("a size");
@@ -47,14 +47,14 @@ fn send(stream: &mut TcpStream, bytes: &[u8]) {
     stream.write_all(bytes).expect("it is taken");
 }
 
-/// Asks on an open connection whether the server lives.
+/// Requests `/livez` on an open connection.
 fn lives(stream: &mut TcpStream) -> bool {
     let mut answer = [0; 1024];
     stream.write_all(LIVEZ).is_ok()
         && matches!(stream.read(&mut answer), Ok(length) if answer[..length].starts_with(b"HTTP/1.1 200 "))
 }
 
-/// Whether the server closes a connection within this time. What it sends before is passed over.
+/// Whether the server closes the connection within this time. Earlier bytes are ignored.
 fn is_closed_within(stream: &mut TcpStream, limit: Duration) -> bool {
     let end = Instant::now() + limit;
     let mut rest = vec![0; 65536];
@@ -75,7 +75,7 @@ fn is_closed_within(stream: &mut TcpStream, limit: Duration) -> bool {
     }
 }
 
-/// A connection on which a request waits for a lock that is held.
+/// A connection with a request that waits for a held lock.
 fn waiting(server: &Leasehold, number: u64) -> TcpStream {
     let mut stream = connect(server);
     let body = r#"{"wait_ms":50000}"#;
@@ -84,7 +84,7 @@ fn waiting(server: &Leasehold, number: u64) -> TcpStream {
         body.len()
     );
     send(&mut stream, request.as_bytes());
-    // Before its head is read it would be closed for the next connection.
+    // Until the server has read its head, the connection could be closed for the next one.
     sleep(Duration::from_millis(300));
     eventually(SLACK, "it waits", || {
         let status = server.readiness().status;
@@ -103,7 +103,7 @@ fn new_connection_takes_the_place_of_the_one_longest_without_a_request() {
             stream
         })
         .collect();
-    // The first one has had a request since, so that the second one is the oldest.
+    // The first connection has had a request since, so the second is the oldest.
     assert!(lives(&mut streams[0]));
     let mut fifth = connect(&server);
     assert!(lives(&mut fifth));
@@ -129,7 +129,7 @@ fn head_that_is_not_complete_keeps_nobody_out() {
     for _ in 0..20 {
         assert_eq!(http(server.addr(), "GET", "/locks", &[], None).status, 200);
     }
-    // Each took the place of one of them, or that of the request before.
+    // Each request replaced one of the slow connections or the previous request's connection.
     assert!(is_closed_within(&mut slow[0], SLACK));
 }
 
@@ -167,7 +167,7 @@ fn where_a_request_is_under_way_on_each_connection_others_are_told_so_and_health
             assert_eq!(reply.status, 200, "{path}: {reply:?}");
         }
     }
-    // Those who are refused and do not ask cannot keep the probes out either.
+    // Refused clients that send no request cannot block the probes either.
     let _silent: Vec<_> = (0..3 * MAX_REFUSED_CONNECTIONS)
         .map(|_| {
             let mut stream = connect(&server);
@@ -176,7 +176,7 @@ fn where_a_request_is_under_way_on_each_connection_others_are_told_so_and_health
         })
         .collect();
     assert_eq!(server.readiness().status, 200);
-    // A waiter that leaves makes a place.
+    // A waiter that disconnects frees a connection.
     waiters.pop();
     eventually(SLACK, "a place", || {
         server.api().acquire("free", None).status != 503
@@ -198,7 +198,7 @@ fn head_has_a_time_of_its_own() {
     let begun = Instant::now();
     send(&mut slow, HALF_A_HEAD);
     send(&mut used, HALF_A_HEAD);
-    // A byte now and then changes nothing.
+    // An occasional byte does not extend the limit.
     let closed = poll(SLACK, || {
         let sent = slow.write_all(b"y").is_ok();
         let closed = is_closed_within(&mut slow, Duration::from_millis(100));
@@ -207,11 +207,11 @@ fn head_has_a_time_of_its_own() {
     let closed = closed.expect("it is closed");
     assert!(closed >= Duration::from_secs(1), "{closed:?}");
     assert!(is_closed_within(&mut used, SLACK));
-    // One without any byte is idle, and there still.
+    // A connection without any byte is idle and stays open.
     assert!(lives(&mut idle));
 }
 
-/// A server with so many locks of 4 KB, and about how many bytes a listing of them has.
+/// A server with this many locks of 4 KB, and the approximate size of their listing in bytes.
 fn with_large_locks(count: usize) -> (Leasehold, u64) {
     let server = Leasehold::in_memory();
     let metadata: serde_json::Map<_, _> = (0..32)
@@ -238,7 +238,7 @@ fn client_that_does_not_read_is_let_go_and_its_memory_comes_back() {
             stream
         })
         .collect();
-    // Beyond the number of large answers that may be on their way, clients are refused, which they need not read.
+    // The server refuses clients beyond the limit of large answers; they need not read the refusal.
     eventually(SLACK, "they are served", || {
         server.process().descriptors() > 60
     });
@@ -249,7 +249,7 @@ fn client_that_does_not_read_is_let_go_and_its_memory_comes_back() {
     });
     let most = server.process().peak_kib() - before;
     assert!(most < 64 * 1024, "{most} KiB for {CLIENTS} clients");
-    // The sockets are open still.
+    // The clients' sockets are still open.
     eventually(4 * SLACK, "the memory is back", || {
         server.process().resident_kib() < before + 24 * 1024
     });
@@ -297,7 +297,7 @@ fn clients_that_take_their_time_do_not_hold_up_the_end_where_others_are_done() {
         server.terminate();
         assert!(server.wait_exit(SLACK).success());
         assert!(told.elapsed() < SLACK, "{:?}", told.elapsed());
-        // A body that did not come is told why.
+        // A client whose body did not arrive is told the reason.
         let mut answer = String::new();
         slow[1].read_to_string(&mut answer).expect("an answer");
         assert!(answer.contains("shutting-down"), "{answer}");
@@ -305,7 +305,7 @@ fn clients_that_take_their_time_do_not_hold_up_the_end_where_others_are_done() {
     }
 }
 
-/// Warnings of the log so far.
+/// The warnings in the log so far.
 fn warnings(server: &Leasehold) -> Vec<String> {
     let log = server.stderr();
     let lines = log.lines().filter(|line| line.contains("\"WARN\""));
@@ -324,7 +324,7 @@ fn server_with_48_descriptors_starts_and_stays_well() {
     for round in 0..3 {
         let mut crowd: Vec<_> = (0..100).map(|_| connect(&server)).collect();
         for stream in &mut crowd {
-            // Some are closed already.
+            // The server has closed some of them already.
             let _sent = stream.write_all(HALF_A_HEAD);
         }
         for _ in 0..10 {
@@ -334,7 +334,7 @@ fn server_with_48_descriptors_starts_and_stays_well() {
         }
         assert!(server.process().descriptors() <= 48);
     }
-    // A failover needs connections of its own.
+    // A failover needs additional connections.
     set.failover();
     server.api().acquire_soon("after");
     let renewed = server.api().renew("kept", &lease.lease_id(), None);

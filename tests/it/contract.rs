@@ -1,4 +1,4 @@
-//! What every store must do: one suite, run over memory, over Redis and over Redis through Sentinel.
+//! The contract of every store: one suite over memory, Redis, and Redis through Sentinel.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use crate::support::redis::RedisServer;
 use crate::support::sentinel::SentinelConfig;
 use crate::support::stores::{Subject, idempotency, key, ms, repeated, request, ttl, wait};
 
-/// A lease that is over, however long it was held.
+/// An ended lease; these tests ignore how long it was held.
 const ENDED: EndOutcome = EndOutcome::Ended { held_for: None };
 
-/// Runs each test on each store. Memory has a runtime whose time stands still; on Sentinel the tests
-/// share one set, each with a prefix of its own.
+/// Runs each test on each store. Memory runs with paused time; the Sentinel tests share one set, each with its own
+/// prefix.
 macro_rules! on_every_store {
     ($($name:ident)*) => {
         mod memory {
@@ -132,7 +132,7 @@ async fn held_lock_is_refused_and_says_who_holds_it(s: &Subject) {
 }
 
 async fn lock_is_free_again_on_the_microsecond_of_its_deadline(s: &Subject) {
-    // The store keeps the lock beyond the deadline, because a release is remembered.
+    // The store keeps the record beyond the deadline, because it remembers the release.
     let before = s.granted(&key("a"), &request(1000)).await;
     assert_eq!(release(s, "a", before.lease_id).await, ENDED);
     let lease = s.granted(&key("a"), &request(1000)).await;
@@ -317,7 +317,7 @@ async fn releases_with_and_without_an_idempotency_key_are_remembered_alike(s: &S
 }
 
 async fn release_is_known_by_its_own_id_alone(s: &Subject) {
-    // What is the lease id of one is the idempotency key of the other.
+    // The lease id of one request equals the idempotency key of the other.
     let id = |number| LeaseId::from_bytes([number; 16]);
     let of = |lease_id: u8, key: u8| Acquire {
         lease_id: id(lease_id),
@@ -333,7 +333,7 @@ async fn release_is_known_by_its_own_id_alone(s: &Subject) {
     );
     s.granted(&key("a"), &second).await;
     assert_eq!(release(s, "a", id(2)).await, ENDED);
-    // Each is found behind what looks like it.
+    // The store finds each release although the other request has the same id in the other role.
     for known in [id(1), id(2)] {
         assert_eq!(release(s, "a", known).await, ENDED);
     }
@@ -634,7 +634,7 @@ async fn renewal_and_replay_void_an_undo(s: &Subject) {
     assert_eq!(undone, Ok(false));
 }
 
-/// A request that waits for so long.
+/// A request with a wait.
 fn waiting(ttl_ms: u64, within_ms: u64) -> Acquire {
     Acquire {
         wait: Some(wait(within_ms)),
@@ -680,7 +680,7 @@ async fn waiter_is_next_when_the_lock_is_released_broken_or_given_up(s: &Subject
                 );
             }
         }
-        // Reserved at once: nobody else gets it, and it is nobody's who would release it.
+        // The lock is reserved at once: other clients do not get it, and the unpublished lease id cannot release it.
         assert_eq!(s.waiters(&key("a")).await, 0, "{ending}");
         assert!(matches!(
             s.acquire(&key("a"), &request(1000)).await,
@@ -721,7 +721,7 @@ async fn waiter_is_told_that_the_lock_is_reserved_for_it(s: &Subject) {
     assert_eq!(told.expect("told"), (key("a"), next.waiter_id()));
 }
 
-/// Elsewhere the count comes with a heartbeat; see the tests of the metrics.
+/// Redis reports the count with a heartbeat; see the tests of the metrics.
 #[tokio::test]
 async fn memory_counts_a_lease_until_it_ends_or_runs_out() {
     let s = &Subject::memory();
@@ -735,7 +735,7 @@ async fn memory_counts_a_lease_until_it_ends_or_runs_out() {
     assert_eq!(count(), Some((2, 0)));
     assert_eq!(release(s, "a", first.lease_id).await, ENDED);
     assert_eq!(count(), Some((1, 0)));
-    // What is only reserved is not held.
+    // A reservation does not count as held.
     let again = s.granted(&key("a"), &request(60_000)).await;
     queued(s, &waiting(1000, 50_000)).await;
     assert_eq!(release(s, "a", again.lease_id).await, ENDED);
@@ -774,7 +774,7 @@ async fn waiters_are_served_in_the_order_of_their_tickets(s: &Subject) {
     }
 }
 
-/// Gives up the place or the reservation of a request.
+/// Rolls back the queue entry or the reservation of a request.
 async fn gives_up(s: &Subject, asked: &Acquire, keep: Option<Duration>) -> bool {
     let (waiter, id) = (asked.waiter_id(), asked.lease_id);
     let gone = s
@@ -784,7 +784,7 @@ async fn gives_up(s: &Subject, asked: &Acquire, keep: Option<Duration>) -> bool 
     gone.expect("an answer")
 }
 
-/// Somebody who does not wait finds the lock held.
+/// A client that does not wait finds the lock held.
 async fn refused(s: &Subject) {
     match s.acquire(&key("a"), &request(1000)).await {
         Acquisition::Held { .. } => {}
@@ -827,7 +827,7 @@ async fn reservation_that_nobody_claims_lapses_after_three_seconds(s: &Subject) 
     s.advance(Duration::from_micros(1)).await;
     refused(s).await;
     assert!(token_of_a(s).await > reserved, "the next one's turn");
-    // The first has lost its place. It gets it back, although there is no room for anybody new.
+    // The first waiter has lost its entry. It gets the entry back although new waiters are refused.
     let wait = Wait {
         ticket: Some(tickets[0]),
         max_waiters: 0,
@@ -860,7 +860,7 @@ async fn waiter_that_gives_up_leaves_nothing_behind(s: &Subject) {
     for next in &line {
         queued(s, next).await;
     }
-    // Its time is over.
+    // The wait of the second waiter is over.
     let last = Acquire {
         wait: None,
         ..line[1].clone()
@@ -871,7 +871,7 @@ async fn waiter_that_gives_up_leaves_nothing_behind(s: &Subject) {
         } => assert_eq!((waiters, position), (4, Some(2))),
         other => panic!("not held: {other:?}"),
     }
-    // Its client is gone. Another attempt's undo takes nothing.
+    // The first client has disconnected. The rollback of another attempt has no effect.
     let other_attempt = Acquire {
         attempt: Attempt(line[0].attempt.0 ^ 1),
         ..line[0].clone()
@@ -880,13 +880,13 @@ async fn waiter_that_gives_up_leaves_nothing_behind(s: &Subject) {
     assert!(gives_up(s, &line[0], None).await);
     assert!(!gives_up(s, &line[0], None).await);
     assert_eq!(s.waiters(&key("a")).await, 3);
-    // Its client is gone, and nobody knew it when its turn came.
+    // The third client disconnected unnoticed before the lock was reserved for it.
     assert_eq!(release(s, "a", held.lease_id).await, ENDED);
     let reserved = token_of_a(s).await;
     assert!(gives_up(s, &line[2], None).await);
     assert!(!gives_up(s, &line[2], None).await);
     assert!(token_of_a(s).await > reserved, "the next one's turn");
-    // The same, but it can come back for its place.
+    // The same for a client that can come back for its queue entry.
     assert!(gives_up(s, &repeatable, Some(ms(10_000))).await);
     let held = s.granted(&key("a"), &line[4]).await;
     queued(s, &waiting(60_000, 50_000)).await;
@@ -914,7 +914,7 @@ async fn place_of_a_request_that_can_be_repeated_is_kept_for_ten_seconds_and_pas
     let held = s.granted(&key("a"), &second).await;
     s.advance(Duration::from_micros(9_999_999)).await;
     assert_eq!(queued(s, &repeated(&first)).await, ticket);
-    // Gone again: its wait is over, and nobody gave it up.
+    // The client is gone again: its wait ends without a rollback.
     s.advance(Duration::from_micros(5_000_000 + 9_999_999))
         .await;
     assert_eq!(release(s, "a", held.lease_id).await, ENDED);
@@ -943,7 +943,7 @@ async fn request_that_waits_no_more_keeps_its_place_and_is_passed_over(s: &Subje
         wait: None,
         ..asked.clone()
     };
-    // A repetition that does not wait ends nothing: the first attempt still waits.
+    // A repetition without a wait removes nothing: the first attempt still waits.
     let place = async |asked: &Acquire| match s.acquire(&key("a"), asked).await {
         Acquisition::Held {
             waiters, position, ..
@@ -954,7 +954,7 @@ async fn request_that_waits_no_more_keeps_its_place_and_is_passed_over(s: &Subje
     assert_eq!(release(s, "a", held.lease_id).await, ENDED);
     let held = s.granted(&key("a"), &first).await;
     assert_eq!(held.lease_id, first.lease_id);
-    // The first attempt itself waits no more.
+    // The first attempt itself no longer waits.
     assert!(queued(s, &waiting(60_000, 50_000)).await > ticket);
     let fourth = Acquire {
         idempotency: Some(idempotency(4, 1)),
@@ -970,7 +970,7 @@ async fn request_that_waits_no_more_keeps_its_place_and_is_passed_over(s: &Subje
     let reserved = s.inspect(&key("a")).await.expect("a reservation");
     assert_eq!(reserved.expires_in(), ms(3_000));
     s.advance(ms(3_000)).await;
-    // The request that waits without an idempotency key has lost its turn; the fourth is passed over.
+    // The waiter without an idempotency key has lost its reservation; the hand-over skips the fourth.
     let held = s.granted(&key("a"), &fifth).await;
     assert_eq!(s.waiters(&key("a")).await, 1);
     assert_eq!(queued(s, &repeated(&fourth)).await, ticket);
@@ -1038,7 +1038,7 @@ async fn no_more_wait_for_a_key_than_there_is_room_for(s: &Subject) {
     let refused = s.acquire(&key("a"), &with_room_for_two()).await;
     assert_eq!(refused, Acquisition::TooManyWaiters);
     assert_eq!(s.waiters(&key("a")).await, 2);
-    // Who is in asks again.
+    // A waiter in the queue asks again.
     queued(s, &line[0]).await;
 }
 
@@ -1178,7 +1178,7 @@ async fn those_who_ask_while_grants_pause_are_served_as_they_came() {
         assert_eq!(refused, Err(StoreError::Recovering { retry_after }));
     }
     s.advance(ms(5_000)).await;
-    // Whoever comes first then is not who came first.
+    // The first client to ask after the pause is not the first in the queue.
     refused(&s).await;
     queued(&s, &line[1]).await;
     s.granted(&key("a"), &line[0]).await;
@@ -1195,7 +1195,7 @@ fn redis_collects_a_key_seconds_after_its_lease() {
         let left = redis.cli(&["PTTL", "leasehold:lock:a"]);
         left.parse().expect("milliseconds")
     };
-    // Each node's own clock counts it, and may be wrong by as much.
+    // Redis keeps the key for the clock skew beyond the lease, because each node expires it by its own clock.
     assert!((4_000..=4_500).contains(&left()), "{}", left());
     let lease_id = lease.json()["lease_id"].as_str().expect("an id").to_owned();
     assert_eq!(server.api().release("a", &lease_id).status, 204);
@@ -1230,7 +1230,7 @@ async fn release(s: &Subject, on: &str, lease_id: LeaseId) -> EndOutcome {
     without_time(ending.expect("an answer"))
 }
 
-/// Whether it is over, however long it was held.
+/// The outcome without the time for which the lease was held.
 fn without_time(ending: EndOutcome) -> EndOutcome {
     match ending {
         EndOutcome::Ended { .. } => ENDED,

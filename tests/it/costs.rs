@@ -1,4 +1,4 @@
-//! What each thing costs at most is what the table in the chart's README says, and what the chart's memory follows from.
+//! The memory costs match the table in the chart's README, from which the chart's memory limits follow.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -11,14 +11,14 @@ use crate::support::documents::{CHART, section};
 use crate::support::eventually;
 use crate::support::leasehold::Leasehold;
 
-/// How many of each are there when they are measured, and how many before: the first ones make the allocator take more
-/// than they need.
+/// How many objects to create for a measurement, and how many before it: the first ones make the allocator reserve more
+/// memory than they need.
 const COUNT: u64 = 1500;
 const BEFORE: u64 = 300;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// The most that one of these may cost, in KiB.
+/// The memory limit of one object, in KiB.
 fn stated(what: &str) -> u64 {
     let sizing = section(CHART, "Sizing");
     let row = format!("| {what} | ");
@@ -29,7 +29,7 @@ fn stated(what: &str) -> u64 {
     figure.unwrap_or_else(|| panic!("no row {row:?} with KiB"))
 }
 
-/// Checks that `count` of what `one` makes cost no more than is stated, and not so little that nothing was made.
+/// Checks that `count` objects from `one` cost no more than stated, and enough to show that they exist.
 fn costs(server: &Leasehold, what: &str, mut many: impl FnMut(u64)) {
     many(BEFORE);
     sleep(Duration::from_millis(500));

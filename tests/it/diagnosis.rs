@@ -1,4 +1,4 @@
-//! Trouble with Redis, said in one clear line with what to do, and over by itself once it is mended.
+//! Faults of Redis: the server reports each in one clear line with its remedy, and recovers by itself after the repair.
 
 mod acl;
 mod addresses;
@@ -17,16 +17,15 @@ use crate::support::http::Reply;
 use crate::support::leasehold::Leasehold;
 use crate::support::{eventually, poll};
 
-/// How long trouble may take to be said: a look takes up to connect and response time-out, and a name server as long
-/// as it likes.
+/// How long a report may take: a check takes up to the connect and response timeouts, and name resolution has no limit.
 const SAY_LIMIT: Duration = Duration::from_secs(15);
-/// How long the server may take once the trouble is mended; it looks each second.
+/// How long the server may take to recover after the repair; it checks every second.
 const MEND_LIMIT: Duration = Duration::from_secs(15);
-/// What the line in the log begins with.
+/// The beginning of the log line.
 const COMPLAINT: &str = "the store is not usable: ";
 
-/// Waits until a server that has never reached its store says why, with all of `words`; checks that it says so once in
-/// the log, as one line, and that requests are refused honestly meanwhile. Returns the reason.
+/// Waits until a server that never reached its store states a reason with all of `words`. The log has the reason once,
+/// as one line, and requests get correct refusals meanwhile. Returns the reason.
 fn says_at_start(server: &Leasehold, words: &[&str]) -> String {
     let reason = reason_with(server, 503, words);
     let readiness = readyz(server);
@@ -34,17 +33,17 @@ fn says_at_start(server: &Leasehold, words: &[&str]) -> String {
     let expected = json!({"status": "starting", "store": "unreached", "reason": reason});
     assert_eq!(readiness.json(), expected);
     refuses_honestly(server, &["none"]);
-    // The requests took longer than the next looks at the store.
+    // The requests took longer than the next checks of the store.
     assert_eq!(complaints(server), [&*reason], "not one line");
     reason
 }
 
-/// As `says_at_start`, of a server that was ready before: it stays in service, degraded.
+/// As `says_at_start`, for a server that was ready before: it stays in service, degraded.
 fn says_later(server: &Leasehold, words: &[&str]) -> String {
     let reason = reason_with(server, 200, words);
     let expected = json!({"status": "ready", "store": "degraded", "reason": reason});
     assert_eq!(readyz(server).json(), expected);
-    // What was under way, or sent to a node that had gone unnoticed, has no known outcome.
+    // Operations in flight, or sent to a node that failed unnoticed, have an unknown outcome.
     refuses_honestly(server, &["none", "unknown"]);
     let said = complaints(server);
     let times = said.iter().filter(|line| **line == reason).count();
@@ -74,7 +73,7 @@ fn reason_with(server: &Leasehold, status: u16, words: &[&str]) -> String {
     reason
 }
 
-/// Every operation is refused in time, with one of these outcomes.
+/// Every operation is refused within its time limit, with one of these outcomes.
 fn refuses_honestly(server: &Leasehold, outcomes: &[&str]) {
     let api = server.api();
     let asked = Instant::now();
@@ -94,7 +93,7 @@ fn refuses_honestly(server: &Leasehold, outcomes: &[&str]) {
     }
 }
 
-/// Whether an answer is 503 `store-unavailable` with one of these outcomes, says when to ask again, and names no cause.
+/// Whether an answer is 503 `store-unavailable` with one of these outcomes and a Retry-After, and names no cause.
 fn is_unavailable(reply: &Reply, outcomes: &[&str]) {
     let (status, name, outcome) = problem(reply);
     assert_eq!((status, name), (503, "store-unavailable"), "{reply:?}");
@@ -130,7 +129,7 @@ fn problem(reply: &Reply) -> (u16, &'static str, &'static str) {
     )
 }
 
-/// Waits until the server is ready by itself, and uses it.
+/// Waits until the server has recovered by itself, then uses it.
 fn becomes_ready(server: &Leasehold) {
     let ready = poll(MEND_LIMIT, || {
         let reply = readyz(server);
@@ -147,11 +146,11 @@ fn becomes_ready(server: &Leasehold) {
     works(server);
 }
 
-/// Takes a lock through all that can be done with it.
+/// Runs a lock through all operations.
 fn works(server: &Leasehold) {
     let api = server.api();
-    // Short leases: after a loss new grants wait until the latest is over.
-    // Trouble that has just ended may cost an answer still.
+    // Short leases: after a loss, new grants wait until the last lease is over. A recent fault may still cost an
+    // answer.
     let lease = poll(MEND_LIMIT, || {
         let reply = api.acquire("works", json!({"ttl_ms": 3_000, "metadata": {"a": "b"}}));
         (reply.status != 503).then_some(reply)
@@ -173,7 +172,7 @@ fn works(server: &Leasehold) {
     assert_eq!(api.inspect("works").json()["held"], false);
 }
 
-/// Whether the list has this key, on one of its pages: a page may be short.
+/// Whether the listing has this key on any page; pages may be short.
 fn is_listed(server: &Leasehold, key: &str) -> bool {
     let mut cursor = String::new();
     for _ in 0..1000 {
@@ -190,7 +189,7 @@ fn is_listed(server: &Leasehold, key: &str) -> bool {
     panic!("the list does not end");
 }
 
-/// Takes a lock that must be free.
+/// Acquires a lock that must be free.
 fn acquire(server: &Leasehold, key: &str) -> String {
     let reply = server.api().acquire(key, json!({"ttl_ms": 60_000}));
     assert_eq!(reply.status, 201, "{reply:?}\n{}", server.stderr());
@@ -206,7 +205,7 @@ fn readyz(server: &Leasehold) -> Reply {
     server.api().call("GET", "/readyz", &[], None)
 }
 
-/// What the log complains of the store until now.
+/// The complaints about the store in the log so far.
 fn complaints(server: &Leasehold) -> Vec<String> {
     let log = server.stderr();
     let messages = log.lines().filter_map(|line| {
@@ -219,7 +218,7 @@ fn complaints(server: &Leasehold) -> Vec<String> {
         .collect()
 }
 
-/// A server with one Redis at this URL.
+/// A server on one Redis at this URL.
 fn with_redis(url: &str) -> Leasehold {
     Leasehold::start([("LEASEHOLD_REDIS_URL", url)])
 }
@@ -234,7 +233,7 @@ fn with_set(env: Vec<(String, String)>, other: &[(&str, &str)]) -> Leasehold {
     Leasehold::start(kept.chain(other))
 }
 
-/// Waits until requests are granted again.
+/// Waits until the server grants again.
 fn grants_again(server: &Leasehold, key: &str) {
     eventually(MEND_LIMIT, "a lock is granted again", || {
         server.api().acquire(key, json!({"ttl_ms": 100})).status == 201

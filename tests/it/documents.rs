@@ -1,4 +1,4 @@
-//! The tables of the documents are those of the code.
+//! The tables in the documents match the code.
 
 use leasehold::http::problem::Kind;
 

@@ -1,4 +1,4 @@
-//! A server that was told to end: what it still does, and for how long.
+//! A draining server: the requests that it still answers, and its time limit.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -15,7 +15,7 @@ use crate::support::redis::RedisServer;
 
 const SLACK: Duration = Duration::from_secs(5);
 
-/// A server that waits for Redis much longer than it may take to end.
+/// A server whose timeout for Redis is much longer than its drain timeout.
 fn patient(redis: &RedisServer) -> Leasehold {
     let server = Leasehold::start([
         ("LEASEHOLD_REDIS_URL", redis.url()),
@@ -25,7 +25,7 @@ fn patient(redis: &RedisServer) -> Leasehold {
     server
 }
 
-/// Renews a lease at a Redis that does not answer.
+/// Renews a lease while Redis does not answer.
 fn stuck_renewal(
     redis: &RedisServer,
     server: &Leasehold,
@@ -103,7 +103,7 @@ fn idle_connections_do_not_hold_up_the_end() {
     }
 }
 
-/// What was sent before the server was told to end, and what it had not read by then.
+/// Requests sent before the drain but not read by the server until then.
 #[test]
 fn request_that_nobody_has_read_yet_is_answered() {
     let redis = RedisServer::plain();
@@ -125,10 +125,10 @@ fn request_that_nobody_has_read_yet_is_answered() {
             assert_eq!(status(stream), "200");
         }
         let mut unused = [(); 20].map(|()| connect());
-        // They are taken, and nothing has come on them.
+        // The server has accepted these connections and received nothing on them.
         assert_eq!(server.readiness().status, 200);
         server.pause();
-        // More than the runtime takes at a time.
+        // More than the runtime accepts at a time.
         let mut new = [(); 300].map(|()| connect());
         for stream in used.iter_mut().chain(&mut unused).chain(&mut new) {
             stream.write_all(asking.as_bytes()).expect("it is sent");
@@ -136,7 +136,7 @@ fn request_that_nobody_has_read_yet_is_answered() {
         server.terminate();
         server.resume();
         for stream in used.iter_mut().chain(&mut unused).chain(&mut new) {
-            // As it comes before the signal, or after it.
+            // The request may arrive before the signal or after it.
             let status = status(stream);
             assert!(
                 ["201", "423", "503"].contains(&&*status),
@@ -148,7 +148,7 @@ fn request_that_nobody_has_read_yet_is_answered() {
     }
 }
 
-/// The status of the next answer; a text without one if the connection ended.
+/// The status of the next answer; a text without a status if the connection ended.
 fn status(stream: &mut TcpStream) -> String {
     let mut answer = [0; 4096];
     let read = stream.read(&mut answer);

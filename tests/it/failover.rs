@@ -1,4 +1,4 @@
-//! Following the master through failovers: leases stay, tokens rise, a deposed master does nothing.
+//! Servers follow the master through failovers: leases stay, tokens rise, and a deposed master has no effect.
 
 use std::thread::spawn;
 use std::time::{Duration, Instant};
@@ -11,14 +11,14 @@ use crate::support::redis::{RedisConfig, RedisServer};
 use crate::support::sentinel::{SentinelConfig, SentinelSet};
 use crate::support::{eventually, poll};
 
-/// The least distance between the tokens of two activations.
+/// The minimum distance between the tokens of two activations.
 const TOKEN_GAP: u64 = 1 << 22;
 
-/// How soon after the switch the first grant comes.
+/// How soon after the switch the first grant must follow.
 const FIRST_GRANT: Duration = Duration::from_secs(1);
 
-/// A master is replaced as `fault` says: leases stay, tokens leap, and locks are granted again soon after the switch,
-/// which is when all Sentinels name the new master and it has a replica. Returns the old master's port.
+/// Replaces the master by `fault`: leases stay, tokens jump ahead, and grants resume soon after the switch. The switch
+/// is complete when all Sentinels name the new master and it has a replica. Returns the old master's port.
 fn survives(set: &SentinelSet, server: &Leasehold, fault: impl FnOnce(&SentinelSet) -> u16) -> u16 {
     let api = server.api();
     let before = api.acquire("a", json!({"ttl_ms": 120_000}));
@@ -27,7 +27,7 @@ fn survives(set: &SentinelSet, server: &Leasehold, fault: impl FnOnce(&SentinelS
     let first_grant = spawn({
         let (api, least) = (api.clone(), before.fencing_token() + TOKEN_GAP);
         move || {
-            // Until then it may still be the old master that grants.
+            // Until then the grant may come from the old master.
             let granted = poll(FAILOVER, || {
                 let granted = api.acquire_soon("b");
                 let is_new = granted.fencing_token() >= least;
@@ -87,14 +87,14 @@ fn stopped_master_is_replaced_and_does_nothing_when_it_goes_on() {
     let stop = |set: &SentinelSet| {
         let master = set.master();
         master.pause();
-        // Sent to a master that is stopped already, and read by it when it goes on.
+        // The command goes to a stopped master, which reads it when it resumes.
         let late = api.acquire("late", json!({"ttl_ms": 120_000}));
         assert_eq!(late.status, 503, "{}", late.body);
         master.port()
     };
     let old = survives(&set, &server, stop);
     set.node(old).resume();
-    // It may hang up on whoever asks just then.
+    // The master may close the connection at this moment.
     let is_a_replica = || {
         let info = set.node(old).try_info("replication");
         info.is_ok_and(|info| info.contains("role:slave"))
@@ -167,7 +167,7 @@ fn deposed_master_answers_no_question() {
     let redis = RedisServer::plain();
     let server = Leasehold::on(&redis);
     assert_eq!(server.api().acquire("a", None).status, 201);
-    // Nobody is there: it keeps its data and its replication id, and is no master.
+    // No Redis runs here: the node keeps its data and its replication id, and is no master.
     redis.cli(&["REPLICAOF", "127.0.0.1", "1"]);
     let inspected = server.api().inspect("a");
     assert_eq!(inspected.status, 503, "{}", inspected.body);

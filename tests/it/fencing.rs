@@ -1,4 +1,4 @@
-//! Fencing tokens and losses: flushed, restarted, restored, and clocks that are behind.
+//! Fencing tokens and losses: flushes, restarts, restored backups, and clocks that are behind.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -11,7 +11,7 @@ use crate::support::http::Reply;
 use crate::support::leasehold::Leasehold;
 use crate::support::redis::{RedisConfig, RedisServer};
 
-/// The least distance between the tokens of two activations.
+/// The minimum distance between the tokens of two activations.
 const TOKEN_GAP: u64 = 1 << 22;
 
 #[test]
@@ -45,8 +45,8 @@ fn tokens_rise_across_a_flush_a_restart_and_other_servers() {
         &one.api().acquire_soon("b"),
         "another server after the restart",
     );
-    // A server that knows nothing of what was, on a Redis that has lost all: the clock alone is left.
-    // Each activation leaps ahead of it by the gap, so it needs as long to catch up.
+    // A new server on an empty Redis has only the clock. Each activation jumps ahead of the clock by the gap, so the
+    // clock needs that long to catch up.
     redis.restart();
     drop((one, two));
     eventually(FAILOVER, "the clock passes the last token", || {
@@ -95,7 +95,7 @@ fn tokens_rise_when_an_old_backup_is_restored() {
         "{}",
         ready.body
     );
-    // What the backup holds goes on; what it lacks is not granted to another while it may be counted on.
+    // Leases in the backup continue; locks that it lacks are not granted while holders may rely on them.
     assert_eq!(api.renew("a", &held.lease_id(), None).status, 200);
     let after = api.acquire_soon("k1");
     assert!(
@@ -163,7 +163,7 @@ fn loss_is_found_although_the_server_that_confirmed_has_ended() {
     let held = one.api().acquire("a", json!({"ttl_ms": 8_000}));
     let granted = Instant::now();
     assert_eq!(held.status, 201, "{}", held.body);
-    // Two heartbeats: what one has seen is written down, and read by the other.
+    // Two heartbeats: one server stores its record, and the other reads it.
     sleep(Duration::from_millis(2_500));
     one.kill();
     redis.cli(&["FLUSHALL"]);

@@ -1,4 +1,4 @@
-//! A client that hangs up leaves nothing behind, whatever it sent before.
+//! A client that disconnects leaves nothing behind, whatever it sent before.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -11,11 +11,11 @@ use crate::support::eventually;
 use crate::support::leasehold::Leasehold;
 use crate::support::redis::RedisServer;
 
-/// How long the server may take to see that a client is gone. Where more is unread than it reads ahead, it waits a
-/// second before it gives the connection up.
+/// How long the server may take to detect a disconnect. It waits one second before it closes a connection with more
+/// unread data than it reads ahead.
 const NOTICED: Duration = Duration::from_secs(5);
 
-/// A wait and a TTL so long that a ghost would be seen.
+/// A wait and a TTL long enough to make a leftover visible.
 const BODY: &str = r#"{"wait_ms":45000,"ttl_ms":3600000}"#;
 
 fn servers() -> Vec<(Leasehold, Option<RedisServer>)> {
@@ -39,7 +39,7 @@ fn chunked() -> String {
     )
 }
 
-/// What a client may have sent behind a request that is under way.
+/// Data that a client may have sent behind a request in progress.
 fn behind() -> Vec<(&'static str, Vec<u8>)> {
     let next = "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n";
     vec![
@@ -55,12 +55,12 @@ fn behind() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// Sends as much as is taken, until nothing more is for a while.
+/// Sends data until the socket accepts no more for a while.
 fn send(stream: &mut TcpStream, bytes: &[u8]) {
     stream
         .set_write_timeout(Some(Duration::from_millis(200)))
         .expect("a time");
-    // What is not taken is what the test is about.
+    // The test needs the rejected rest.
     let _sent = stream.write_all(bytes);
 }
 
@@ -131,7 +131,7 @@ fn client_that_pipelines_and_stays_has_all_its_answers() {
         let mut stream = TcpStream::connect(server.addr()).expect("it listens");
         let lives = "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n";
         let last = "GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-        // About as much as is read ahead, and the last of it comes while the first is under way.
+        // About as much as the server reads ahead; the last part arrives during the first request.
         let all = [&request("1.1"), &*lives.repeat(300)].concat();
         stream.write_all(all.as_bytes()).expect("it is taken");
         until_waiting(&server, 1);
@@ -145,7 +145,7 @@ fn client_that_pipelines_and_stays_has_all_its_answers() {
     }
 }
 
-/// Both are there when the server looks: the end of the waiter's connection, and the lock.
+/// The server sees both at once: the end of the waiter's connection, and the free lock.
 #[test]
 fn client_that_hangs_up_as_the_lock_is_released_is_granted_nothing() {
     let server = Leasehold::in_memory();
@@ -160,7 +160,7 @@ fn client_that_hangs_up_as_the_lock_is_released_is_granted_nothing() {
             .expect("it is taken");
         until_waiting(&server, 1);
         server.pause();
-        // It stops soon after it was told to.
+        // The server exits soon after the signal.
         sleep(Duration::from_millis(50));
         let release = format!(
             "DELETE /locks/k HTTP/1.1\r\nHost: localhost\r\nLease-Id: {}\r\nConnection: close\r\n\r\n",

@@ -1,5 +1,5 @@
-//! Hostile requests over raw sockets: each is answered as the contract says, changes nothing, and leaves the server fit
-//! for the next good one.
+//! Hostile requests over raw sockets: each gets the answer of the contract, changes nothing, and leaves the server
+//! usable.
 
 mod bodies;
 mod framing;
@@ -16,7 +16,7 @@ mod values;
 use self::row::Row;
 use self::stage::Stage;
 
-/// The whole table, kept from becoming empty by accident.
+/// The size of the whole table, so that it cannot become empty by accident.
 fn rows() -> Vec<Row> {
     let rows = [
         paths::rows(),

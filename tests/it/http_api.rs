@@ -1,4 +1,4 @@
-//! What each route answers when all is well, and what every answer carries.
+//! The answers of each route without faults, and the common properties of all answers.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -13,7 +13,7 @@ use crate::support::http::{Reply, http};
 use crate::support::leasehold::Leasehold;
 use crate::support::redis::RedisServer;
 
-/// A server on each store that needs no set of its own, and what keeps it alive.
+/// A server on each store that needs no set of its own, with its Redis.
 fn servers() -> Vec<(Leasehold, Option<RedisServer>)> {
     let redis = RedisServer::plain();
     let on_redis = Leasehold::start([("LEASEHOLD_REDIS_URL", redis.url())]);
@@ -422,7 +422,7 @@ fn cause_of_a_503_is_in_the_log_under_its_request_id_and_nowhere_else() {
     let [cause] = &causes[..] else {
         panic!("not one cause: {causes:?}")
     };
-    // What it has of an address, or of a connection, is nothing for a client.
+    // The cause may name addresses and connections, which the client must not see.
     assert!(cause.len() > 20, "{cause}");
     let detail = reply.json()["detail"].as_str().expect("a text").to_owned();
     assert!(
@@ -590,7 +590,7 @@ fn body_that_does_not_come_is_waited_for_no_longer_than_the_limit() {
         .expect("a time-out");
     let begun = Instant::now();
     let mut answer = String::new();
-    // The server closes after its answer, for what is left of the body would be the next request.
+    // The server closes after its answer, because the rest of the body would look like the next request.
     stream
         .read_to_string(&mut answer)
         .expect("an answer and the end");

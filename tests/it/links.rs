@@ -1,4 +1,4 @@
-//! Links between the documents lead to files and headings that exist, and the lines of documents are short.
+//! Links between documents lead to existing files and headings, and the lines of documents are short.
 
 mod markdown;
 
@@ -16,7 +16,7 @@ const MAX_LINE: usize = 120;
 /// Lists what changed in one line each, however long.
 const CHANGELOG: &str = "CHANGELOG.md";
 
-/// What is wrong with the documents below `root`, one line each.
+/// The problems of the documents below `root`, one line each.
 fn faults(root: &Path) -> Vec<String> {
     let documents: HashMap<_, _> = markdown_files(root)
         .into_iter()

@@ -1,4 +1,4 @@
-//! Listings are bounded in bytes and in number, and cost no lease.
+//! Listings have limits in bytes and number, and cost no lease.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,7 +14,7 @@ use crate::support::http::http_on;
 use crate::support::leasehold::Leasehold;
 use crate::support::redis::{RedisConfig, RedisServer};
 
-/// More than fits into a page, and into a step of a listing.
+/// More than fits into a page, and into a scan step.
 const LOCKS: usize = 300;
 
 fn servers() -> Vec<(Leasehold, Option<RedisServer>)> {
@@ -23,7 +23,7 @@ fn servers() -> Vec<(Leasehold, Option<RedisServer>)> {
     vec![(Leasehold::in_memory(), None), (on_redis, Some(redis))]
 }
 
-/// As much as a client may attach.
+/// The maximum metadata of a lease.
 fn metadata() -> Map<String, Value> {
     (0..32)
         .map(|n| (format!("{n:02}"), json!("x".repeat(126))))
@@ -40,7 +40,7 @@ fn hold_large(api: &Api, prefix: &str, count: usize) -> BTreeSet<String> {
     .collect()
 }
 
-/// All keys of a listing, and the bytes of its largest page.
+/// All keys of a listing, and the size of its largest page in bytes.
 fn walk(api: &Api, query: &str) -> (Vec<String>, usize) {
     let (mut keys, mut largest, mut cursor) = (Vec::new(), 0, String::new());
     loop {
@@ -62,13 +62,13 @@ fn page_is_bounded_in_bytes_and_none_is_passed_over() {
     for (server, _redis) in servers() {
         let api = server.api();
         let held = hold_large(&api, "large", LOCKS);
-        // Others beside it.
+        // Locks with another prefix.
         hold_large(&api, "other", 10);
         for limit in [1000, 70, 7] {
             let (keys, largest) = walk(&api, &format!("prefix=large/&limit={limit}"));
             assert_eq!(keys.iter().cloned().collect::<BTreeSet<_>>(), held);
             assert_eq!(keys.len(), LOCKS, "some twice");
-            // The lock that passes the bound is the last one.
+            // A page ends with the lock that exceeds the limit.
             assert!(largest < MAX_PAGE_BYTES + 16 * 1024, "{largest} bytes");
             assert!(
                 limit < 70 || largest > MAX_PAGE_BYTES / 2,
@@ -78,7 +78,7 @@ fn page_is_bounded_in_bytes_and_none_is_passed_over() {
     }
 }
 
-/// Leases wait for a step at most, not for a page.
+/// Lease operations wait for one scan step, not for a whole page.
 #[test]
 fn large_page_is_read_in_steps_of_64_kib() {
     let redis = RedisServer::plain();
@@ -102,7 +102,7 @@ fn large_page_is_read_in_steps_of_64_kib() {
         "{} bytes",
         page.body.len()
     );
-    // 256 KiB in steps of 64 KiB, each with the lock that passes it; a heartbeat is a call too.
+    // 256 KiB in steps of 64 KiB, each including the lock that exceeds it; heartbeats are calls as well.
     let steps = calls() - before;
     assert!(steps >= 4, "{steps} steps");
 }
@@ -138,7 +138,7 @@ fn listing_goes_beside_what_leases_depend_on_and_one_step_at_a_time() {
             thread::spawn(move || api.list(""))
         })
         .collect();
-    // One step has gone to Redis, and the others wait for it: a fifth is one too many.
+    // One scan step is in Redis, and the other listings wait for it: a fifth exceeds the limit.
     thread::sleep(Duration::from_millis(500));
     eventually(Duration::from_secs(5), "too many", || {
         api.list("").status == 429
@@ -178,7 +178,7 @@ fn listing_whose_client_hung_up_makes_place_for_another() {
     });
 }
 
-/// What turned renewals of a lease of two seconds into refusals, and held up other programs on the same Redis.
+/// Loops of listings must neither cause refused renewals of a 2 s lease nor stall other programs on the same Redis.
 #[test]
 fn leases_are_renewed_beside_loops_of_listings() {
     const LOOPS: usize = 16;
@@ -227,7 +227,7 @@ fn leases_are_renewed_beside_loops_of_listings() {
     }
 }
 
-/// After a change of its table Redis gives other keys for the same cursor, and more of them where the table shrank.
+/// After a resize of its table, Redis returns other keys for the same cursor, and more of them after a shrink.
 #[test]
 fn no_lock_is_passed_over_when_redis_shrinks_its_table() {
     let redis = RedisConfig::new()
@@ -255,7 +255,7 @@ fn no_lock_is_passed_over_when_redis_shrinks_its_table() {
             .as_str()
             .map(|next| next.replace('/', "%2F"))
     };
-    // Until a page ends within a step: then the cursor has a key.
+    // Repeats until a page ends within a scan step: then the cursor contains a key.
     loop {
         let next = add(&query).expect("more pages");
         query = format!("limit=1&cursor={next}");

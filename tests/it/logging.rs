@@ -1,4 +1,4 @@
-//! The log is written by a thread of its own: whole, in order, and without a hold on the service.
+//! A separate thread writes the log: completely, in order, and without blocking the service.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -13,15 +13,15 @@ use crate::support::leasehold::Leasehold;
 
 const MEMORY: [(&str, &str); 1] = [("LEASEHOLD_STORE", "memory")];
 
-/// Lines that were lost, as the metrics say.
+/// The number of lost log lines in the metrics.
 const LOST: &str = "leasehold_log_lines_lost_total";
 
-/// More than fit into a pipe and into the buffer before it, of 64 KiB each.
+/// More than fits into a pipe and the buffer before it, of 64 KiB each.
 const IN_PIPES: usize = 1000;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Asks so many times whether the server lives, the request ids being numbers, and hears so many answers.
+/// Sends this many liveness requests with numbers as request ids, and reads as many answers.
 fn ask(server: &Leasehold, times: usize) {
     let stream = TcpStream::connect(server.addr()).expect("it listens");
     stream.set_read_timeout(Some(LIMIT)).expect("a time");
@@ -35,7 +35,7 @@ fn ask(server: &Leasehold, times: usize) {
     });
     let lines = BufReader::new(stream).lines();
     let answers = lines.map(|line| line.expect("an answer within the limit"));
-    // Behind the body of the one before, which ends without a line feed.
+    // The answer follows the previous body, which has no line feed at its end.
     let answered = answers
         .filter(|line| line.ends_with("HTTP/1.1 200 OK"))
         .take(times);
@@ -77,7 +77,7 @@ fn log_that_nobody_reads_stops_nothing_and_what_is_lost_is_counted() {
     ask(&server, times);
     let lost = server.metric(LOST).expect("a number");
     assert!(lost > 0, "{times} lines found room");
-    // As soon as it is read it goes on, and each line is there or counted.
+    // The log continues as soon as it is read, and each line is either present or counted as lost.
     server.read_log();
     eventually(LIMIT, "the lines that were not lost", || {
         logged(&server).len() + usize::try_from(lost).expect("few") == times
@@ -88,7 +88,7 @@ fn log_that_nobody_reads_stops_nothing_and_what_is_lost_is_counted() {
     });
 }
 
-/// Asks for a path over a connection of its own.
+/// Requests a path on its own connection.
 fn get(server: &Leasehold, path: &str) {
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     assert!(!raw(server.addr(), request.as_bytes()).is_empty());
@@ -108,7 +108,7 @@ fn what_a_client_makes_up_is_cut_before_it_is_logged() {
     let lines: Vec<_> = log.lines().collect();
     assert_eq!(lines.len(), 3, "{log}");
     for line in lines {
-        // Each byte of a key may take six.
+        // The log may need six bytes for each byte of a key.
         assert!(
             line.len() < 6 * MAX_LOGGED_BYTES + 512,
             "{} bytes",
@@ -125,7 +125,7 @@ fn what_a_client_makes_up_is_cut_before_it_is_logged() {
 #[test]
 fn nothing_in_a_log_line_can_hide_or_forge_a_part_of_it() {
     let server = Leasehold::start(MEMORY);
-    // DEL, C1 controls, separators of lines and paragraphs, marks of the direction of writing.
+    // DEL, C1 controls, line and paragraph separators, and marks of the writing direction.
     let invisible = [
         "7F", "C2%80", "C2%9B", "C2%9F", "D8%9C", "E2%80%8E", "E2%80%A8", "E2%80%A9", "E2%80%AE",
         "E2%81%A6", "E2%81%A9",
@@ -154,7 +154,7 @@ fn log_that_nobody_reads_takes_a_bounded_part_of_the_memory() {
     let server = Leasehold::start_unread("127.0.0.1:0", MEMORY);
     ask(&server, 100);
     let before = server.process().resident_kib();
-    // Each byte of these keys takes six in a line.
+    // The log needs six bytes for each byte of these keys.
     let request = format!(
         "GET /locks/{} HTTP/1.1\r\nHost: localhost\r\n\r\n",
         "%01".repeat(4000)

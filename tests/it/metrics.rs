@@ -1,4 +1,4 @@
-//! What `/metrics` says after a scene that is known.
+//! `/metrics` after a known sequence of calls.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -20,13 +20,13 @@ use crate::support::redis::RedisServer;
 use crate::support::sentinel::SentinelConfig;
 use crate::support::stores::{Subject, idempotency, key, ms, repeated, request, ttl, wait};
 
-/// How long what is known to come may take.
+/// The limit for an expected change.
 const SLACK: Duration = Duration::from_secs(10);
 
-/// Nobody's lease id.
+/// A lease id without a lease.
 const STRANGER: &str = "00000000000000000000000000000000";
 
-/// Begins every key of these tests.
+/// The prefix of every key in these tests.
 const MARK: &str = "zebra";
 
 /// All series and their values.
@@ -44,7 +44,7 @@ impl Scrape {
         Self(samples.map(sample).collect())
     }
 
-    /// The value of a series, without `leasehold_`.
+    /// The value of a series, named without `leasehold_`.
     fn value(&self, series: &str) -> f64 {
         let known = self.0.get(&format!("leasehold_{series}"));
         *known.unwrap_or_else(|| panic!("{series} is not among {:#?}", self.0.keys()))
@@ -83,12 +83,12 @@ fn lock(name: &str) -> String {
     format!("{MARK}-{name}")
 }
 
-/// Every way in which a call can end that needs no fault.
+/// Calls with every outcome that needs no fault.
 fn scene(server: &Leasehold) {
     let api = server.api();
     let status = |reply: crate::support::http::Reply| reply.status;
 
-    // An acquisition, its repetitions, and somebody else.
+    // An acquisition, its repetitions, and other clients.
     let own = [("Idempotency-Key", "metrics-scene-0001")];
     let first = api.acquire_with(&lock("a"), &own, json!({"ttl_ms": 60_000}));
     assert_eq!(first.status, 201);
@@ -106,12 +106,12 @@ fn scene(server: &Leasehold) {
         423
     );
 
-    // Renewals of the three kinds.
+    // Renewals with all three outcomes.
     assert_eq!(status(api.renew(&lock("a"), &first.lease_id(), None)), 200);
     assert_eq!(status(api.renew(&lock("a"), STRANGER, None)), 409);
     assert_eq!(status(api.renew(&lock("b"), STRANGER, None)), 409);
 
-    // A line with room for one; the one gets the lock.
+    // A queue with a limit of one; its waiter gets the lock.
     let next = waiting(server, &api, 1);
     assert_eq!(
         status(api.acquire(&lock("a"), json!({"wait_ms": 5_000}))),
@@ -130,7 +130,7 @@ fn scene(server: &Leasehold) {
         409
     );
 
-    // A waiter whose client leaves, and one for whom the server has no room.
+    // A waiter that disconnects, and one beyond the server's limit of waiters.
     let body = r#"{"wait_ms":30000}"#;
     let head = format!(
         "POST /locks/{} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
@@ -153,7 +153,7 @@ fn scene(server: &Leasehold) {
     until(server, "waiters", 1.0);
     assert_eq!(staying.join().expect("an answer").status, 423);
 
-    // Releases and breaks of all kinds.
+    // Releases and breaks with all outcomes.
     assert_eq!(status(api.release(&lock("a"), &first.lease_id())), 204);
     assert_eq!(status(api.release(&lock("a"), STRANGER)), 409);
     assert_eq!(status(api.release(&lock("b"), STRANGER)), 409);
@@ -162,14 +162,14 @@ fn scene(server: &Leasehold) {
     assert_eq!(status(api.break_lease(&lock("a"), token)), 204);
     assert_eq!(status(api.break_lease(&lock("a"), token)), 204);
 
-    // A lease that runs out, and a body that is too large.
+    // A lease that expires, and a body that is too large.
     assert_eq!(status(api.acquire(&lock("d"), json!({"ttl_ms": 100}))), 201);
     sleep(Duration::from_millis(150));
     let large = json!({"holder": "x".repeat(17_000)});
     assert_eq!(status(api.acquire(&lock("d"), large)), 413);
 }
 
-/// One more who waits for the first lock.
+/// One more waiter for the first lock.
 fn waiting(
     server: &Leasehold,
     api: &Api,
@@ -179,14 +179,14 @@ fn waiting(
     let waiting =
         spawn(move || asking.acquire(&lock("a"), json!({"ttl_ms": 60_000, "wait_ms": 20_000})));
     until(server, "waiters", waiters.into());
-    // It is counted a moment before it asks the store.
+    // The server counts the request shortly before it asks the store.
     eventually(SLACK, "it is in line", || {
         api.inspect(&lock("a")).json()["waiters"] == waiters
     });
     waiting
 }
 
-/// What the scene amounts to on every store.
+/// The expected series after the scene on every store.
 const SCENE: [(&str, f64); 37] = [
     (r#"acquires_total{outcome="granted"}"#, 4.0),
     (r#"acquires_total{outcome="replayed"}"#, 1.0),
@@ -244,7 +244,7 @@ fn scene_is_counted_in_memory() {
     scene(&server);
     let scrape = Scrape::of(&server);
     scrape.assert(&SCENE);
-    // What is left is the third lock; the fourth ran out.
+    // The third lock is still held; the fourth has expired.
     scrape.assert(&[("leases_held", 1.0), ("leases_expired_total", 1.0)]);
     let route = r#"{method="DELETE",route="/locks/{key}",status="204"}"#;
     let took = scrape.value(&format!("http_request_duration_seconds_sum{route}"));
@@ -263,7 +263,7 @@ fn scene_is_counted_on_redis() {
     let server = Leasehold::start([&[("LEASEHOLD_REDIS_URL", &*url)], &LIMITS[..]].concat());
     server.wait_ready();
     scene(&server);
-    // With its next heartbeat the server hears of the leases: what is left is the third lock; the fourth ran out.
+    // The server learns of the leases with its next heartbeat: the third lock is still held; the fourth has expired.
     until(&server, "leases_expired_total", 1.0);
     until(&server, "leases_held", 1.0);
     let scrape = Scrape::of(&server);
@@ -282,7 +282,7 @@ fn scene_is_counted_on_redis() {
     scrape.assert(&[("redis_batch_operations_count", batches)]);
     let operations = scrape.value("redis_batch_operations_sum");
     assert!(operations >= batches, "{operations} in {batches} batches");
-    // One client asks after the other, but for those who wait.
+    // The calls are sequential except for the waiters, so batches are small.
     assert!(
         operations < 2.0 * batches,
         "{operations} in {batches} batches"
@@ -299,7 +299,7 @@ fn operations_of_a_batch_are_counted() {
     ]);
     server.wait_ready();
     let before = Scrape::of(&server);
-    // The first goes alone, and the others go together when Redis is back.
+    // The first operation goes alone; the others share batches once Redis answers again.
     redis.pause();
     let asking: Vec<_> = (0..20)
         .map(|number| {
@@ -339,7 +339,7 @@ fn lease_on_redis_is_counted_from_its_grant_to_its_end() {
     let renewed = acquire("c", 5_000).lease_id();
     let longer = json!({"ttl_ms": 60_000});
     assert_eq!(api.renew(&lock("c"), &renewed, longer).status, 200);
-    // It runs out a moment after the renewed one would have, and is not counted as held then.
+    // Its deadline is just after the renewed lease's first deadline; afterwards it no longer counts as held.
     acquire("d", 5_000);
     until(&server, "leases_held", 4.0);
     assert_eq!(api.release(&lock("a"), &released).status, 204);
@@ -379,18 +379,18 @@ fn lease_that_ran_out_on_redis_is_counted_once_whoever_notices() {
         let lease = api.acquire(&lock(name), json!({"ttl_ms": ttl_ms}));
         assert_eq!(lease.status, 201, "{lease:?}");
     };
-    // Somebody takes the lock before a heartbeat tells.
+    // A client acquires the lock before the next heartbeat.
     acquire("a", 100);
     sleep(Duration::from_millis(150));
     acquire("a", 60_000);
     until(&server, "leases_expired_total", 1.0);
-    // Somebody takes it after that.
+    // A client acquires the lock after the heartbeat.
     acquire("b", 100);
     until(&server, "leases_expired_total", 2.0);
     acquire("b", 60_000);
     Scrape::of(&server).assert(&[("leases_expired_total", 2.0)]);
     until(&server, "leases_held", 2.0);
-    // Nobody takes it.
+    // The lock stays free.
     acquire("c", 100);
     until(&server, "leases_expired_total", 3.0);
     until(&server, "leases_held", 2.0);
@@ -413,7 +413,7 @@ async fn lease_that_ran_out_on_redis_is_counted_although_its_lock_was_reserved_b
     };
     s.acquire(&key("a"), &waiting).await;
     s.advance(ms(1000)).await;
-    // A newcomer finds it over, and so it is reserved for who waits.
+    // A new client finds the lease over, which reserves the lock for the waiter.
     s.acquire(&key("a"), &request(1000)).await;
     s.granted(&key("a"), &waiting).await;
     assert_eq!(expired(), 1);
@@ -480,7 +480,7 @@ fn replicas_are_counted_and_so_is_a_failover() {
         ("losses_total", 0.0),
         ("lost_writes_total", 0.0),
     ]);
-    // It is missed for as long at least as the Sentinels wait.
+    // The outage lasts at least as long as the Sentinels wait.
     let away = scrape.value("failover_seconds_sum");
     assert!(away > 1.0 && away < FAILOVER.as_secs_f64(), "{away}");
     let met = [
@@ -503,7 +503,7 @@ fn loss_is_counted_and_so_is_what_is_refused_meanwhile() {
             201
         );
     }
-    // The heartbeat after it tells Redis, and Redis forgets.
+    // The heartbeat after the grants stores them in Redis, and the restart loses them.
     redis.kill();
     until(&server, r#"store_condition{condition="degraded"}"#, 1.0);
     Scrape::of(&server).assert(&[
@@ -546,7 +546,7 @@ fn server_that_drains_says_so() {
         ("LEASEHOLD_REDIS_RESPONSE_TIMEOUT_MS", "30000".to_owned()),
     ]);
     server.wait_ready();
-    // A call that is under way keeps it from its end.
+    // A call in progress delays the shutdown.
     redis.pause();
     let under_way = spawn({
         let api = server.api();
@@ -581,7 +581,7 @@ fn each_metric_stands_in_the_table_of_the_readme_and_no_other() {
     assert_eq!(told, shown);
 }
 
-/// LeaseStats of the memory store, which is exact: time stands still but for the test.
+/// The statistics of the memory store; they are exact because only the test moves the time.
 fn lease_stats(subject: &Subject) -> (u64, u64) {
     let census = subject.store.lease_stats().expect("memory always knows");
     (census.held, census.expired_total)
@@ -598,7 +598,7 @@ async fn lease_that_ran_out_is_counted_once_however_it_is_noticed() {
     s.advance(ms(999)).await;
     assert_eq!(lease_stats(&s), (5, 0));
     s.advance(ms(1)).await;
-    // Nobody asked for the census before these.
+    // The statistics have not been read before these operations.
     assert_eq!(s.inspect(&key("inspected")).await, None);
     s.granted(&key("taken"), &request(1000)).await;
     let stranger = LeaseId::from_bytes([7; 16]);
@@ -612,7 +612,7 @@ async fn lease_that_ran_out_is_counted_once_however_it_is_noticed() {
         .expect("an answer");
     assert_eq!(lease_stats(&s), (1, 5));
     assert_eq!(lease_stats(&s), (1, 5));
-    // Long after their memory was freed.
+    // The leases' memory was freed long ago.
     s.advance(ms(60_000)).await;
     for name in ["x", "y", "z"] {
         s.granted(&key(name), &request(1000)).await;
@@ -676,14 +676,14 @@ async fn what_is_reserved_is_held_from_its_claim_on() {
     s.advance(ms(1000)).await;
     assert_eq!(lease_stats(&s), (0, 1));
     s.inspect(&key("a")).await;
-    // A reservation that lapses is no lease that ran out.
+    // A lapsed reservation is not an expired lease.
     s.store
         .release(&key("a"), second.lease_id)
         .await
         .expect("an answer");
     s.advance(ms(60_000)).await;
     assert_eq!(lease_stats(&s), (0, 1));
-    // A grant that is cut for a client that can come back runs out sooner.
+    // A grant that is shortened for a client that can come back expires earlier.
     let cut = request(60_000);
     s.granted(&key("b"), &cut).await;
     assert!(rollback(&s, "b", &cut, Some(ms(10_000))).await);

@@ -1,8 +1,8 @@
-//! Redis against the rules: random sequences of operations, the same on both, the same answers.
+//! Redis against the pure rules: random sequences of operations must give the same answers on both.
 //!
-//! The scripts' clock is a key that the test sets, so that time moves to just before, onto and just
-//! behind the deadlines, where mistakes live. Besides, each sequence is held against what must be true
-//! of any lock service, in case the rules and the scripts are wrong together.
+//! The scripts read the time from a key, so the test moves it to just before, exactly onto and just after the
+//! deadlines, where mistakes are likely. Each sequence also checks invariants of any lock service, in case rules and
+//! scripts share a mistake.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,10 +19,10 @@ use proptest::test_runner::{Config, RngSeed, TestCaseResult, TestRunner};
 use crate::support::redis::RedisServer;
 use crate::support::stores::{Subject, idempotency, key, ttl};
 
-/// How many sequences are compared, at least; `LEASEHOLD_TEST_SEQUENCES` asks for more.
+/// The minimum number of sequences; `LEASEHOLD_TEST_SEQUENCES` raises it.
 const SEQUENCES: u32 = 2000;
 
-/// The most operations of a sequence.
+/// The maximum number of operations in a sequence.
 const LONGEST: usize = 40;
 
 const KEYS: [&str; 3] = ["a", "b", "a/b"];
@@ -35,13 +35,13 @@ enum Op {
         wait_ms: Option<u64>,
         words: bool,
     },
-    /// A waiter asks how it stands, and claims what is reserved for it.
+    /// A waiter asks for its state and claims a lock that is reserved for it.
     AskAgain {
         which: Index,
         wait_ms: Option<u64>,
         ticket: bool,
     },
-    /// A waiter gives up its place.
+    /// A waiter gives up its queue entry.
     Leave {
         which: Index,
         keep: bool,
@@ -66,7 +66,7 @@ enum Op {
     Pass {
         micros: u64,
     },
-    /// To `offset` microseconds after the next moment at which something is over.
+    /// Moves to `offset` microseconds after the next deadline.
     PassToEdge {
         offset: i64,
     },
@@ -93,7 +93,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// What a client remembers of an acquisition that it was answered.
+/// A client's knowledge of an answered acquisition.
 #[derive(Clone, Debug)]
 struct Known {
     request: Acquire,
@@ -102,19 +102,19 @@ struct Known {
     token: FencingToken,
 }
 
-/// The rules, and what must be true whatever they say.
+/// The rules, and the invariants that hold independently of the rules.
 struct Model {
     locks: HashMap<LockKey, Lock>,
     now: Timestamp,
     last_token: u64,
-    /// The highest token that was answered for a key.
+    /// The highest answered token of each key.
     newest: HashMap<LockKey, u64>,
     known: Vec<Known>,
-    /// Whose lease is valid until when, by what was answered.
+    /// The valid lease of each key and its deadline, by the answers.
     valid: HashMap<LockKey, (LeaseId, Timestamp)>,
     lost: Vec<(LockKey, LeaseId)>,
     minted: u64,
-    /// Requests that wait, or did, and their tickets.
+    /// Waiting requests, including former ones, with their tickets.
     waiting: Vec<(LockKey, Acquire, Ticket)>,
 }
 
@@ -208,7 +208,7 @@ impl Run<'_> {
         }
     }
 
-    /// What a request for a lock does, and one that waits.
+    /// An acquisition, with or without a wait.
     async fn ask(&mut self, key: &LockKey, op: &Op) -> TestCaseResult {
         match op {
             Op::Acquire {
@@ -284,7 +284,7 @@ impl Run<'_> {
         let got = got.map(|timed| timed.value);
         prop_assert_eq!(got.as_ref(), Ok(&expected));
         if !matches!(expected, Acquisition::Queued { .. }) {
-            // Whoever was answered asks no more.
+            // An answered request asks no more.
             let answered = request.lease_id;
             self.model
                 .waiting
@@ -363,7 +363,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The set of leases has each until its deadline, and besides only what has run out.
+    /// The set of leases contains each live lease with its deadline; all other members have expired.
     fn check_counted(&self, server: &RedisServer) -> TestCaseResult {
         let set = server.cli(&["ZRANGE", "leasehold:leases", "0", "-1", "WITHSCORES"]);
         let words: Vec<&str> = set.lines().collect();
@@ -393,7 +393,7 @@ impl Model {
         self.locks.entry(key.clone()).or_default()
     }
 
-    /// Applies an operation to a lock, with numbers that rise.
+    /// Applies an operation to a lock, with rising numbers.
     fn change<T>(
         &mut self,
         key: &LockKey,
@@ -442,7 +442,7 @@ impl Model {
         }
     }
 
-    /// A lease was answered as valid until `deadline`.
+    /// An answer states that a lease is valid until `deadline`.
     fn holds(&mut self, key: &LockKey, lease_id: LeaseId, deadline: Timestamp) -> TestCaseResult {
         prop_assert!(
             !self.lost.contains(&(key.clone(), lease_id)),
@@ -452,7 +452,7 @@ impl Model {
         Ok(())
     }
 
-    /// A lease was answered as lost.
+    /// An answer states that a lease is lost.
     fn loses(&mut self, key: &LockKey, lease_id: LeaseId) -> TestCaseResult {
         let valid = self.valid.get(key);
         let still = valid.is_some_and(|(id, until)| *id == lease_id && self.now < *until);
@@ -477,7 +477,7 @@ impl Model {
         }
     }
 
-    /// The client of the lease on `key` is gone; it counts on nothing, or on `keep`.
+    /// The client of the lease on `key` is gone; it relies on nothing, or on the lease for `keep`.
     fn gives_up(&mut self, key: &LockKey, keep: Option<Duration>) {
         let kept = self.now.after(keep.unwrap_or(Duration::ZERO));
         if let Some((_, until)) = self.valid.get_mut(key) {
@@ -485,7 +485,7 @@ impl Model {
         }
     }
 
-    /// How far it is to `offset` after the next deadline or forgetting.
+    /// The time to `offset` after the next deadline or removal.
     fn next_edge(&self, offset: i64) -> Option<u64> {
         let edges = self.locks.values().filter_map(|lock| {
             let held = lock.lease_info(self.now).map(|info| info.deadline);
@@ -578,7 +578,7 @@ async fn compare(
     }
     run.check_counted(server)?;
     server.cli(&["DEL", "leasehold:leases"]);
-    // Else each listing would walk over the locks of all sequences before.
+    // Otherwise each listing would scan the locks of all earlier sequences.
     for key in KEYS {
         let of = |kind: &str| format!("leasehold:{kind}:{number}/{key}");
         server.cli(&["DEL", &of("lock"), &of("queue"), &of("places"), &of("kept")]);

@@ -1,4 +1,4 @@
-//! One queue for each key over all servers: its order, its repair, and what is left of it.
+//! One queue per key across all servers: its order, its repair, and its remains.
 
 use std::collections::BTreeSet;
 use std::net::TcpStream;
@@ -15,14 +15,13 @@ use crate::support::redis::RedisServer;
 use crate::support::sentinel::SentinelConfig;
 use crate::support::{eventually, poll};
 
-/// How long what should happen at once may take.
+/// The limit for a prompt effect.
 const SLACK: Duration = Duration::from_secs(5);
 
-/// How long a server that is silent holds up the waiters of the others, at most.
+/// How long a silent server can delay the waiters of other servers, at most.
 const SILENT_SERVER: Duration = Duration::from_secs(3);
 
-/// How long a subscription may be silent until there is another one: until it is asked, and that long again, with
-/// slack.
+/// How long until a silent subscription is replaced: one interval until the ping, one until its timeout, plus slack.
 const SILENT_CONNECTION: Duration = Duration::from_secs(25);
 
 const KEY: &str = "Idempotency-Key";
@@ -39,7 +38,7 @@ fn until_waiting(api: &Api, key: &str, waiters: u64) {
     eventually(SLACK, &format!("{waiters} wait for {key}"), counted);
 }
 
-/// Asks in a thread of its own for `a`, and comes back when that is one of `waiters` who wait.
+/// Requests `a` in its own thread; returns once the queue has `waiters` entries.
 fn wait(api: &Api, waiters: u64, headers: &[(&str, &str)]) -> JoinHandle<Reply> {
     let body = json!({"wait_ms": 40_000, "ttl_ms": 60_000});
     wait_with(api, waiters, headers, body)
@@ -62,12 +61,12 @@ fn wait_with(api: &Api, waiters: u64, headers: &[(&str, &str)], body: Value) -> 
     waiting
 }
 
-/// Waits until so many ask at this server: who takes up a kept place is not one more in the queue.
+/// Waits for this many requests at this server: a client that continues a kept entry adds none to the queue.
 fn until_asking(server: &Leasehold, waiters: u64) {
     eventually(SLACK, &format!("{waiters} ask here"), || {
         server.metric("leasehold_waiters") == Some(waiters)
     });
-    // It is counted a moment before it asks Redis.
+    // The server counts the request shortly before it asks Redis.
     sleep(Duration::from_millis(300));
 }
 
@@ -191,7 +190,7 @@ fn killed_server_holds_up_the_waiters_of_the_others_for_three_seconds_at_most() 
         let asking = one.clone();
         let body = json!({"wait_ms": 40_000, "ttl_ms": 60_000});
         let waiting = thread::spawn(move || {
-            // The server will be killed, and there will be no answer.
+            // The test kills the server, so this request gets no answer.
             std::panic::catch_unwind(|| asking.acquire("a", body)).is_ok()
         });
         until_waiting(&two, "a", waiters);
@@ -219,7 +218,8 @@ fn server_that_was_silent_gets_its_places_back() {
     let (first, second) = (wait(&one, 1, &[]), wait(&one, 2, &[]));
     let (third, fourth) = (wait(&two, 3, &[]), wait(&two, 4, &[]));
     servers[0].pause();
-    // Long enough for its places to be dropped: two reservations lapse, one after the other, or its heartbeat does.
+    // Long enough for both of its waiters to lose their entries: two reservations lapse in a row, or the heartbeat
+    // does.
     sleep(SILENT_SERVER + Duration::from_millis(1500));
     assert_eq!(two.release("a", &held.lease_id()).status, 204);
     let held = granted(third);
@@ -241,7 +241,7 @@ fn server_that_was_silent_gets_its_places_back() {
 fn hand_over_waits_for_no_heartbeat() {
     let (_redis, servers) = pair();
     let asked = servers[1].api();
-    // By the other server, and by the waiters' own.
+    // The lock is released at the other server, then at the waiters' own server.
     for server in &servers {
         let mut held = hold(&asked);
         let line: Vec<_> = (1..=12).map(|number| wait(&asked, number, &[])).collect();
@@ -286,7 +286,7 @@ fn news_lost_on_a_connection_that_stays_up_costs_a_second() {
     deaf.wait_ready();
     let other = Leasehold::on(&redis);
     let (one, two) = (other.api(), deaf.api());
-    // The addresses of those who subscribed to both channels, of their own server and of all.
+    // The addresses of the subscribers to both channels: the server's own and the common channel.
     let listeners = || -> BTreeSet<String> {
         let clients = redis.cli(&["CLIENT", "LIST", "TYPE", "pubsub"]);
         let subscribed = clients.lines().filter(|line| line.contains(" sub=2 "));
@@ -304,10 +304,10 @@ fn news_lost_on_a_connection_that_stays_up_costs_a_second() {
     granted(waiting);
     let took = released.elapsed();
     println!("handed over after {took:?}");
-    // Sooner than anybody can notice that the connection is silent.
+    // The server hands over before it can notice that the connection is silent.
     assert!(took < 4 * Duration::from_secs(1), "{took:?}");
     assert_eq!(listeners(), before, "nobody subscribed again");
-    // It hears nothing of any heartbeat, and nothing when it asks.
+    // The subscription receives neither heartbeats nor the answer to its ping.
     eventually(SILENT_CONNECTION, "it is replaced", || {
         listeners() != before
     });
@@ -321,7 +321,7 @@ fn queue_is_repaired_in_its_order_when_redis_has_lost_it() {
     assert_eq!(held.status, 201);
     let line = [wait(&two, 1, &[]), wait(&one, 2, &[]), wait(&two, 3, &[])];
     redis.cli(&["FLUSHALL"]);
-    // Not before the lost lease is over; then each in its turn.
+    // The lost lease must end first; then the waiters follow in order.
     let mut last = held.fencing_token();
     for (place, waiting) in line.into_iter().enumerate() {
         let next = granted(waiting);
@@ -361,7 +361,7 @@ fn place_of_a_request_that_can_be_repeated_is_kept_and_taken_up_at_another_serve
     let gone = wait_on_a_connection(&servers[0], 1, "the-first-of-the-queue");
     let second = wait(&two, 2, &[]);
     drop(gone);
-    // It is passed over meanwhile.
+    // The hand-over skips the disconnected waiter meanwhile.
     sleep(Duration::from_millis(500));
     assert_eq!(one.release("a", &held.lease_id()).status, 204);
     let held = granted(second);
@@ -403,7 +403,7 @@ fn waiter_stays_when_redis_is_away_for_a_moment() {
     assert_eq!(held.status, 201);
     let waiting = wait(&api, 1, &[]);
     redis.pause();
-    // It asks when the lease is over, and has no answer.
+    // The waiter asks at the end of the lease, and gets no answer.
     sleep(Duration::from_secs(4));
     redis.resume();
     let next = granted(waiting);
@@ -420,7 +420,7 @@ fn place_that_nobody_comes_back_for_is_kept_for_ten_seconds() {
     drop(gone);
     let second = wait(&api, 2, &[]);
     sleep(Duration::from_millis(10_500).saturating_sub(left.elapsed()));
-    // Whoever comes now comes last.
+    // A returning client now joins at the end of the queue.
     let back = {
         let asking = api.clone();
         thread::spawn(move || {
@@ -464,7 +464,7 @@ fn queue_is_collected_when_everybody_is_gone() {
     for kind in ["queue", "places"] {
         let left = redis.cli(&["PTTL", &format!("leasehold:{kind}:a")]);
         let left: i64 = left.parse().expect("milliseconds");
-        // The wait, and what each node's own clock may be wrong by.
+        // The wait plus the clock skew of a node.
         assert!((42_000..=43_500).contains(&left), "{kind}: {left}");
     }
     assert_eq!(api.release("a", &held.lease_id()).status, 204);
@@ -553,7 +553,7 @@ fn request_that_runs_out_of_time_leaves_the_place_to_its_repetition() {
     let [one, two] = [servers[0].api(), servers[1].api()];
     let held = hold(&one);
     let header = [(KEY, "the-first-of-the-queue")];
-    // Its client lost patience and repeats it; a proxy keeps the first one alive.
+    // The client repeats its request after a timeout; a proxy keeps the first request alive.
     let short = wait_with(
         &one,
         1,
@@ -582,7 +582,7 @@ fn lease_shorter_than_the_one_before_is_noticed_at_another_server() {
     let first = wait_with(&one, 1, &[], json!({"wait_ms": 40_000, "ttl_ms": 1_000}));
     let second = wait_with(&two, 2, &[], json!({"wait_ms": 20_000, "ttl_ms": 60_000}));
     assert_eq!(one.release("a", &held.lease_id()).status, 204);
-    // Its client dies, and never lets go.
+    // The client dies and never releases the lock.
     granted(first);
     let begun = Instant::now();
     granted(second);
@@ -728,7 +728,7 @@ fn server_that_was_cut_off_from_redis_gets_its_places_back() {
     let second = wait(&two, 2, &[]);
     let third = wait(&two, 3, &[]);
     proxy.blackhole();
-    // Its heartbeat lapses, and its waiter is passed over.
+    // The server's heartbeat lapses, and the hand-over skips its waiter.
     sleep(SILENT_SERVER + Duration::from_millis(1_500));
     assert_eq!(two.release("a", &held.lease_id()).status, 204);
     let held = granted(second);
@@ -793,13 +793,13 @@ fn those_who_wait_cost_redis_nothing_but_heartbeats() {
     sleep(Duration::from_secs(4));
     let more = calls() - before;
     println!("{more} calls in four seconds");
-    // One a second for each of two servers.
+    // One call per second from each of two servers.
     assert!((6..=16).contains(&more), "{more}");
     drop(many);
     until_waiting(&api, "a", 0);
 }
 
-/// A client asks, with a key by which it may come back, and hangs up.
+/// A client sends a request with an idempotency key, so that it can come back, and disconnects.
 fn ask_and_hang_up(server: &Leasehold, number: usize) {
     let key = format!("comes-back-{number:05}");
     let headers = [("Content-Type", "application/json"), (KEY, &key)];
@@ -830,14 +830,14 @@ fn places_that_nobody_comes_back_for_fill_no_queue() {
         for number in 0..MAX + 5 {
             ask_and_hang_up(&server, number);
         }
-        // A tenth of those who may wait.
+        // A tenth of the limit of waiters.
         until_waiting(&api, "a", 2);
         let gone = server.metric("leasehold_limits_hit_total{limit=\"kept_places\"}");
         assert_eq!(gone, Some(MAX as u64 + 3));
         let last = format!("comes-back-{:05}", MAX + 4);
         let another = wait(&api, 3, &[]);
         let back = wait(&api, 3, &[(KEY, &last)]);
-        // The last one has the place that it had, before the one that came later.
+        // The last client keeps its queue entry, ahead of the later waiter.
         assert_eq!(api.release("a", &held.lease_id()).status, 204);
         let first = granted(back);
         assert_eq!(api.release("a", &first.lease_id()).status, 204);

@@ -1,5 +1,5 @@
-//! What the README shows is what happens: its shell and SQL blocks are run. The recipes
-//! have tests in [`crate::recipes`], and `crate::tutorial` runs the rest on every store.
+//! The README's examples work: this module runs its shell and SQL blocks. The recipes have tests in [`crate::recipes`],
+//! and `crate::tutorial` runs the rest on every store.
 
 use std::process::Command;
 

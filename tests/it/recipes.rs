@@ -1,4 +1,4 @@
-//! The README's recipes, followed to the letter: each shell block is run beside a server.
+//! The README's recipes: each shell block runs unchanged beside a server.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -116,7 +116,7 @@ fn long_work_is_renewed_and_released() {
     assert_eq!(server.api().inspect("migration").json()["held"], false);
 }
 
-/// The exit status of long work that never ends by itself, when this is done to its lease.
+/// The exit status of endless work after this happens to its lease.
 fn interrupted(interrupt: impl FnOnce(&Leasehold)) -> Option<i32> {
     let server = Leasehold::in_memory();
     let endless = ("migration", "exec sleep 40");

@@ -1,4 +1,4 @@
-//! Confirmed grants: what is answered, and what is not, when replicas are missing.
+//! Confirmed grants: the answers with and without enough replicas.
 
 use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant};
@@ -70,7 +70,7 @@ fn lease_is_never_promised_for_longer_than_it_lasts() {
     server.wait_ready();
     let api = server.api();
     let held = api.acquire("b", json!({"ttl_ms": 3_000}));
-    // The replica confirms late; what is left of the lease goes by meanwhile.
+    // The replica confirms late, and the rest of the lease shrinks meanwhile.
     let promised = |reply: &Reply| {
         let field = |name: &str| reply.json()[name].as_u64().expect("a number");
         assert!(field("waited_ms") >= 900, "{}", reply.body);
@@ -181,7 +181,7 @@ fn replay_waits_for_replicas_and_an_unconfirmed_grant_is_taken_back() {
         );
     }
     replica.resume();
-    // The client could come back for it, so only the confirmation's own undo frees it.
+    // The client could come back for the grant, so only the rollback after the failed confirmation frees the lock.
     eventually(FAILOVER, "the refused grant was taken back", || {
         server.api().inspect("b").json()["held"] == false
     });
@@ -223,7 +223,7 @@ fn replicas_confirm_nothing_for_another_life_of_the_master() {
         };
         eventually(FAILOVER, "the grant waits to be confirmed", is_written);
         master.cli(&["HSET", "leasehold:meta", field, &other]);
-        // Longer than one round of asking for confirmations lasts: that one began before.
+        // Longer than one round of confirmation requests, because the last round began earlier.
         sleep(Duration::from_millis(400));
         replica.resume();
         let reply = granted.join().expect("an answer");

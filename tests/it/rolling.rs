@@ -1,5 +1,6 @@
-//! A rolling update: two servers on one Redis are replaced one after the other, as Kubernetes does it, under leases that
-//! are kept and clients that wait. Nobody loses a lease, everybody is answered, and who can come back keeps the place.
+//! A rolling update, as Kubernetes does it: two servers on one Redis are replaced in sequence, under held leases and
+//! waiting clients. No lease is lost, every request has an answer, and a client that can come back keeps its queue
+//! entry.
 
 mod client;
 mod lease;
@@ -27,33 +28,33 @@ use client::{Client, Service};
 use line::{Line, Pace};
 
 const LEASES: usize = 1_000;
-/// So many clients wait for each of so many locks; some locks change hands all the time, the others after the update.
+/// The number of waiters per lock, and of locks. Some locks change hands all the time, the others after the update.
 const WAITERS_PER_LOCK: usize = 100;
 const QUIET_LOCKS: usize = 8;
 const BUSY_LOCKS: usize = 2;
 const WAITERS: usize = WAITERS_PER_LOCK * (QUIET_LOCKS + BUSY_LOCKS);
-/// One waiter of so many has no `Idempotency-Key`: it may come back, but to the end of the line.
+/// One in so many waiters has no `Idempotency-Key`: it may come back, but at the end of the queue.
 const ONE_WITHOUT_A_KEY: usize = 10;
-/// Short enough that no lease outlasts the test unless it is renewed.
+/// Short enough that an unrenewed lease ends before the test.
 const TTL: Duration = Duration::from_secs(20);
-/// Places are kept for 10 s: how soon a client must be back to be sure of its own, while it may take long until its request
-/// is in the queue.
+/// Entries are kept for 10 s. A client that is back within this time is sure of its entry, although its request may
+/// take long to reach the queue.
 const SURELY_KEPT: Duration = Duration::from_secs(7);
-/// How long what should happen soon may take while 2,000 clients share the machine.
+/// The limit for a prompt effect while 2,000 clients share the machine.
 const SLACK: Duration = Duration::from_secs(30);
-/// Each waiter has a connection, all of them to one server at times, and each lease has one.
+/// Each waiter and each lease has a connection; at times all of them lead to one server.
 const OPEN_FILES: u64 = 4_096;
 
-/// How far apart the leases are taken, and so renewed.
+/// The interval between acquisitions of the leases, and hence between their renewals.
 const ONE_BY_ONE: Duration = Duration::from_millis(3);
 
-/// How far the update is.
+/// The progress of the update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
     Before,
     Begun,
     Over,
-    /// All that was kept is let go.
+    /// Holders release their locks.
     End,
 }
 
@@ -104,9 +105,9 @@ fn rolling_update_loses_no_lease_and_no_waiter() {
     eventually(SLACK, "everybody else waits again", || {
         waiters(&servers) == QUIET_LOCKS * WAITERS_PER_LOCK
     });
-    // They are counted a moment before they ask Redis.
+    // The server counts requests shortly before it asks Redis.
     sleep(Duration::from_millis(500));
-    // No lease is left that was not renewed meanwhile.
+    // By now every lease has been renewed or has ended.
     sleep((begun + TTL).saturating_duration_since(Instant::now()));
     let opened = Instant::now();
     for line in lines.iter().filter(|line| line.pace() == Pace::Quiet) {
@@ -141,7 +142,7 @@ fn rolling_update_loses_no_lease_and_no_waiter() {
 fn serve(redis: &RedisServer, address: &str) -> Leasehold {
     let env = [
         ("LEASEHOLD_REDIS_URL", redis.url()),
-        // How slow Redis may be beside 2,000 clients on a machine is not what this is about.
+        // Redis may be slow beside 2,000 clients on one machine; the test does not measure that.
         ("LEASEHOLD_REDIS_RESPONSE_TIMEOUT_MS", "5000".to_owned()),
         ("LEASEHOLD_MAX_CLOCK_SKEW_MS", "5000".to_owned()),
         ("RUST_LOG", "warn".to_owned()),
@@ -151,8 +152,8 @@ fn serve(redis: &RedisServer, address: &str) -> Leasehold {
     server
 }
 
-/// Ends a server in order and starts another in its place. Gives how long the one took to end, and then the other until
-/// it was ready.
+/// Shuts down a server gracefully and starts its replacement. Returns how long the shutdown took, and how long the
+/// replacement took to become ready.
 fn replace(
     redis: &RedisServer,
     service: &Service,
@@ -172,7 +173,7 @@ fn replace(
     (ended, gone.elapsed())
 }
 
-/// How many requests wait at both servers.
+/// The number of waiting requests at both servers.
 fn waiters(servers: &[Leasehold; 2]) -> usize {
     let waiters = servers
         .iter()

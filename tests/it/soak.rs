@@ -1,5 +1,5 @@
-//! Many clients at two servers for a long time, through failovers: whatever they do, nobody gets what is another's,
-//! everybody is answered, and in the end nothing is left in Redis.
+//! Many clients at two servers through failovers: no client gets another's lock, every request has an answer, and no
+//! key stays behind in Redis.
 
 mod client;
 mod ledger;
@@ -21,23 +21,22 @@ use crate::support::sentinel::{SentinelConfig, SentinelSet};
 use client::Client;
 use ledger::Ledger;
 
-/// How many operations a run has at least; `LEASEHOLD_TEST_SOAK_OPERATIONS` asks for more.
+/// The minimum number of operations of a run; `LEASEHOLD_TEST_SOAK_OPERATIONS` raises it.
 const OPERATIONS: u64 = 3_000;
-/// So many clients contend for so many keys.
+/// The number of clients and of the keys that they contend for.
 const CLIENTS: u64 = 48;
 const KEYS: usize = 16;
-/// How many leases are held from the beginning to the end.
+/// The number of leases held during the whole run.
 const KEPT: usize = 20;
 const KEPT_TTL: Duration = Duration::from_secs(60);
 /// The longest wait that the servers allow.
 const MAX_WAIT: Duration = Duration::from_secs(5);
-/// How long after the last wait a place's key stays at most: the place is kept for 10 s, and each node's own clock may be
-/// wrong by 3.5 s.
+/// How long a queue's keys can stay after its last wait: entries are kept for 10 s, plus the clock skew of 3.5 s.
 const GARBAGE: Duration = Duration::from_secs(14);
-/// How long what should happen at once may take.
+/// The limit for a prompt effect.
 const SLACK: Duration = Duration::from_secs(15);
 
-/// What happened, to be told in the end.
+/// The figures of a run, printed at its end.
 #[derive(Default)]
 struct Figures {
     operations: AtomicU64,
@@ -54,7 +53,7 @@ struct Figures {
     unavailable: AtomicU64,
 }
 
-/// What clients share.
+/// The state shared by the clients.
 struct Soak {
     servers: [String; 2],
     ledger: Ledger,
@@ -137,15 +136,15 @@ fn serve(set: &SentinelSet) -> Leasehold {
     server
 }
 
-/// All keys but the two that stay for as long as there are servers.
+/// All keys except the two that exist as long as there are servers.
 fn left_in(node: &RedisServer) -> Vec<String> {
     let mut keys = node.keys();
     keys.retain(|key| !["leasehold:meta", "leasehold:servers"].contains(&key.as_str()));
     keys
 }
 
-/// Kills the master after a third of the operations, and deposes a healthy one after two thirds. Returns how long it took
-/// each time until a lock was granted by the next.
+/// Kills the master after a third of the operations, and deposes a healthy one after two thirds. Returns for both how
+/// long it took until the next master granted a lock.
 fn faults(
     set: &SentinelSet,
     servers: &[Leasehold; 2],
@@ -200,7 +199,7 @@ impl Drop for SetWhenDropped<'_> {
     }
 }
 
-/// Leases that nobody contends for, which outlast every failover.
+/// Leases without contention that outlast every failover.
 struct Kept {
     leases: Vec<(String, String, u64)>,
 }
@@ -219,7 +218,7 @@ impl Kept {
         }
     }
 
-    /// Each is still there, and nobody else's.
+    /// Checks that each lease is still held by its client.
     fn renew(&self, servers: &[Leasehold; 2]) {
         for (number, (key, lease_id, token)) in self.leases.iter().enumerate() {
             let api = servers[number % 2].api();

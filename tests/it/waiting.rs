@@ -37,7 +37,7 @@ fn token(reply: &Reply) -> u64 {
         .unwrap_or_else(|| panic!("no token in {}", reply.body))
 }
 
-/// Asks in a thread of its own, and comes back when the server counts it as waiting.
+/// Sends the request in its own thread; returns once the server counts it as waiting.
 fn wait_for(api: &Api, key: &str, body: Value, waiters: u64) -> JoinHandle<Reply> {
     let (asking, on) = (api.clone(), key.to_owned());
     let waiting = thread::spawn(move || asking.acquire(&on, body));
@@ -268,7 +268,7 @@ fn one_acquisition_that_waits_twice_is_granted_once() {
         };
         let one = ask(1);
         let other = wait_for(&api, "a", json!({"wait_ms": 20_000}), 2);
-        // One acquisition has one place.
+        // One acquisition has one queue entry.
         let again = ask(2);
         thread::sleep(Duration::from_millis(300));
         api.release("a", &text(&first, "lease_id"));
@@ -393,7 +393,7 @@ fn waiter_that_runs_out_of_time_is_told_who_holds_the_lock_now() {
         let first = one.acquire(&key, json!({"ttl_ms": 60_000}));
         let ahead = wait_for(&two, &key, json!({"wait_ms": 30_000, "ttl_ms": 60_000}), 1);
         let short = wait_for(&two, &key, json!({"wait_ms": 700}), 2);
-        // Released elsewhere just before its time is over, and before the one ahead looks again.
+        // The other server releases just before this wait ends and before the waiter ahead asks again.
         sleep(Duration::from_millis(550));
         one.release(&key, &text(&first, "lease_id"));
         let refused = short.join().expect("an answer");
@@ -499,7 +499,7 @@ fn grant_of_unknown_outcome_is_taken_back() {
     let asking = api.clone();
     let asked = thread::spawn(move || asking.acquire("a", json!({"ttl_ms": 600_000})));
     sleep(Duration::from_millis(150));
-    // The command is with Redis, its answer will find nobody.
+    // Redis has the command, but its reply cannot reach the server.
     proxy.cut();
     redis.resume();
     let reply = asked.join().expect("an answer");
@@ -523,7 +523,7 @@ fn command_that_reaches_redis_late_does_nothing() {
     (0..16).for_each(|number| drop(api.acquire(&format!("warm/{number}"), None)));
     redis.pause();
     let sent = Instant::now();
-    // With a key nobody takes it back: its client may come for it.
+    // With an idempotency key the server does not roll back, because the client may come back for the grant.
     let reply = api.acquire_with(
         "a",
         &[("Idempotency-Key", "0123456789abcdef")],
@@ -550,7 +550,7 @@ fn undo_that_cannot_be_done_does_not_hold_up_the_end() {
     ]);
     server.wait_ready();
     let api = server.api();
-    // Unknown it is only if the command was sent, over a connection that was in use a moment ago.
+    // The outcome is unknown only if the command was sent, on a connection that worked a moment ago.
     eventually(
         SLACK * 4,
         "an acquisition is cut off after it was sent",
@@ -572,7 +572,7 @@ fn undo_that_cannot_be_done_does_not_hold_up_the_end() {
     redis.resume();
 }
 
-/// A server whose commands to Redis a test can hold back, and another one that is not touched by that.
+/// A server whose commands to Redis a test can hold back, and an unaffected second server.
 struct Delayed {
     redis: RedisServer,
     proxy: TcpProxy,
@@ -589,7 +589,7 @@ impl Delayed {
                 ("LEASEHOLD_REDIS_URL", url.as_str()),
                 ("LEASEHOLD_REDIS_POOL_SIZE", "1"),
                 ("LEASEHOLD_REDIS_RESPONSE_TIMEOUT_MS", "200"),
-                // For so long a command can be late.
+                // The largest delay of a command that still executes.
                 ("LEASEHOLD_MAX_CLOCK_SKEW_MS", "900"),
             ]);
             server.wait_ready();
@@ -605,8 +605,8 @@ impl Delayed {
         }
     }
 
-    /// Asks for `key` with a first command that Redis gets only when `meanwhile`, which hears the answer, is over.
-    /// `None` if that was too late for the command to be run.
+    /// Requests `key`; Redis receives the first command only after `meanwhile`, which gets the answer. `None` if the
+    /// command came too late to execute.
     fn late_command(
         &self,
         key: &str,
@@ -654,7 +654,7 @@ fn refused_waiter_leaves_nothing_behind_when_its_first_command_was_late() {
         if refused.is_none() {
             continue;
         }
-        // A client that can repeat its request may find it granted for ten seconds.
+        // A client with an idempotency key may find the lock granted for 10 s.
         let kept = if headers.is_empty() { 0 } else { 10_000 };
         let over = || {
             let left = api.inspect(&key).json()["expires_in_ms"].as_u64();
@@ -676,7 +676,7 @@ fn late_command_does_not_take_a_lock_again_that_its_client_released() {
     for round in 0..20 {
         let key = format!("a{round}");
         let body = json!({"wait_ms": 20_000, "ttl_ms": 600_000});
-        // Free again when the delayed server asks once more, for its first command had no answer.
+        // The first command had no answer, so the delayed server asks again; the lock is free by then.
         let late = world.late_command(&key, &[], body, |granted| {
             assert_eq!(granted.status, 201, "{}", granted.body);
             assert_eq!(api.release(&key, &text(granted, "lease_id")).status, 204);
@@ -698,7 +698,7 @@ fn waiter_that_hangs_up_while_it_takes_its_turn_leaves_no_grant() {
         until_waiting(&api, &key, 1);
         world.proxy.hold();
         assert_eq!(api.release(&key, &text(&held, "lease_id")).status, 204);
-        // It is on its way to claim the lock, or waits to try it again.
+        // The waiter's claim is in flight, or it waits for its next attempt.
         sleep(Duration::from_millis(50 + 100 * round));
         drop(gone);
         sleep(Duration::from_millis(50));

@@ -1,4 +1,4 @@
-//! The HTTP API as a test calls it.
+//! A client of the HTTP API.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use super::http::{Reply, http};
 use super::poll;
 
-/// How long locks may be out of reach after something happened to the store.
+/// How long the service may be unavailable after a fault of the store.
 pub(crate) const FAILOVER: Duration = Duration::from_secs(30);
 
-/// The lock routes of one server. Keys go into the path as they are, so that a test chooses their encoding.
+/// The lock routes of one server. Keys go into the path unescaped, so that a test controls their encoding.
 #[derive(Clone)]
 pub(crate) struct Api {
     addr: String,
@@ -18,7 +18,7 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    /// The API of the server (or proxy) at this address.
+    /// The API of the server or proxy at this address.
     pub(crate) fn new(addr: &str) -> Self {
         Self {
             addr: addr.to_owned(),
@@ -26,7 +26,7 @@ impl Api {
         }
     }
 
-    /// Sends this header with each call, such as `Authorization`.
+    /// Adds this header to each call, such as `Authorization`.
     pub(crate) fn with_header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
@@ -37,11 +37,11 @@ impl Api {
         self.acquire_with(key, &[], body)
     }
 
-    /// Acquires for 1.5 s as soon as that is possible again.
+    /// Retries until it acquires the lock for 1.5 s.
     pub(crate) fn acquire_soon(&self, key: &str) -> Reply {
         let granted = poll(FAILOVER, || {
             let reply = self.acquire(key, json!({"ttl_ms": 1_500}));
-            // What is not known to have failed may hold the key until its TTL is over.
+            // An attempt with an unknown outcome may hold the key until its TTL is over.
             assert_ne!(reply.status, 500, "{}", reply.body);
             (reply.status == 201).then_some(reply)
         });
@@ -94,7 +94,7 @@ impl Api {
         self.call("GET", &format!("/locks/{key}"), &[], None)
     }
 
-    /// `GET /locks`, with a query without its question mark; an empty one is left out.
+    /// `GET /locks`, with a query string without its question mark; an empty one is omitted.
     pub(crate) fn list(&self, query: &str) -> Reply {
         let path = if query.is_empty() {
             "/locks".to_owned()
@@ -104,7 +104,7 @@ impl Api {
         self.call("GET", &path, &[], None)
     }
 
-    /// Any call; a body is sent as JSON.
+    /// Any call; the body is JSON.
     pub(crate) fn call(
         &self,
         method: &str,

@@ -1,12 +1,12 @@
-//! The documents beside the code, and what stands in them.
+//! Access to the documentation files and their parts.
 
 use std::fs;
 
 /// The front page.
 pub(crate) const README: &str = "README.md";
-/// The page of operators.
+/// The page for operators.
 pub(crate) const CHART: &str = "helm/leasehold/README.md";
-/// The page of client developers.
+/// The page for client developers.
 pub(crate) const OPENAPI: &str = "openapi/README.md";
 
 /// A whole document.
@@ -23,7 +23,7 @@ pub(crate) fn section(document: &str, heading: &str) -> String {
     after.split("\n## ").next().unwrap_or_default().to_owned()
 }
 
-/// The fenced blocks in their order: language and text.
+/// The fenced code blocks in document order: language and text.
 pub(crate) fn blocks(text: &str) -> Vec<(String, String)> {
     let mut blocks = Vec::new();
     let mut open: Option<(String, String)> = None;
@@ -41,7 +41,7 @@ pub(crate) fn blocks(text: &str) -> Vec<(String, String)> {
     blocks
 }
 
-/// Whether `line` is what `expected` shows, where `…` stands for anything.
+/// Whether `line` matches `expected`, where `…` matches any text.
 pub(crate) fn resembles(line: &str, expected: &str) -> bool {
     let mut parts = expected.split('…');
     let Some(mut rest) = line.strip_prefix(parts.next().unwrap_or_default()) else {

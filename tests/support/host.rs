@@ -1,14 +1,14 @@
-//! Where a server runs: on loopback, or in a network namespace with an address of its own.
+//! The host of a server: loopback, or a network namespace with its own address.
 
 use std::ffi::OsStr;
 use std::process::Command;
 
-/// A host: its name, its address, and the words that start a program there.
+/// A host: its name, its address, and the command prefix that starts a program there.
 #[derive(Clone)]
 pub(crate) struct Host {
     pub(crate) name: String,
     pub(crate) address: String,
-    /// What stands before the program and its arguments. It must become the program, so that the pid stays the same.
+    /// The command prefix. It must `exec` the program so that the pid stays the same.
     pub(crate) prefix: Vec<String>,
 }
 
@@ -23,7 +23,7 @@ impl Default for Host {
 }
 
 impl Host {
-    /// Loopback, with these words before each program.
+    /// Loopback, with this command prefix.
     pub(crate) fn with_prefix(words: &[&str]) -> Self {
         Self {
             prefix: words.iter().map(ToString::to_string).collect(),
@@ -31,7 +31,7 @@ impl Host {
         }
     }
 
-    /// A command that will run on this host.
+    /// A command that runs on this host.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut words = self
             .prefix

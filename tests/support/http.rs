@@ -1,4 +1,4 @@
-//! A small blocking HTTP/1.1 client: one request on one connection, and raw bytes for what no proper client sends.
+//! A small blocking HTTP/1.1 client: one request per connection, and raw bytes for malformed requests.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -6,34 +6,34 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-/// How long a reply may take: longer than the longest wait for a lock.
+/// The limit for an answer; it exceeds the longest wait for a lock.
 const REPLY_LIMIT: Duration = Duration::from_secs(70);
-/// After how much silence `raw` takes it that no more will come.
+/// The silence after which `raw` stops reading.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// An answer as it stood on the wire, with the body put together.
+/// An answer as received, with its chunked body decoded.
 #[derive(Debug, Clone)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
-    /// In their order, names as sent.
+    /// In the order of the answer, with the names as sent.
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: String,
 }
 
 impl Reply {
-    /// The body as JSON; panics with the whole reply when it is not.
+    /// The body as JSON; panics with the whole answer if it is not JSON.
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// The token of the lease in it; panics with the whole reply when there is none.
+    /// The fencing token in the answer; panics with the whole answer if it has none.
     pub(crate) fn fencing_token(&self) -> u64 {
         self.json()["fencing_token"]
             .as_u64()
             .unwrap_or_else(|| panic!("no fencing token: {self:?}"))
     }
 
-    /// The id of the lease in it; panics with the whole reply when there is none.
+    /// The lease id in the answer; panics with the whole answer if it has none.
     pub(crate) fn lease_id(&self) -> String {
         match self.json()["lease_id"].as_str() {
             Some(id) => id.to_owned(),
@@ -41,7 +41,7 @@ impl Reply {
         }
     }
 
-    /// The first header with this name, in any case.
+    /// The first header with this name, ignoring case.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut headers = self.headers.iter();
         headers
@@ -50,7 +50,7 @@ impl Reply {
     }
 }
 
-/// Sends one request to `addr` and returns the answer; panics when none comes.
+/// Sends one request to `addr` and returns the answer; panics without an answer.
 pub(crate) fn http(
     addr: &str,
     method: &str,
@@ -77,7 +77,7 @@ pub(crate) fn try_http(
     reply.ok_or_else(|| end.err().unwrap_or_else(|| ErrorKind::UnexpectedEof.into()))
 }
 
-/// Sends one request and leaves the answer to the caller, who may hang up before it comes.
+/// Sends one request and returns its connection; the caller may hang up before the answer.
 pub(crate) fn http_on(
     addr: &str,
     method: &str,
@@ -109,27 +109,27 @@ pub(crate) fn request(
     lines.join("\r\n") + "\r\n\r\n" + body.unwrap_or_default()
 }
 
-/// Writes `bytes` to `addr` and returns the replies that come until the server closes or says nothing for 5 s. The
-/// sending side stays open. A reply that is cut off is left out.
+/// Writes `bytes` to `addr` and returns the answers that arrive until the server closes or stays silent for 5 s. The
+/// sending side stays open. An incomplete answer is left out.
 pub(crate) fn raw(addr: &str, bytes: &[u8]) -> Vec<Reply> {
     let exchanged = exchange(addr, bytes, SILENCE);
     let (received, _) = exchanged.unwrap_or_else(|error| panic!("cannot reach {addr}: {error}"));
     parse_all(&received, false)
 }
 
-/// What came back until the server closed (`Ok`) or reading failed, for example by `silence`.
+/// The bytes received until the server closes (`Ok`) or a read fails, for example after `silence`.
 fn exchange(addr: &str, bytes: &[u8], silence: Duration) -> io::Result<(Vec<u8>, io::Result<()>)> {
     let mut stream = TcpStream::connect(addr)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(silence))?;
-    // A server that refuses early may close before it has read all; its answer is still to be read.
+    // A server that refuses early may close before it has read the whole request; its answer is still readable.
     let _ = stream.write_all(bytes);
     let mut received = Vec::new();
     let end = stream.read_to_end(&mut received).map(|_| ());
     Ok((received, end))
 }
 
-/// All whole replies in `bytes`.
+/// All complete answers in `bytes`.
 fn parse_all(mut bytes: &[u8], to_head: bool) -> Vec<Reply> {
     let mut replies = Vec::new();
     while let Some((reply, rest)) = parse(bytes, to_head) {
@@ -139,7 +139,7 @@ fn parse_all(mut bytes: &[u8], to_head: bool) -> Vec<Reply> {
     replies
 }
 
-/// The first reply in `bytes` and what follows it; `None` when it is not whole.
+/// The first answer in `bytes` and the bytes after it; `None` if it is incomplete.
 pub(crate) fn parse(bytes: &[u8], to_head: bool) -> Option<(Reply, &[u8])> {
     let (head, rest) = split_at_mark(bytes, b"\r\n\r\n")?;
     let head = String::from_utf8_lossy(head);
@@ -177,7 +177,7 @@ pub(crate) fn parse(bytes: &[u8], to_head: bool) -> Option<(Reply, &[u8])> {
     Some((reply, rest))
 }
 
-/// A chunked body put together, and what follows it.
+/// A decoded chunked body and the bytes after it.
 fn unchunk(mut bytes: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     let mut body = Vec::new();
     loop {
@@ -185,7 +185,7 @@ fn unchunk(mut bytes: &[u8]) -> Option<(Vec<u8>, &[u8])> {
         let size = str::from_utf8(size).ok()?.split(';').next()?.trim();
         let size = usize::from_str_radix(size, 16).ok()?;
         if size == 0 {
-            // Trailers are skipped, up to the empty line that ends them.
+            // Skips trailers up to the empty line.
             let mut rest = rest;
             loop {
                 let (line, after) = split_at_mark(rest, b"\r\n")?;
@@ -201,7 +201,7 @@ fn unchunk(mut bytes: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     }
 }
 
-/// What stands before and after the first `mark`.
+/// The bytes before and after the first `mark`.
 fn split_at_mark<'a>(bytes: &'a [u8], mark: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
     let at = bytes
         .windows(mark.len())

@@ -16,13 +16,13 @@ use super::process::{self, Process};
 use super::redis::RedisServer;
 use super::{eventually, poll};
 
-/// How long the server may take until it listens, and then until it is ready.
+/// How long the server may take to listen, and then to become ready.
 const START_LIMIT: Duration = Duration::from_secs(10);
-/// How long a call of the binary that does not serve may take.
+/// How long a call of the binary may take when it does not serve.
 const RUN_LIMIT: Duration = Duration::from_secs(10);
-/// Longer than lines of the log are gathered.
+/// Longer than the interval at which the server flushes its log.
 const LOG_DELAY: Duration = Duration::from_millis(20);
-/// What the line on standard output has before the address.
+/// The text before the address in the server's line on standard output.
 const LISTENING: &str = " listening on http://";
 
 /// A running server on a free port, killed on drop.
@@ -31,7 +31,7 @@ pub(crate) struct Leasehold {
     addr: String,
     stdout: Output,
     stderr: Output,
-    /// Sent something, or dropped, the log is read.
+    /// A message on this channel, or its drop, starts the reader of the log.
     read_log: Sender<()>,
 }
 
@@ -41,15 +41,15 @@ impl Leasehold {
         Self::start([("LEASEHOLD_STORE", "memory")])
     }
 
-    /// A server on this one Redis that is ready.
+    /// A ready server on this one Redis.
     pub(crate) fn on(redis: &RedisServer) -> Self {
         let server = Self::start([("LEASEHOLD_REDIS_URL", redis.url())]);
         server.wait_ready();
         server
     }
 
-    /// Starts a server with these variables, and no other `LEASEHOLD_*`; returns once it listens, which is before it
-    /// is ready: see `wait_ready`.
+    /// Starts a server with these variables and no other `LEASEHOLD_*`; returns once it listens, which is before it is
+    /// ready: see `wait_ready`.
     pub(crate) fn start<K: AsRef<OsStr>, V: AsRef<OsStr>>(
         env: impl IntoIterator<Item = (K, V)>,
     ) -> Self {
@@ -66,13 +66,13 @@ impl Leasehold {
         server
     }
 
-    /// Reads its log from now on.
+    /// Reads the server's log from now on.
     pub(crate) fn read_log(&self) {
-        // The reader is there as long as the pipe is.
+        // The reader thread lives as long as the pipe.
         let _reads = self.read_log.send(());
     }
 
-    /// As `start_at`, and nobody reads its log until `read_log`.
+    /// As `start_at`, with an unread log until `read_log`.
     pub(crate) fn start_unread<K: AsRef<OsStr>, V: AsRef<OsStr>>(
         listen: &str,
         env: impl IntoIterator<Item = (K, V)>,
@@ -80,7 +80,7 @@ impl Leasehold {
         Self::spawn(command(&["--listen", listen], env), |_| true)
     }
 
-    /// A server on a free port of whose log only the lines are kept that hold one of these texts; all is read.
+    /// A server on a free port. The reader consumes the whole log and keeps only lines with one of these texts.
     pub(crate) fn start_with_large_log<K: AsRef<OsStr>, V: AsRef<OsStr>>(
         kept: &'static [&'static str],
         env: impl IntoIterator<Item = (K, V)>,
@@ -91,7 +91,7 @@ impl Leasehold {
         server
     }
 
-    /// A server that may have so many files open.
+    /// A server with this limit of open files.
     pub(crate) fn start_with_descriptors<K: AsRef<OsStr>, V: AsRef<OsStr>>(
         descriptors: u32,
         env: impl IntoIterator<Item = (K, V)>,
@@ -113,7 +113,7 @@ impl Leasehold {
         let (stdout, stderr) = process.take_pipes();
         let (read_log, log_is_read) = mpsc::channel();
         let stdout = Output::collect(stdout, || {}, |_| true);
-        // Dropped unsent it is read too, so that the last words are there.
+        // A dropped sender starts the reader as well, so that it keeps the last lines.
         let begin = move || {
             let _begun = log_is_read.recv();
         };
@@ -143,17 +143,17 @@ impl Leasehold {
         }
     }
 
-    /// Its process, for what the system knows of it.
+    /// The server's process, for its system statistics.
     pub(crate) fn process(&self) -> &Process {
         &self.process
     }
 
-    /// What `/readyz` answers now.
+    /// The current answer of `/readyz`.
     pub(crate) fn readiness(&self) -> Reply {
         http(&self.addr, "GET", "/readyz", &[], None)
     }
 
-    /// A number that `/metrics` shows now, by its name.
+    /// The current value of a metric without labels.
     pub(crate) fn metric(&self, name: &str) -> Option<u64> {
         let metrics = http(&self.addr, "GET", "/metrics", &[], None).body;
         let mut lines = metrics.lines().filter_map(|line| line.split_once(' '));
@@ -189,42 +189,41 @@ impl Leasehold {
         );
     }
 
-    /// What it has written to standard output until now.
+    /// The standard output so far.
     pub(crate) fn stdout(&self) -> String {
         self.stdout.text()
     }
 
-    /// What it has written to standard error until now. Lines are gathered before they are written, so those of a moment
-    /// ago are waited for.
+    /// The standard error so far. The server buffers its log, so this waits for one flush.
     pub(crate) fn stderr(&self) -> String {
         thread::sleep(LOG_DELAY);
         self.stderr.text()
     }
 
-    /// Kills it with SIGKILL: no drain, no goodbye to Redis.
+    /// Kills the server with SIGKILL: no drain, no cleanup in Redis.
     pub(crate) fn kill(&self) {
         self.process.kill();
         self.stdout.settle();
         self.stderr.settle();
     }
 
-    /// Asks it to stop (SIGTERM): see `wait_exit`.
+    /// Asks the server to stop (SIGTERM): see `wait_exit`.
     pub(crate) fn terminate(&self) {
         self.process.terminate();
     }
 
-    /// Stops it with SIGSTOP, as a machine that hangs.
+    /// Stops the server with SIGSTOP to simulate a hung machine.
     pub(crate) fn pause(&self) {
         self.process.pause();
     }
 
-    /// Lets it go on after `pause`.
+    /// Resumes the server after `pause`.
     pub(crate) fn resume(&self) {
         self.process.resume();
     }
 
-    /// Waits for its end, after which `stdout` and `stderr` are complete; panics with its output when it still runs
-    /// after `limit`.
+    /// Waits for the server to exit, after which `stdout` and `stderr` are complete; panics with the output after
+    /// `limit`.
     pub(crate) fn wait_exit(&self, limit: Duration) -> ExitStatus {
         let Some(status) = self.process.wait(limit) else {
             panic!(
@@ -239,7 +238,7 @@ impl Leasehold {
     }
 }
 
-/// Runs the binary to its end, for what it refuses or prints: its status, standard output and standard error.
+/// Runs the binary until it exits, for refusals and printed output: its status, standard output and standard error.
 pub(crate) fn run_to_exit<K: AsRef<OsStr>, V: AsRef<OsStr>>(
     args: &[&str],
     env: impl IntoIterator<Item = (K, V)>,
@@ -272,13 +271,13 @@ pub(crate) fn command_on<K: AsRef<OsStr>, V: AsRef<OsStr>>(
     command
 }
 
-/// The binary under test: the release build, where the whole run is about it.
+/// The binary under test: the release build if the whole run is a release build.
 fn binary() -> OsString {
     let binary = env::var_os("LEASEHOLD_TEST_BINARY");
     binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_leasehold").into())
 }
 
-/// The address in the line that says where the server listens.
+/// The address in the line that announces the listener.
 pub(crate) fn listening_addr(line: &str) -> Option<String> {
     let (program, addr) = line.split_once(LISTENING)?;
     program
@@ -286,14 +285,14 @@ pub(crate) fn listening_addr(line: &str) -> Option<String> {
         .then(|| addr.trim().to_owned())
 }
 
-/// What a process writes to a pipe, read all the time so that it never blocks on a full one.
+/// The output of a process on a pipe; a thread reads it all the time, so the process never blocks on a full pipe.
 struct Output {
     text: Arc<Mutex<String>>,
     reader: JoinHandle<()>,
 }
 
 impl Output {
-    /// Reads `pipe` in a thread of its own after `begin`, keeps the lines that it should, and ends with the pipe.
+    /// Reads `pipe` in its own thread after `begin`, keeps the selected lines, and ends with the pipe.
     fn collect(
         pipe: impl Read + Send + 'static,
         begin: impl FnOnce() + Send + 'static,
@@ -317,14 +316,14 @@ impl Output {
         Self { text, reader }
     }
 
-    /// Waits for the last words of a process that has ended: it can be gone before they are read.
+    /// Waits for the last lines of an ended process: the reader can lag behind the exit.
     fn settle(&self) {
         eventually(START_LIMIT, "the end of the output", || {
             self.reader.is_finished()
         });
     }
 
-    /// The whole lines until now.
+    /// The complete lines so far.
     fn text(&self) -> String {
         self.text
             .lock()

@@ -1,10 +1,9 @@
-//! What the integration tests, the fault campaign and the benches share: real servers that start on free loopback ports
-//! or on hosts of their own and stop themselves, and small blocking clients that show a test the very bytes.
+//! Shared by the integration tests, the fault campaign and the benches: real servers on free loopback ports or on their
+//! own hosts, which stop on drop, and small blocking clients that show the exact bytes of an answer.
 //!
-//! It is synchronous on purpose: a plain `#[test]` uses it as it is, and a handle dropped in the middle of a panic
-//! still kills its process. In a `#[tokio::test]` the calls block their thread, so give it the multi-thread flavour
-//! when the test's own tasks must run meanwhile. Every wait has a bound, and a bound that is passed panics with the
-//! logs.
+//! This module is synchronous on purpose: a plain `#[test]` can use it, and a handle that drops during a panic still
+//! kills its process. In a `#[tokio::test]` the calls block their thread; use the multi-thread flavour when the test's
+//! own tasks must run meanwhile. Every wait has a limit; the panic after the limit shows the logs.
 
 pub(crate) mod api;
 pub(crate) mod documents;
@@ -21,7 +20,7 @@ pub(crate) mod tls;
 
 use std::time::{Duration, Instant};
 
-/// Asks `probe` every 10 ms until it gives a value; `None` when `limit` has passed without one.
+/// Calls `probe` every 10 ms until it returns a value; `None` after `limit`.
 pub(crate) fn poll<T>(limit: Duration, mut probe: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + limit;
     loop {

@@ -1,4 +1,4 @@
-//! Faults of the network: a TCP proxy that a test turns against what stands behind it.
+//! Network faults: a TCP proxy between a client and a server under test.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -8,18 +8,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// How often the proxy looks for new connections.
+/// How often the proxy checks for new connections.
 const ACCEPT_INTERVAL: Duration = Duration::from_millis(2);
-/// The ports that tests use: below those that the system gives to outgoing connections, so that a server which was
-/// killed gets its port again.
+/// The ports for tests. They lie below the range of outgoing connections, so a killed server gets its port again.
 const PORTS: std::ops::Range<u16> = 12_000..32_000;
 
-/// A loopback port that is free now and that no other test of this process was given.
+/// A free loopback port that no other test of this process has received.
 ///
-/// Another program can still take it before its user does, so a server that finds it taken asks again.
+/// Another program can still take the port first, so a server that finds it in use asks again.
 pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Test processes that run side by side start at different places.
+    // Parallel test processes start at different ports.
     let offset = process::id().wrapping_mul(997);
     for _ in PORTS {
         let turn = u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
@@ -32,7 +31,7 @@ pub(crate) fn free_port() -> u16 {
     panic!("no free port in {PORTS:?}");
 }
 
-/// A proxy on a loopback port, whose behaviour can be changed while it runs. Stops on drop.
+/// A proxy on a loopback port with behaviour that a test can change at run time. Stops on drop.
 pub(crate) struct TcpProxy {
     port: u16,
     shared: Arc<Shared>,
@@ -76,13 +75,13 @@ impl TcpProxy {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Forwards new connections to `target`, also after `refuse` and `blackhole`. Connections that exist stay where
-    /// they are, except those that lost bytes to a black hole: they are cut.
+    /// Forwards new connections to `target`, also after `refuse` and `blackhole`. Existing connections keep their
+    /// target; those that lost bytes in a black hole are closed.
     pub(crate) fn set_target(&self, target: &str) {
         self.round_robin(&[target]);
     }
 
-    /// As `set_target`, with the targets in turn: a Service that leads to any of its pods.
+    /// As `set_target`, with a round robin over the targets, like a Kubernetes Service over its pods.
     pub(crate) fn round_robin(&self, targets: &[&str]) {
         let mut state = self.shared.state();
         state.targets = targets.iter().map(ToString::to_string).collect();
@@ -90,34 +89,34 @@ impl TcpProxy {
         self.reopen(&mut state);
     }
 
-    /// Refuses connections and cuts those that exist: nobody lives here any more.
+    /// Refuses new connections and closes the existing ones: a dead server.
     pub(crate) fn refuse(&self) {
         let mut state = self.shared.state();
         state.listener = None;
         state.cut(|_| true);
     }
 
-    /// Accepts connections and swallows all bytes in both directions, also on connections that exist: a partition.
+    /// Accepts connections and drops all bytes in both directions, also on existing connections: a partition.
     pub(crate) fn blackhole(&self) {
         let mut state = self.shared.state();
         self.reopen(&mut state);
         self.shared.blackhole.store(true, Ordering::SeqCst);
     }
 
-    /// Goes back to forwarding after `refuse` or `blackhole`.
+    /// Resumes forwarding after `refuse` or `blackhole`.
     pub(crate) fn heal(&self) {
         self.reopen(&mut self.shared.state());
     }
 
-    /// Holds back what clients send on the connections that exist, until `let_go`; new ones are served as before.
+    /// Holds back the bytes from clients on existing connections until `let_go`; new connections work normally.
     pub(crate) fn hold(&self) {
         self.shared
             .state()
             .for_each(|link| link.held.store(true, Ordering::SeqCst));
     }
 
-    /// Holds back, until `let_go`, what each connection sends from the moment on at which its client says `mark`; gives
-    /// the others their way. An empty mark ends that.
+    /// Holds back a connection's bytes, from the piece of data that contains `mark`, until `let_go`. Other connections
+    /// work normally; an empty mark turns this off.
     pub(crate) fn hold_who_says(&self, mark: &str) {
         mark.clone_into(&mut self.shared.state().mark);
     }
@@ -131,15 +130,15 @@ impl TcpProxy {
         held
     }
 
-    /// Carries on what `hold` held back, also for clients that have closed their connection since.
+    /// Forwards the bytes that `hold` held back, even for clients that have closed their connection since.
     pub(crate) fn let_go(&self) {
         self.shared
             .state()
             .for_each(|link| link.held.store(false, Ordering::SeqCst));
     }
 
-    /// Swallows from now on all bytes of the connections that the target sees come from `peers` (`host:port`): they stay
-    /// up and carry nothing. Gives how many there are; all others are served as before.
+    /// Drops all further bytes of the connections that the target sees from `peers` (`host:port`); these connections
+    /// stay open. Returns their number; all other connections work normally.
     pub(crate) fn swallow(&self, peers: &[&str]) -> usize {
         let mut found = 0;
         for link in self
@@ -156,12 +155,12 @@ impl TcpProxy {
         found
     }
 
-    /// Cuts the connections that exist; new ones are served as before.
+    /// Closes the existing connections; new ones work normally.
     pub(crate) fn cut(&self) {
         self.shared.state().cut(|_| true);
     }
 
-    /// Listens again if it did not, and ends a black hole.
+    /// Listens again if necessary, and ends a black hole.
     fn reopen(&self, state: &mut State) {
         if state.listener.is_none() {
             state.listener = Some(listen(self.port).expect("the proxy's port is its own"));
@@ -177,15 +176,15 @@ impl Drop for TcpProxy {
         if let Some(acceptor) = self.acceptor.take() {
             let _ = acceptor.join();
         }
-        // After the last accept, so that no connection stays behind.
+        // This happens after the last accept, so that no connection remains.
         self.shared.state().cut(|_| true);
     }
 }
 
-/// What the handle shares with its threads.
+/// The state that the handle shares with its threads.
 struct Shared {
     state: Mutex<State>,
-    /// Whether bytes are swallowed; apart from the state, as each piece of data asks.
+    /// Whether the proxy drops bytes; an atomic outside of the state, because every piece of data checks it.
     blackhole: AtomicBool,
 }
 
@@ -199,14 +198,14 @@ impl Shared {
     }
 }
 
-/// What the proxy does with the next connection.
+/// How the proxy treats the next connection.
 struct State {
-    /// None while connections are refused.
+    /// `None` while the proxy refuses connections.
     listener: Option<TcpListener>,
     targets: Vec<String>,
-    /// Who says this is held back from then on; nobody if it is empty.
+    /// A connection with this text in its data is held back from then on; empty means off.
     mark: String,
-    /// How many connections were forwarded since the targets were set.
+    /// How many connections the proxy has forwarded since the last change of targets.
     turn: usize,
     links: Vec<Weak<Link>>,
     stopped: bool,
@@ -219,13 +218,13 @@ impl State {
         }
     }
 
-    /// Whether this says what its connection is to be held back for.
+    /// Whether the data contain the mark that holds their connection back.
     fn marks(&self, said: &[u8]) -> bool {
         let mark = self.mark.as_bytes();
         !mark.is_empty() && said.windows(mark.len()).any(|part| part == mark)
     }
 
-    /// Cuts the links that `chosen` picks and forgets those that have ended.
+    /// Closes the links that `chosen` selects and drops the links that have ended.
     fn cut(&mut self, chosen: impl Fn(&Link) -> bool) {
         self.links.retain(|link| link.strong_count() > 0);
         for link in self
@@ -242,16 +241,16 @@ impl State {
 /// One proxied connection.
 struct Link {
     client: TcpStream,
-    /// None when it was accepted in a black hole.
+    /// `None` if the proxy accepted it during a black hole.
     target: Option<TcpStream>,
-    /// Whether bytes were swallowed: what would follow them makes no sense to either side.
+    /// Whether the link lost bytes: neither side can make sense of later bytes.
     torn: AtomicBool,
-    /// Whether what the client sends is held back.
+    /// Whether the client's bytes are held back.
     held: AtomicBool,
 }
 
 impl Link {
-    /// Whether it is one of these to the target.
+    /// Whether the target sees this link come from one of these addresses.
     fn comes_from(&self, peers: &[&str]) -> bool {
         let address = self
             .target
@@ -261,7 +260,7 @@ impl Link {
     }
 
     fn cut(&self) {
-        // A side that has closed already is as wanted.
+        // The peer may have closed its side already.
         let _ = self.client.shutdown(Shutdown::Both);
         if let Some(target) = &self.target {
             let _ = target.shutdown(Shutdown::Both);
@@ -269,7 +268,7 @@ impl Link {
     }
 }
 
-/// A listener for the accept loop, which also has to notice that it was stopped.
+/// A non-blocking listener: the accept loop must also notice a stop.
 fn listen(port: u16) -> io::Result<TcpListener> {
     let listener = TcpListener::bind(("127.0.0.1", port))?;
     listener.set_nonblocking(true)?;
@@ -300,7 +299,7 @@ fn accept_all(shared: &Arc<Shared>) {
             state.turn += 1;
             match target {
                 Ok(target) => Some(target),
-                // Dropping the client closes it: nobody answers there.
+                // Dropping the client closes the connection, because the target does not answer.
                 Err(_) => continue,
             }
         };
@@ -311,10 +310,10 @@ fn accept_all(shared: &Arc<Shared>) {
     }
 }
 
-/// Starts the threads that carry the bytes of one connection.
+/// Starts the threads that forward the bytes of one connection.
 fn link(client: TcpStream, target: Option<TcpStream>, shared: &Arc<Shared>) -> Arc<Link> {
     for stream in [Some(&client), target.as_ref()].into_iter().flatten() {
-        // A connection that has ended already is found out by the first read.
+        // The first read detects a connection that has already ended.
         let _ = stream.set_nodelay(true);
     }
     let torn = AtomicBool::new(target.is_none());
@@ -353,7 +352,7 @@ fn link(client: TcpStream, target: Option<TcpStream>, shared: &Arc<Shared>) -> A
     link
 }
 
-/// Carries bytes one way until that way ends, and waits with each piece that is `held`, until the link is not any more.
+/// Forwards bytes in one direction until that direction ends; waits with each piece while the link is `held`.
 fn pump(
     link: &Link,
     from: Option<&TcpStream>,
@@ -367,7 +366,7 @@ fn pump(
         let read = from.read(&mut buffer);
         if shared.is_blackhole() || link.torn.load(Ordering::SeqCst) {
             link.torn.store(true, Ordering::SeqCst);
-            // The end of a connection is lost in a black hole as well.
+            // A black hole also drops the end of a connection.
             if read.is_ok_and(|count| count > 0) {
                 continue;
             }

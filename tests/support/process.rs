@@ -11,17 +11,17 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{eventually, poll};
 
-/// How long the system may take to stop a process.
+/// How long the system may need to stop a process.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
-/// A child process, killed and reaped when dropped; another one can be started in its place.
+/// A child process that is killed and reaped on drop; the handle can start a replacement.
 ///
 /// Signals go only to a child that has not been reaped yet: until then no other process can have its pid.
 #[derive(Default)]
 pub(crate) struct Process(Mutex<Option<Child>>);
 
 impl Process {
-    /// Starts `command`; `install` tells the reader what to install when the program is missing.
+    /// Starts `command`; the error for a missing program names `install`, the package to install.
     pub(crate) fn spawn(command: &mut Command, install: &str) -> Self {
         let process = Self::default();
         let started = process.start(command);
@@ -29,7 +29,7 @@ impl Process {
         process
     }
 
-    /// Starts `command` in place of what ran before, which is killed.
+    /// Kills the previous process and starts `command` instead.
     pub(crate) fn start(&self, command: &mut Command) -> Result<(), String> {
         self.kill();
         let child = command.spawn().map_err(|error| {
@@ -43,7 +43,8 @@ impl Process {
         Ok(())
     }
 
-    /// Its standard output and standard error; the command must have piped both, and this takes them once.
+    /// The pipes of standard output and standard error. The command must have piped both; only the first call gets
+    /// them.
     pub(crate) fn take_pipes(&self) -> (ChildStdout, ChildStderr) {
         let mut child = self.child();
         let child = child.as_mut().expect("it was started");
@@ -51,19 +52,19 @@ impl Process {
         (stdout, child.stderr.take().expect("stderr is piped"))
     }
 
-    /// The process id, which stays the child's until the child is reaped.
+    /// The process id; it belongs to the child until the child is reaped.
     pub(crate) fn id(&self) -> u32 {
         self.child().as_ref().expect("it was started").id()
     }
 
-    /// Whether the process exists; a stopped one does.
+    /// Whether the process exists; a stopped process exists.
     pub(crate) fn is_running(&self) -> bool {
         self.child()
             .as_mut()
             .is_some_and(|child| exit_status(child).is_none())
     }
 
-    /// Whether the process exists and stands still after `pause`.
+    /// Whether the process exists and is stopped (after `pause`).
     pub(crate) fn is_paused(&self) -> bool {
         self.is_running()
             && proc_file(self.id(), "stat")
@@ -71,7 +72,7 @@ impl Process {
                 .is_some_and(|(_, rest)| rest.starts_with('T'))
     }
 
-    /// Stops the process with SIGSTOP, as a machine that hangs; returns once it stands still.
+    /// Stops the process with SIGSTOP to simulate a hung machine; returns once the process is stopped.
     pub(crate) fn pause(&self) {
         self.signal(Signal::STOP);
         eventually(STOP_LIMIT, "the process stands still", || {
@@ -79,7 +80,7 @@ impl Process {
         });
     }
 
-    /// Lets the process go on after `pause`.
+    /// Resumes the process after `pause`.
     pub(crate) fn resume(&self) {
         self.signal(Signal::CONT);
     }
@@ -100,23 +101,23 @@ impl Process {
     /// Kills with SIGKILL, also a stopped process, and reaps it.
     pub(crate) fn kill(&self) {
         if let Some(child) = self.child().as_mut() {
-            // A process that has ended by itself is as wanted, and `drop` must not panic.
+            // The process may have ended already, and `drop` must not panic.
             let _ = child.kill();
             let _ = child.wait();
         }
     }
 
-    /// Waits for the end of the process; `None` when it still runs after `limit`.
+    /// Waits for the process to exit; `None` if it still runs after `limit`.
     pub(crate) fn wait(&self, limit: Duration) -> Option<ExitStatus> {
         poll(limit, || exit_status(self.child().as_mut()?))
     }
 
-    /// The memory that the process has in use now, in KiB.
+    /// The current memory use of the process, in KiB.
     pub(crate) fn resident_kib(&self) -> u64 {
         self.status_kib("VmRSS")
     }
 
-    /// The most memory that the process had in use until now, in KiB.
+    /// The peak memory use of the process, in KiB.
     pub(crate) fn peak_kib(&self) -> u64 {
         self.status_kib("VmHWM")
     }
@@ -128,13 +129,13 @@ impl Process {
         figure.unwrap_or_else(|| panic!("no {name} in {status}"))
     }
 
-    /// How many files the process has open now.
+    /// How many files the process has open.
     pub(crate) fn descriptors(&self) -> usize {
         let path = format!("/proc/{}/fd", self.id());
         fs::read_dir(path).expect("it runs").count()
     }
 
-    /// The child that was started last, for its pipes; also after a panic in another thread: `Drop` must still kill it.
+    /// The child started last, for its pipes. It ignores lock poisoning: `Drop` must kill the child after any panic.
     pub(crate) fn child(&self) -> MutexGuard<'_, Option<Child>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -154,8 +155,7 @@ fn exit_status(child: &mut Child) -> Option<ExitStatus> {
     child.try_wait().expect("a child can be waited for")
 }
 
-/// Runs `command` to its end and returns its status, standard output and standard error; panics when it takes longer
-/// than `limit`.
+/// Runs `command` until it exits and returns its status, standard output and standard error; panics after `limit`.
 pub(crate) fn run(
     command: &mut Command,
     install: &str,
@@ -184,10 +184,10 @@ pub(crate) fn run(
     )
 }
 
-/// All of a pipe as text; what is not UTF-8 is shown as replacement characters.
+/// The whole output of a pipe as text; invalid UTF-8 becomes replacement characters.
 fn read_text(mut pipe: impl Read) -> String {
     let mut bytes = Vec::new();
-    // A pipe that breaks has said all it will.
+    // A read error ends the output like the end of the pipe.
     let _ = pipe.read_to_end(&mut bytes);
     String::from_utf8_lossy(&bytes).into_owned()
 }

@@ -18,25 +18,25 @@ use super::net::free_port;
 use super::poll;
 use super::process::Process;
 
-/// How long a server may take until it answers.
+/// How long a server may take to answer after its start.
 const START_LIMIT: Duration = Duration::from_secs(10);
 /// How long one command may take.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
-/// How many ports are tried when another program takes the chosen one first.
+/// How many ports to try when another program takes the chosen port first.
 const PORT_ATTEMPTS: usize = 5;
 
-/// A running Redis (or Sentinel) in a directory of its own, killed on drop.
+/// A running Redis (or Sentinel) with its own directory, killed on drop.
 ///
 /// The methods take `&self`, so that a test can stop a node that a [`SentinelSet`](super::sentinel::SentinelSet)
 /// owns.
 pub(crate) struct RedisServer {
     config: RedisConfig,
     port: u16,
-    /// Before the directory, as fields are dropped in their order: a server that still runs may write into a directory
+    /// Declared before the directory because fields drop in this order: a live server could write into a directory
     /// while it is removed.
     pub(crate) process: Process,
     pub(crate) dir: PathBuf,
-    /// Where the log of the last start begins.
+    /// The offset in the log file at which the last start begins.
     log_from: AtomicUsize,
     _temporary: Option<TempDir>,
 }
@@ -75,7 +75,7 @@ impl RedisServer {
         Err(format!("no port was free in {PORT_ATTEMPTS} attempts"))
     }
 
-    /// Starts the process: true once this very process answers, false when its port is taken.
+    /// Starts the process: true once this process answers, false when another program holds its port.
     fn launch(&self) -> Result<bool, String> {
         self.log_from
             .store(self.read("server.log").len(), Ordering::SeqCst);
@@ -95,7 +95,7 @@ impl RedisServer {
             if !self.process.is_running() {
                 return Some(false);
             }
-            // Another server may hold the port and answer a PING, so ask for the process id.
+            // Another server may hold the port and answer the PING, so the check compares process ids.
             let id = self.try_info_field("server", "process_id");
             (id == Some(self.process.id().to_string())).then_some(true)
         });
@@ -110,17 +110,17 @@ impl RedisServer {
         }
     }
 
-    /// The host that it runs on.
+    /// The server's host.
     pub(crate) fn host(&self) -> &Host {
         &self.config.host
     }
 
-    /// The port it listens on, the same after `restart`.
+    /// The server's port, which `restart` keeps.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    /// `127.0.0.1:PORT`, or the address of its host.
+    /// `127.0.0.1:PORT`, or the address of the server's host.
     pub(crate) fn addr(&self) -> String {
         format!("{}:{}", self.config.host.address, self.port)
     }
@@ -140,17 +140,17 @@ impl RedisServer {
         format!("{scheme}://{login}{}", self.addr())
     }
 
-    /// Runs one command on a connection of its own and returns the reply as text: one element a line, nil as an empty
-    /// line, an error with its code. Panics when nobody answers.
+    /// Runs one command on its own connection and returns the reply as text: one line per element, an empty line for
+    /// nil, an error with its code. Panics when the server does not answer.
     pub(crate) fn cli(&self, args: &[&str]) -> String {
         self.try_cli(args).unwrap_or_else(|error| {
             panic!("{args:?} to {}: {error}\n{}", self.addr(), self.log_tail())
         })
     }
 
-    /// As `cli`, with an error when the server cannot be reached or does not let us in.
+    /// As `cli`, with an error when the server is unreachable or rejects the connection.
     pub(crate) fn try_cli(&self, args: &[&str]) -> RedisResult<String> {
-        // The socket leads to the server from each network namespace, and past each fault of the network.
+        // The Unix socket works from every network namespace and despite every network fault.
         let mut url = format!("redis+unix://{}", self.dir.join("redis.sock").display());
         if let Some(password) = &self.config.password {
             url.extend(["?pass=", password]);
@@ -205,34 +205,34 @@ impl RedisServer {
         field(&self.info(section), name)
     }
 
-    /// As `info`, with an error when the server cannot be reached.
+    /// As `info`, with an error when the server is unreachable.
     pub(crate) fn try_info(&self, section: &str) -> RedisResult<String> {
         self.try_cli(&["INFO", section])
     }
 
-    /// As `info_field`; `None` also when the server cannot be reached.
+    /// As `info_field`; `None` also when the server is unreachable.
     pub(crate) fn try_info_field(&self, section: &str, name: &str) -> Option<String> {
         field(&self.try_info(section).ok()?, name)
     }
 
-    /// How many replicas the master has online now; none if it cannot be reached.
+    /// How many replicas the master has online; 0 if the master is unreachable.
     pub(crate) fn replicas_online(&self) -> usize {
         let info = self.try_info("replication").unwrap_or_default();
         info.matches("state=online").count()
     }
 
-    /// Kills it with SIGKILL: what it held is gone, unless a line of the configuration turned persistence on.
+    /// Kills the server with SIGKILL; it loses all data unless its configuration turns persistence on.
     pub(crate) fn kill(&self) {
         self.process.kill();
     }
 
-    /// Kills it if it runs and starts it again on the same port, with the configuration file as it is now: Sentinel
-    /// may have rewritten it.
+    /// Kills a running server and starts it again on the same port. The configuration file stays as it is, because
+    /// Sentinel may have rewritten it.
     pub(crate) fn restart(&self) {
         self.try_restart().unwrap_or_else(|error| panic!("{error}"));
     }
 
-    /// As `restart`, with an error when it does not start.
+    /// As `restart`, with an error when the server does not start.
     pub(crate) fn try_restart(&self) -> Result<(), String> {
         let up = poll(START_LIMIT, || match self.launch() {
             Ok(true) => Some(Ok(())),
@@ -242,24 +242,24 @@ impl RedisServer {
         up.unwrap_or_else(|| Err(format!("port {} was not given back", self.port)))
     }
 
-    /// Stops it with SIGSTOP: it keeps its connections and its memory, and answers nothing.
+    /// Stops the server with SIGSTOP: it keeps its connections and memory but does not answer.
     pub(crate) fn pause(&self) {
         self.process.pause();
     }
 
-    /// Lets it go on after `pause`; it then runs what was sent to it meanwhile.
+    /// Resumes the server after `pause`; it then runs the commands that it received meanwhile.
     pub(crate) fn resume(&self) {
         self.process.resume();
     }
 
-    /// Whether it can answer: neither killed nor paused.
+    /// Whether the server can answer: neither killed nor paused.
     pub(crate) fn is_up(&self) -> bool {
         self.process.is_running() && !self.process.is_paused()
     }
 
-    /// Its log since the last start.
+    /// The server's log since its last start.
     pub(crate) fn log(&self) -> String {
-        // Errors in the configuration file come before there is a log.
+        // Redis reports errors in the configuration file before it opens the log.
         let log = self.read("server.log");
         let from = self.log_from.load(Ordering::SeqCst);
         self.read("output.txt") + log.get(from..).unwrap_or(&log)
@@ -270,7 +270,7 @@ impl RedisServer {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// The end of its log, for messages.
+    /// The end of the log, for messages.
     pub(crate) fn log_tail(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();

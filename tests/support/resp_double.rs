@@ -1,5 +1,5 @@
-//! A server that speaks just enough of Redis' protocol to give the answers a test wrote down, for the Redis that
-//! cannot be installed: too old, of another maker, or broken.
+//! A scripted server with a minimal Redis protocol. It stands for a Redis that a test cannot install: too old, another
+//! implementation, or broken.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -8,25 +8,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-/// A listening double; stops on drop.
+/// A listening test double; stops on drop.
 pub(crate) struct RespDouble {
     addr: SocketAddr,
     shared: Arc<Shared>,
 }
 
-/// What the handle shares with its threads.
+/// The state that the handle shares with its threads.
 struct Shared {
     /// Raw replies by command, such as `INFO` or `CLIENT SETINFO`.
     script: HashMap<String, String>,
-    /// All commands until now, in the order of their arrival.
+    /// All commands so far, in the order of arrival.
     received: Mutex<Vec<Vec<String>>>,
     /// The connections, to close them on drop.
     streams: Mutex<Vec<TcpStream>>,
     stopped: AtomicBool,
 }
 
-/// Starts a double that answers each command of `script` with its raw reply. A command is named by its first word or
-/// its first two, in capitals. Anything else is answered as a Redis in good mood: `PING` by `PONG`, the rest by `OK`.
+/// Starts a double that answers each command of `script` with its raw reply. The script names a command by its first or
+/// its first two words, in capitals. A healthy Redis's reply answers all others: `PONG` to `PING`, `OK` to the rest.
 pub(crate) fn resp_double(script: &[(&str, &str)]) -> RespDouble {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let addr = listener
@@ -55,7 +55,7 @@ pub(crate) fn resp_double(script: &[(&str, &str)]) -> RespDouble {
             };
             lock(&shared.streams).push(clone);
             let shared = Arc::clone(&shared);
-            // A connection ends with an error whenever the client goes away.
+            // A connection ends with an error whenever its client disconnects.
             thread::spawn(move || drop(answer_all(stream, &shared)));
         }
     });
@@ -68,7 +68,7 @@ impl RespDouble {
         self.addr.to_string()
     }
 
-    /// All commands until now, in the order of their arrival.
+    /// All commands so far, in the order of arrival.
     pub(crate) fn received(&self) -> Vec<Vec<String>> {
         lock(&self.shared.received).clone()
     }
@@ -77,7 +77,7 @@ impl RespDouble {
 impl Drop for RespDouble {
     fn drop(&mut self) {
         self.shared.stopped.store(true, Ordering::SeqCst);
-        // Wakes the accept loop, which then sees that it is over.
+        // Wakes the accept loop, which then notices the stop.
         drop(TcpStream::connect(self.addr));
         for stream in lock(&self.shared.streams).iter() {
             let _ = stream.shutdown(Shutdown::Both);
@@ -90,7 +90,7 @@ pub(crate) fn bulk(text: &str) -> String {
     format!("${}\r\n{text}\r\n", text.len())
 }
 
-/// Answers the commands of one connection until it ends.
+/// Answers the commands of one connection until the connection ends.
 fn answer_all(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     loop {
@@ -101,7 +101,7 @@ fn answer_all(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     }
 }
 
-/// The script's reply, by two words, then by one, then the friendly default.
+/// The scripted reply for two words, then for one word, then the default.
 fn reply(command: &[String], script: &HashMap<String, String>) -> String {
     let name = |count: usize| {
         command[..count.min(command.len())]
@@ -142,7 +142,7 @@ fn read_length(reader: &mut BufReader<TcpStream>, mark: char) -> io::Result<usiz
     length.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// A lock, also after a panic elsewhere.
+/// Locks the mutex, ignoring poisoning.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! A master, its replicas and the Sentinels that watch them, all real and on loopback.
+//! A master, its replicas and their Sentinels: real processes on loopback.
 
 mod config;
 
@@ -12,18 +12,19 @@ use super::leasehold::Leasehold;
 use super::poll;
 use super::redis::RedisServer;
 
-/// How long the set may take until everybody knows everybody.
+/// How long the set may take until all its nodes know each other.
 const START_LIMIT: Duration = Duration::from_secs(30);
-/// How long a failover may take: on a busy machine an election can fail and be repeated.
+/// How long a failover may take; on a busy machine an election can fail and repeat.
 const FAILOVER_LIMIT: Duration = Duration::from_secs(30);
-/// How a quick set's Sentinels look and talk, in milliseconds. A Sentinel that was not told of a promotion for four
-/// publish periods reverts it, and a promotion is noticed after up to 1 s: a shorter publish period loses failovers.
+/// The poll and publish periods of a fast set's Sentinels, in milliseconds. Sentinels detect a promotion after up to 1
+/// s, and a Sentinel without that information reverts it after four publish periods. A shorter publish period therefore
+/// loses failovers.
 const QUICK_PERIODS: [&str; 4] = ["INFO-PERIOD", "250", "PUBLISH-PERIOD", "750"];
 
 /// A running set; everything in it is killed on drop.
 pub(crate) struct SentinelSet {
     config: SentinelConfig,
-    /// The data nodes; the first was the master at the start.
+    /// The data nodes; the first is the initial master.
     nodes: Vec<RedisServer>,
     pub(crate) sentinels: Vec<RedisServer>,
 }
@@ -61,7 +62,7 @@ impl SentinelSet {
         Ok(set)
     }
 
-    /// Waits until every Sentinel knows all nodes and all other Sentinels.
+    /// Waits until every Sentinel knows all data nodes and all other Sentinels.
     pub(crate) fn wait_until_known(&self) {
         self.try_wait_until_known()
             .unwrap_or_else(|error| panic!("{error}"));
@@ -79,7 +80,7 @@ impl SentinelSet {
         known.ok_or_else(|| format!("the set is not whole: {lack:?}\n{}", self.logs()))
     }
 
-    /// Why the set could not lose a node and go on; `None` when it could.
+    /// The reason why the set cannot survive the loss of a node; `None` if it can.
     pub(crate) fn lack(&self) -> Option<String> {
         let named: Vec<_> = self.sentinels.iter().map(|s| self.named_by(s)).collect();
         let master = match named.first() {
@@ -121,7 +122,7 @@ impl SentinelSet {
             .join(",")
     }
 
-    /// The variables that point a Leasehold at this set, passwords and certificates included.
+    /// The environment variables that point a Leasehold server at this set, with passwords and certificates.
     pub(crate) fn env(&self) -> Vec<(String, String)> {
         let mut env = vec![
             ("LEASEHOLD_SENTINELS", self.sentinels()),
@@ -151,19 +152,19 @@ impl SentinelSet {
             .collect()
     }
 
-    /// A server on this set that is ready.
+    /// A ready server on this set.
     pub(crate) fn serve(&self) -> Leasehold {
         let server = Leasehold::start(self.env());
         server.wait_ready();
         server
     }
 
-    /// Every data node; the first was the master at the start.
+    /// All data nodes; the first is the initial master.
     pub(crate) fn nodes(&self) -> &[RedisServer] {
         &self.nodes
     }
 
-    /// A Sentinel by its place in `sentinels()`, to kill, pause or ask it.
+    /// A Sentinel by its index in `sentinels()`.
     pub(crate) fn sentinel(&self, index: usize) -> &RedisServer {
         &self.sentinels[index]
     }
@@ -176,13 +177,13 @@ impl SentinelSet {
             .expect("a port of this set")
     }
 
-    /// The data node that most of the Sentinels now name as the master.
+    /// The data node that most Sentinels currently name as the master.
     pub(crate) fn master(&self) -> &RedisServer {
         let index = self.named_master().expect("a Sentinel that knows a master");
         &self.nodes[index]
     }
 
-    /// The index of the data node that most of the Sentinels now name as the master; `None` if no Sentinel knows one.
+    /// The index of the data node that most Sentinels currently name as the master; `None` if no Sentinel names one.
     pub(crate) fn named_master(&self) -> Option<usize> {
         let mut votes = vec![0; self.nodes.len()];
         for index in self.sentinels.iter().filter_map(|s| self.named_by(s)) {
@@ -217,8 +218,8 @@ impl SentinelSet {
         master.port()
     }
 
-    /// Makes a Sentinel fail over from a healthy master (`SENTINEL FAILOVER`) and returns the port of the deposed
-    /// one. It returns once the failover has begun: see `wait_for_new_master`.
+    /// Forces a failover from a healthy master (`SENTINEL FAILOVER`) and returns the port of the deposed master. It
+    /// returns once the failover has begun: see `wait_for_new_master`.
     pub(crate) fn failover(&self) -> u16 {
         let old = self.master().port();
         let sentinel = self
@@ -226,7 +227,7 @@ impl SentinelSet {
             .iter()
             .find(|sentinel| sentinel.is_up())
             .expect("a Sentinel that is up");
-        // Refused while an earlier failover ends.
+        // Sentinel refuses this until an earlier failover has ended.
         let mut reply = None;
         let begun = poll(FAILOVER_LIMIT, || {
             reply = ask(sentinel, "FAILOVER");
@@ -236,8 +237,8 @@ impl SentinelSet {
         old
     }
 
-    /// Waits until every Sentinel that is up names another master than the one with the port `old`, and until that
-    /// node says so too.
+    /// Waits until every running Sentinel names a master with another port than `old`, and until that node reports the
+    /// master role itself.
     pub(crate) fn wait_for_new_master(&self, old: u16) -> &RedisServer {
         let found = poll(FAILOVER_LIMIT, || {
             let mut named = self.sentinels.iter().filter(|sentinel| sentinel.is_up());
@@ -274,19 +275,19 @@ impl SentinelSet {
     }
 }
 
-/// How often a field has this value in what a Sentinel answers about the set.
+/// How many entries of a Sentinel's answer about the set have this value in a field.
 fn count(sentinel: &RedisServer, command: &str, field: [&str; 2]) -> usize {
     let reply = ask(sentinel, command).unwrap_or_default();
     let lines: Vec<&str> = reply.lines().collect();
     lines.windows(2).filter(|pair| *pair == field).count()
 }
 
-/// What a Sentinel answers to a command about the set.
+/// A Sentinel's answer to a command about the set.
 pub(crate) fn ask(sentinel: &RedisServer, command: &str) -> Option<String> {
     sentinel.try_cli(&["SENTINEL", command, MASTER_NAME]).ok()
 }
 
-/// Whether the node itself says that it is the master.
+/// Whether the node itself reports the master role.
 fn is_master(node: &RedisServer) -> bool {
     node.try_info_field("replication", "role").as_deref() == Some("master")
 }

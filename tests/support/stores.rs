@@ -1,5 +1,5 @@
-//! Every store behind one handle, with a clock that the test moves: paused time in memory, a clock
-//! that stands still in Redis. So a test can stand on the very microsecond of a deadline.
+//! Every store behind one handle, with a clock that the test moves: paused Tokio time in memory, a fixed clock in
+//! Redis. A test can therefore check the exact microsecond of a deadline.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use super::sentinel::SentinelSet;
 /// The longest TTL of these tests.
 pub(crate) const MAX_TTL: Duration = Duration::from_secs(3600);
 
-/// Every server was heard of just now.
+/// Sets the last heartbeat of every server to now.
 const HEARTBEATS: &str = "
     local entries, now = redis.call('HGETALL', KEYS[2]), redis.call('GET', KEYS[1])
     for i = 1, #entries, 2 do
@@ -37,9 +37,9 @@ pub(crate) struct Subject {
 }
 
 enum TestClock {
-    /// Tokio's own, paused.
+    /// Tokio's paused clock.
     Tokio,
-    /// A key that the scripts read.
+    /// A Redis key that the scripts read as the time.
     Redis {
         client: Box<redis::Client>,
         key: String,
@@ -64,7 +64,7 @@ impl Subject {
         .await
     }
 
-    /// A store on the master of `set`, under a prefix of its own.
+    /// A store on the master of `set`, with its own key prefix.
     pub(crate) async fn sentinel(
         set: &SentinelSet,
         prefix: &str,
@@ -93,7 +93,7 @@ impl Subject {
             .client()
             .expect("a client for the server of the test");
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        // Ahead of the server's clock, so that no activation is a moment ago.
+        // The start lies ahead of the server's clock; otherwise the store sees a very recent activation.
         let micros = (now.expect("a clock after 1970") + Duration::from_secs(10)).as_micros();
         server.cli(&["SET", &key, &micros.to_string()]);
         let store: Arc<dyn Store> = Arc::new(RedisStore::start(options, RedisMetrics::default()));
@@ -110,7 +110,7 @@ impl Subject {
         panic!("the store is not ready: {:?}", store.health());
     }
 
-    /// Lets time pass, for the store alone.
+    /// Advances the clock of the store alone.
     pub(crate) async fn advance(&self, by: Duration) {
         match &self.clock {
             TestClock::Tokio => tokio::time::advance(by).await,
@@ -122,7 +122,7 @@ impl Subject {
                     .arg(micros)
                     .query(&mut connection);
                 moved.expect("the clock is moved");
-                // The heartbeats of the server go on meanwhile.
+                // The server's heartbeats continue while the time advances.
                 let beat: redis::RedisResult<()> = redis::Script::new(HEARTBEATS)
                     .key(key)
                     .key(key.replace("test:clock", "servers"))
@@ -166,7 +166,7 @@ pub(crate) fn options(discovery: Discovery, data: Endpoint, prefix: &str) -> Red
         replica_acks: ReplicaAcks::Auto,
         key_prefix: prefix.to_owned(),
         max_ttl: MAX_TTL,
-        // The tests' clock moves as they like.
+        // Tests move the clock in arbitrary steps.
         max_clock_skew: Duration::from_secs(1 << 40),
         max_recovery: MAX_TTL,
         clock: Clock::Set,
@@ -202,7 +202,7 @@ pub(crate) fn request(ttl_ms: u64) -> Acquire {
     }
 }
 
-/// That a request waits for so long.
+/// Sets how long a request waits.
 pub(crate) fn wait(within_ms: u64) -> Wait {
     Wait {
         timeout: ms(within_ms),
@@ -211,7 +211,7 @@ pub(crate) fn wait(within_ms: u64) -> Wait {
     }
 }
 
-/// The same acquisition asked for again: by another attempt, with a lease id that must not be used.
+/// A retry of the same acquisition: another attempt, with a lease id that the store must not use.
 pub(crate) fn repeated(first: &Acquire) -> Acquire {
     Acquire {
         lease_id: LeaseId::from_bytes(random::bytes()),

@@ -1,4 +1,4 @@
-//! A private certificate authority for one test, and a second one that nobody has reason to trust.
+//! A private certificate authority for one test, and a second authority that the servers do not trust.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,23 +9,23 @@ use rcgen::{
 };
 use tempfile::TempDir;
 
-/// PEM files in a directory of their own, removed on drop.
+/// PEM files in their own directory, removed on drop.
 ///
-/// Share it with `Arc`: the servers started with it read the files again when they restart.
+/// Share it with `Arc`: servers read the files again when they restart.
 pub(crate) struct TlsFiles {
-    /// The authority that signed the server's and the client's certificate.
+    /// The authority behind the server's and the client's certificate.
     pub(crate) ca: PathBuf,
     /// The server's certificate, for 127.0.0.1 and localhost.
     pub(crate) server_cert: PathBuf,
     /// The key of `server_cert`.
     pub(crate) server_key: PathBuf,
-    /// A client's certificate, which servers with `tls-auth-clients yes` ask for.
+    /// A client certificate for servers with `tls-auth-clients yes`.
     pub(crate) client_cert: PathBuf,
     /// The key of `client_cert`.
     pub(crate) client_key: PathBuf,
     /// Another authority: a client that trusts only this one must refuse the server.
     pub(crate) stranger_ca: PathBuf,
-    /// A client's certificate from the other authority: the server must refuse it.
+    /// A client certificate from the other authority: the server must refuse it.
     pub(crate) stranger_cert: PathBuf,
     /// The key of `stranger_cert`.
     pub(crate) stranger_key: PathBuf,
@@ -74,7 +74,7 @@ impl TlsFiles {
     }
 }
 
-/// A self-signed authority: its certificate's path, and what signs with it.
+/// A self-signed authority: the path of its certificate, and its signing key.
 fn authority(dir: &Path, name: &str) -> (PathBuf, Issuer<'static, KeyPair>) {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -1,4 +1,4 @@
-//! Histories made by hand: each breaks one rule, or looks as if it did and does not.
+//! Handmade histories: each breaks one rule, or looks like a violation but is none.
 
 use std::process::ExitCode;
 
@@ -11,7 +11,7 @@ use crate::history::{Arm, Event, Op, Outcome, PROBE_CLIENT, Phase};
 
 type Example = (&'static str, &'static [&'static str], fn() -> Vec<Event>);
 
-/// What each history is about, the rules that it breaks, and the history.
+/// Each entry: a description, the violated rules, and the history.
 const EXAMPLES: &[Example] = &[
     ("one after the other", &[], one_after_the_other),
     ("two holders", &["exclusion"], || {
@@ -423,7 +423,7 @@ const EXAMPLES: &[Example] = &[
     }),
 ];
 
-/// Checks that each history breaks the rules that it is meant to, and no other.
+/// Checks that each history violates exactly the listed rules.
 pub(crate) fn run() -> ExitCode {
     let mut failed = 0;
     for (about, expected, history) in EXAMPLES {
@@ -446,8 +446,8 @@ pub(crate) fn run() -> ExitCode {
     ExitCode::from(u8::from(failed > 0))
 }
 
-/// A lock is let go long before its lease is over, for somebody who has it for 300 ms and never lets go; who comes next
-/// has it after so many milliseconds.
+/// A release long before the lease's deadline hands the lock to a waiter for 300 ms, which never releases it. The next
+/// waiter gets the lock after so many milliseconds.
 fn short_after_long(next: u64) -> Vec<Event> {
     let long = answer(call("a", Op::Acquire, 0, 10), "l1", 1, 15_000);
     let short = answer(call("b", Op::Acquire, 50, 110), "l2", 2, 300);
@@ -461,7 +461,7 @@ fn short_after_long(next: u64) -> Vec<Event> {
     vec![long, released, waits(short), waits(waiter)]
 }
 
-/// The same history while a fault is at work from one moment to the other.
+/// The same history with a fault between two moments.
 fn under(nemesis: &str, inject: u64, back: u64, mut history: Vec<Event>) -> Vec<Event> {
     history.push(fault(nemesis, Phase::Inject, inject));
     history.push(fault(nemesis, Phase::Heal, back));
@@ -475,7 +475,7 @@ fn one_after_the_other() -> Vec<Event> {
         release("a", 20, 30, "l1", Outcome::Done),
         grant("b", 15, 40, "l2", 2),
         release("b", 50, 60, "l2", Outcome::Done),
-        // The same release once more, long after.
+        // A late duplicate of the same release.
         release("a", 100, 110, "l1", Outcome::Lost),
         access(Arm::Fenced, 1, None, 0, 12),
         access(Arm::Fenced, 1, Some(0), 1, 14),

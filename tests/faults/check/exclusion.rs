@@ -1,4 +1,4 @@
-//! No two leases at once, and none that is lost before its time.
+//! At most one lease of a key at a time, and no confirmed lease lost before its deadline.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,7 +7,7 @@ use super::leases::Lease;
 use super::windows::Windows;
 use crate::history::{Call, Op};
 
-/// Two clients could both count on a lease of one key.
+/// Two clients could both rely on a lease of one key.
 pub(super) fn overlaps(leases: &[Lease]) -> Vec<Violation> {
     let mut claims: HashMap<&str, Vec<(u64, u64, usize, usize)>> = HashMap::new();
     for (index, lease) in leases.iter().enumerate() {
@@ -52,8 +52,8 @@ pub(super) fn overlaps(leases: &[Lease]) -> Vec<Violation> {
     violations
 }
 
-/// A lease was answered 409 although its holder could count on it and nobody had asked for its end. Where another
-/// lease's release succeeded meanwhile, and no fault explains the loss, that release is to blame.
+/// The server answered 409 for a lease although its holder could rely on it and no client had ended it. A successful
+/// release of another lease meanwhile is to blame, unless a fault explains the loss.
 pub(super) fn lost(leases: &[Lease], calls: &[&Call], windows: &Windows) -> Vec<Violation> {
     let mut releases: HashMap<&str, Vec<&Call>> = HashMap::new();
     for call in calls.iter().filter(|call| call.op == Op::Release) {
@@ -65,7 +65,7 @@ pub(super) fn lost(leases: &[Lease], calls: &[&Call], windows: &Windows) -> Vec<
         let Some(lost_at) = loss.answered_at else {
             continue;
         };
-        // The end that its holder asked for may be the very call that found the loss; a break is another's call, and
+        // The call in which the holder ends the lease may itself find the loss. A break comes from another client, and
         // the lease may be over from then on.
         let ended_before = lease.end_sent.is_some_and(|sent| sent < loss.sent_at)
             || lease.break_sent.is_some_and(|sent| sent < lost_at);

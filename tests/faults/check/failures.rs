@@ -1,4 +1,4 @@
-//! What failed for certain left nothing behind, and neither did a client that went away.
+//! A failed acquisition leaves no lease behind, and neither does a client that disconnects.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,16 +6,16 @@ use super::Violation;
 use super::windows::Windows;
 use crate::history::{ABANDONED, Call, Op, Outcome};
 
-/// How long the grant of a client that is gone may be seen: the server learns of it, and takes the grant back.
+/// How long the grant of a disconnected client may stay visible: the server detects the disconnect, then rolls back.
 const UNDO_US: u64 = 2_000_000;
 
-/// What became of an acquisition.
+/// The calls of an acquisition.
 struct Attempt<'a> {
     calls: Vec<&'a Call>,
 }
 
 impl Attempt<'_> {
-    /// Every call of it failed for certain.
+    /// Whether every call definitely failed.
     fn failed(&self) -> bool {
         self.calls.iter().all(|call| {
             matches!(
@@ -25,7 +25,7 @@ impl Attempt<'_> {
         })
     }
 
-    /// Its only call lost its client, who cannot come back for it; the server saw that before it answered.
+    /// Whether the client gave up on each call and cannot retry it; the server saw the disconnect before it answered.
     fn abandoned(&self) -> bool {
         self.calls.iter().all(|call| {
             call.outcome == Outcome::Unknown
@@ -64,12 +64,12 @@ pub(super) fn left_something(calls: &[&Call], windows: &Windows) -> Vec<Violatio
             continue;
         };
         let last_word = attempt.last_word();
-        // The refusal itself may name it.
+        // The refusal itself may name the attempt.
         let own = sighting.attempt == holder && sighting.answered_at == Some(last_word);
         let how = if attempt.failed() && (own || sighting.sent_at > last_word) {
             "failed for certain"
         } else if attempt.abandoned()
-            // A client that was killed has no last word; its call ended somewhere in its wait.
+            // The end of a killed client's call is unknown: it lies somewhere in its wait.
             && attempt.calls.iter().all(|call| call.answered_at.is_some())
             && sighting.sent_at > last_word + UNDO_US
             && !windows.disturbed(attempt.calls[0].sent_at, sighting.sent_at)

@@ -1,32 +1,32 @@
-//! Leases as their clients could prove them.
+//! Leases as the answers to their clients prove them.
 
 use std::collections::HashMap;
 
 use crate::history::{Call, Op, Outcome};
 
-/// All that clients learned of one lease.
+/// All facts that clients learned about one lease.
 pub(super) struct Lease<'a> {
     pub(super) key: &'a str,
     pub(super) id: &'a str,
     pub(super) token: u64,
-    /// Tokens that other answers gave for the same lease.
+    /// Another token that a later answer names for the same lease.
     pub(super) other_token: Option<u64>,
     pub(super) attempt: &'a str,
     pub(super) idempotent: bool,
-    /// When the first request of its acquisition was sent: it was not granted before.
+    /// When its client sent the first request of the acquisition, a lower bound of the grant.
     pub(super) first_sent: u64,
-    /// When the first answer that grants it came: it was granted by then.
+    /// When the first answer with the grant arrived, an upper bound of the grant.
     pub(super) granted: u64,
     pub(super) grant: &'a Call,
-    /// Answers that prove it: from the answer until the moment that the contract names.
+    /// Answers that prove the lease: from the answer until the deadline by the contract.
     pub(super) proofs: Vec<Proof<'a>>,
-    /// When its holder, or a break, first asked for its end.
+    /// When the holder or a break first tried to end the lease.
     pub(super) end_sent: Option<u64>,
-    /// When a break was first asked for.
+    /// When a break first tried to end the lease.
     pub(super) break_sent: Option<u64>,
-    /// When an end was first confirmed.
+    /// When an answer first confirmed the end.
     pub(super) ended: Option<u64>,
-    /// The first answer that it is lost.
+    /// The first answer that reports the loss.
     pub(super) lost: Option<&'a Call>,
 }
 
@@ -37,12 +37,12 @@ pub(super) struct Proof<'a> {
 }
 
 impl Lease<'_> {
-    /// When its holder could count on it: each proof until the end was asked for or the loss was known.
+    /// When its holder could rely on it: each proof until the first attempt to end the lease or the known loss.
     pub(super) fn claims(&self) -> impl Iterator<Item = (u64, u64)> {
         self.proven_claims().map(|(from, until, _)| (from, until))
     }
 
-    /// The same, each with the place of its proof.
+    /// The same, each with the index of its proof.
     pub(super) fn proven_claims(&self) -> impl Iterator<Item = (u64, u64, usize)> {
         let known_loss = self.lost.and_then(|call| call.answered_at);
         let end = self
@@ -56,7 +56,7 @@ impl Lease<'_> {
             .filter(|(from, until, _)| from < until)
     }
 
-    /// The last moment that any proof names.
+    /// The last moment that any proof covers.
     pub(super) fn proven_until(&self) -> u64 {
         self.proofs
             .iter()
@@ -66,7 +66,7 @@ impl Lease<'_> {
     }
 }
 
-/// Finds all leases that were granted to somebody who heard of it.
+/// Finds all leases of which a client received an answer.
 pub(super) fn collect<'a>(calls: &[&'a Call]) -> Vec<Lease<'a>> {
     let mut first_sent: HashMap<&str, u64> = HashMap::new();
     for call in calls.iter().filter(|call| call.op == Op::Acquire) {

@@ -1,4 +1,4 @@
-//! Judges a history by the contract. Everything here is a pure function over events.
+//! Judges a history by the contract. Every function here is a pure function of events.
 
 pub(crate) mod examples;
 mod exclusion;
@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use crate::history::{Call, Event};
 use windows::Windows;
 
-/// The rules, by the names under which violations are counted.
+/// The rules by the names that violations carry.
 pub(crate) const RULES: [(&str, &str); 13] = [
     (
         "exclusion",
@@ -71,15 +71,15 @@ pub(crate) const RULES: [(&str, &str); 13] = [
     ),
 ];
 
-/// What the contract does not promise under a fault: such violations are counted apart. Token order, the fenced
-/// resource and all others are never excused.
+/// The promises that the contract suspends under a fault; such violations have their own count. Token order, the fenced
+/// resource and all other rules have no excuse.
 pub(crate) const EXCUSES: [(&str, &[&str]); 10] = [
-    // Every copy of the leases is destroyed: they cannot be renewed, but nobody else may have them either. What is
-    // promised afterwards is not excused.
+    // The fault destroys every copy of the leases: renewals fail, but no other client may get the locks either.
+    // Promises made afterwards have no excuse.
     ("flushall", &["confirmed-grant-lost"]),
     ("fast-empty-master-restart", &["confirmed-grant-lost"]),
     ("flush-unconfirmed", &["confirmed-grant-lost"]),
-    // The same, and leases that were over are there again until their time is up, as they once were.
+    // As above; besides, the old copy restores ended leases until their deadlines.
     (
         "restored-backup",
         &[
@@ -89,11 +89,11 @@ pub(crate) const EXCUSES: [(&str, &[&str]); 10] = [
             "definite-failure-left-nothing",
         ],
     ),
-    // A lease that was over for less than the step and that nobody took since is not over when the clock is back.
+    // A lease that expired during the step, and whose lock is still free, is live again when the clock steps back.
     ("clock-plus-240ms", &["revived-lease"]),
     ("clock-minus-240ms", &["revived-lease"]),
-    // The clocks step beyond the skew. When one steps back, a wait that was over is not over yet, and the lock may
-    // be reserved for three seconds for who waited.
+    // The clocks step beyond the skew. A step back extends the wait of a waiter that timed out, and the lock may be
+    // reserved for it for 3 s.
     ("clock-plus-2s", CLOCK_STEP),
     ("clock-minus-2s", CLOCK_STEP),
     ("clock-plus-ttl", CLOCK_STEP),
@@ -108,20 +108,20 @@ const CLOCK_STEP: &[&str] = &[
     "definite-failure-left-nothing",
 ];
 
-/// How long an answer may be on its way that was given before the data were destroyed.
+/// How long an answer from before the destruction of the data may still be in flight.
 const ON_ITS_WAY_US: u64 = 250_000;
 
-/// A rule broken.
+/// A violated rule.
 #[derive(Clone, Debug)]
 pub(crate) struct Violation {
     pub(crate) rule: &'static str,
     pub(crate) at: u64,
     pub(crate) text: String,
-    /// The part of the history that shows it.
+    /// The part of the history that shows the violation.
     pub(crate) evidence: Vec<Event>,
-    /// When the last answer came that promised what was not kept.
+    /// When the last answer with the broken promise arrived.
     pub(crate) promised_at: Option<u64>,
-    /// Under which fault it happened, and whether the contract excuses it there; set by `check`.
+    /// The fault at that time, and whether the contract excuses the violation; set by `check`.
     pub(crate) nemesis: String,
     pub(crate) excused: bool,
 }
@@ -143,19 +143,19 @@ impl Violation {
     }
 }
 
-/// All that a report says.
+/// The contents of a report.
 pub(crate) struct Verdict {
     pub(crate) violations: Vec<Violation>,
-    /// Why the run proves nothing, if it does not.
+    /// Why the run proves nothing; empty if it is valid.
     pub(crate) indeterminate: Vec<String>,
     pub(crate) rows: BTreeMap<String, quality::Row>,
     pub(crate) totals: quality::Totals,
-    /// Seconds from the history's begin to the first counted violation of a rule.
+    /// Seconds from the start of the history to the first counted violation of a rule.
     pub(crate) first_seconds: BTreeMap<&'static str, u64>,
 }
 
 impl Verdict {
-    /// Takes in another run's verdict.
+    /// Adds another run's verdict.
     pub(crate) fn add(&mut self, other: Self) {
         self.violations.extend(other.violations);
         self.indeterminate.extend(other.indeterminate);

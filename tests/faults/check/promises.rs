@@ -1,4 +1,4 @@
-//! What an answer promised is kept: a lease is neither cut short, nor back when it is over.
+//! Answers keep their promises: a lease neither ends early nor returns after its end.
 
 use std::collections::HashMap;
 
@@ -7,14 +7,14 @@ use super::leases::Lease;
 use super::windows::Windows;
 use crate::history::{Call, Op, Outcome};
 
-/// What is lost by counting in whole milliseconds, on both sides.
+/// The loss by rounding to whole milliseconds on both sides.
 const ROUNDING_US: u64 = 10_000;
-/// How long a lease may outlast its deadline after another node took over: the skew of clocks, and what rounding takes.
+/// How long a lease may outlast its deadline after a failover: the clock skew plus rounding.
 const OUTLASTS_US: u64 = 600_000;
-/// How long a client waits for an answer at most, beyond its wait.
+/// How much longer than its requested wait a client waits for an answer.
 const PATIENCE_US: u64 = 3_000_000;
 
-/// An answer leaves less of a lease than one that came before its question had promised.
+/// An answer leaves less of a lease than an answer from before its question had promised.
 pub(super) fn shrunken(leases: &[Lease], calls: &[&Call]) -> Vec<Violation> {
     let mut said: HashMap<(&str, u64), Vec<(&Call, u64)>> = HashMap::new();
     for call in calls {
@@ -59,15 +59,15 @@ pub(super) fn shrunken(leases: &[Lease], calls: &[&Call]) -> Vec<Violation> {
     violations
 }
 
-/// The lease that an answer tells of, and when it ends at the latest by that answer.
+/// The lease in an answer, and the latest end of the lease by that answer.
 fn latest_end(call: &Call) -> Option<(u64, u64)> {
     let answered = call.answered_at?;
     if let Some(seen) = &call.seen {
-        // Told as it was when the store answered, which was before this.
+        // The store read its clock before this moment, so this is an upper bound.
         return Some((seen.token, answered + seen.expires_in_ms? * 1000));
     }
     let lease = call.lease.as_ref()?;
-    // What is left counts from when the store was asked, so as to be on the safe side: at the latest it is this call.
+    // The rest of the lease counts from the request to the store. The end of this call is a safe upper bound.
     let underway = answered - call.sent_at;
     Some((
         lease.token,
@@ -75,7 +75,7 @@ fn latest_end(call: &Call) -> Option<(u64, u64)> {
     ))
 }
 
-/// A lease is renewed or given again although it was over by all that may have extended it, or was answered 409.
+/// The server renewed or replayed a lease although every possible extension of it was over, or after a 409.
 pub(super) fn revived(leases: &[Lease], calls: &[&Call], windows: &Windows) -> Vec<Violation> {
     let mut extensions: HashMap<(&str, &str), Vec<&Call>> = HashMap::new();
     let mut acquisitions: HashMap<&str, Vec<&Call>> = HashMap::new();
@@ -138,11 +138,11 @@ pub(super) fn revived(leases: &[Lease], calls: &[&Call], windows: &Windows) -> V
     violations
 }
 
-/// The latest moment at which the store may have done what a call asked for.
+/// The latest moment at which the store may have executed a call.
 fn done_by(call: &Call, windows: &Windows) -> u64 {
     match (call.outcome, call.answered_at) {
         (Outcome::Done | Outcome::Replayed, Some(answered)) => answered,
-        // What a client gave up may be held up by a fault, and still run.
+        // A fault may delay an abandoned request, which can still execute.
         _ => windows.over_by(
             call.sent_at,
             call.sent_at + call.wait_ms * 1000 + PATIENCE_US,

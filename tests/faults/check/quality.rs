@@ -1,4 +1,4 @@
-//! Figures of a run, and whether it can prove anything.
+//! Figures of a run, and whether the run can prove anything.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,10 +7,10 @@ use super::windows::{Window, Windows};
 use super::{Violation, resource};
 use crate::history::{Arm, Call, Event, Op, Outcome, Phase};
 
-/// The share of unknown outcomes outside of faults beyond which a run proves nothing, in percent.
+/// The share of unknown outcomes outside of faults above which a run proves nothing, in percent.
 const MOST_UNKNOWN_PERCENT: u64 = 5;
 
-/// What happened from the injections of one fault to the next ones.
+/// The figures of one fault, each from its injection to the next injection.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Row {
     pub(crate) injections: usize,
@@ -18,9 +18,9 @@ pub(crate) struct Row {
     pub(crate) operations: usize,
     pub(crate) unknown: usize,
     pub(crate) overslept: usize,
-    /// By rule: counted, and excused.
+    /// By rule: counted and excused violations.
     pub(crate) violations: BTreeMap<&'static str, (usize, usize)>,
-    /// In milliseconds, one for each injection.
+    /// In milliseconds, one value per injection.
     pub(crate) after_injection: Vec<u64>,
     pub(crate) after_effect: Vec<u64>,
     pub(crate) after_heal: Vec<u64>,
@@ -28,7 +28,7 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// Takes in the same fault's row of another run.
+    /// Adds the same fault's row of another run.
     pub(super) fn add(&mut self, other: Self) {
         self.injections += other.injections;
         self.seen += other.seen;
@@ -63,7 +63,7 @@ pub(crate) struct Totals {
 }
 
 impl Totals {
-    /// Takes in those of another run.
+    /// Adds the figures of another run.
     pub(super) fn add(&mut self, other: &Self) {
         self.runs += other.runs;
         self.seconds += other.seconds;
@@ -165,7 +165,7 @@ pub(super) fn rows(
     rows
 }
 
-/// Why the run proves nothing.
+/// The reasons why the run proves nothing.
 pub(super) fn doubts(events: &[Event], totals: &Totals, windows: &Windows) -> Vec<String> {
     let mut doubts = Vec::new();
     for window in windows.all.iter().filter(|window| !window.seen) {
@@ -193,7 +193,7 @@ pub(super) fn doubts(events: &[Event], totals: &Totals, windows: &Windows) -> Ve
     doubts
 }
 
-/// Leases whose holder still used the resource when they were over: when it did.
+/// When holders still used the resource after the end of their leases.
 fn overslept(events: &[Event], leases: &[Lease]) -> Vec<u64> {
     let by_token: HashMap<u64, &Lease> = leases.iter().map(|lease| (lease.token, lease)).collect();
     let mut first: HashMap<u64, u64> = HashMap::new();
@@ -209,7 +209,7 @@ fn overslept(events: &[Event], leases: &[Lease]) -> Vec<u64> {
     first.into_values().collect()
 }
 
-/// A client that gave up early by its own choice is no sign of trouble.
+/// A client that gave up early by its own choice is no sign of a fault.
 fn is_unknown(call: &Call) -> bool {
     let gave_up = call
         .answered_at
@@ -228,14 +228,14 @@ fn first_grant(calls: &[&Call]) -> u64 {
         .unwrap_or(u64::MAX)
 }
 
-/// Milliseconds until the first grant that was asked for after `since` was answered.
+/// Milliseconds until the first answer to a grant requested after `since`.
 fn time_to_grant(grants: &[(u64, u64)], since: u64) -> Option<u64> {
     let after = grants.partition_point(|(sent, _)| *sent < since);
     let first = grants[after..].iter().map(|(_, answered)| *answered).min();
     first.map(|answered| (answered - since) / 1000)
 }
 
-/// The longest time in a fault in which no grant was answered, in milliseconds.
+/// The longest time during a fault without an answered grant, in milliseconds.
 fn longest_gap(grants: &[(u64, u64)], window: &Window) -> u64 {
     let mut answered: Vec<u64> = grants
         .iter()

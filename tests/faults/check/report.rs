@@ -1,4 +1,4 @@
-//! The verdict in words, figures and an exit status.
+//! The verdict as text, figures and an exit status.
 
 use std::process::ExitCode;
 
@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{RULES, Verdict};
 
-/// How many examples of a rule and fault are printed in full.
+/// How many examples per rule and fault to print in full.
 const EXAMPLES: usize = 1;
 
 /// 0 green, 1 violations, 3 indeterminate.
@@ -24,7 +24,7 @@ pub(crate) fn status(verdict: &Verdict) -> u8 {
     }
 }
 
-/// Prints it all and gives the status.
+/// Prints the report and returns the exit status.
 pub(crate) fn print(verdict: &Verdict, in_markdown: bool) -> ExitCode {
     table(verdict);
     examples(verdict);
@@ -66,7 +66,7 @@ pub(crate) fn print(verdict: &Verdict, in_markdown: bool) -> ExitCode {
     ExitCode::from(status(verdict))
 }
 
-/// How many violations of a rule there are, excused ones or others.
+/// The number of violations of a rule, either excused or counted.
 fn count(verdict: &Verdict, rule: &str, excused: bool) -> usize {
     let of_rule = verdict.violations.iter().filter(|v| v.rule == rule);
     of_rule.filter(|v| v.excused == excused).count()
@@ -78,7 +78,7 @@ fn faults(verdict: &Verdict) -> usize {
     rows.map(|(_, row)| row.injections).sum()
 }
 
-/// The same figures, to be copied into a page.
+/// The same figures as Markdown for a document.
 fn markdown(verdict: &Verdict) {
     let totals = &verdict.totals;
     println!("\n| Figure | |\n|---|---:|");
@@ -183,7 +183,7 @@ fn examples(verdict: &Verdict) {
     }
 }
 
-/// One line for programs.
+/// One line of JSON for programs.
 fn summary(verdict: &Verdict) {
     let rows: serde_json::Map<String, serde_json::Value> = verdict
         .rows

@@ -1,4 +1,4 @@
-//! Updates that were acknowledged and then overwritten by somebody who had not seen them.
+//! Acknowledged updates that a client overwrote without having seen them.
 
 use std::collections::HashMap;
 
@@ -27,12 +27,12 @@ pub(super) fn fenced(events: &[Event]) -> Vec<Violation> {
         .collect()
 }
 
-/// How many updates the unfenced arm lost: without any the run could not have shown harm.
+/// How many updates the unfenced arm lost; without any loss the run could not have shown harm.
 pub(super) fn lost_by_control(events: &[Event]) -> usize {
     lost_updates(events, Arm::Control).len()
 }
 
-/// Accepted writes that build on a value older than the last accepted write, with that write.
+/// Accepted writes based on a value older than the last accepted write, together with that write.
 fn lost_updates(events: &[Event], arm: Arm) -> Vec<(&Access, &Access)> {
     let mut last: HashMap<&str, &Access> = HashMap::new();
     let mut found = Vec::new();

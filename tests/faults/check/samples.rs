@@ -1,4 +1,4 @@
-//! Calls, accesses and faults in short, for histories made by hand. Moments are in milliseconds.
+//! Short constructors of calls, accesses and faults, for handmade histories. Moments are in milliseconds.
 
 use crate::history::{Access, Arm, Call, Event, Fault, GrantedLease, Op, Outcome, Phase, Seen};
 
@@ -108,7 +108,7 @@ pub(super) fn sighting(attempt: &str, sent: u64, answered: u64, holder: &str, to
     )
 }
 
-/// A waiter whose time ran out.
+/// A waiter that timed out.
 pub(super) fn waiting(sent: u64, wait_ms: u64) -> Event {
     let waiter = call("w", Op::Acquire, sent, sent + wait_ms);
     with(outcome(waiter, Outcome::Refused), |call| {

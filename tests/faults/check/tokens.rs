@@ -1,4 +1,4 @@
-//! Fencing tokens rise with real time, and each is given once.
+//! Fencing tokens rise with real time, and each token belongs to one lease.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use super::Violation;
 use super::leases::Lease;
 use crate::history::Call;
 
-/// A grant whose request was sent after another grant was answered has a higher token, over all keys.
+/// A grant requested after the answer of another grant has a higher token, over all keys.
 pub(super) fn order(leases: &[Lease]) -> Vec<Violation> {
     let mut by_sent: Vec<&Lease> = leases.iter().collect();
     by_sent.sort_by_key(|lease| lease.first_sent);
@@ -67,7 +67,7 @@ pub(super) fn unique(leases: &[Lease]) -> Vec<Violation> {
     violations
 }
 
-/// No answer names a holder older than one that was granted before the question.
+/// No answer names a holder that is older than a grant from before the question.
 pub(super) fn reads(leases: &[Lease], calls: &[&Call]) -> Vec<Violation> {
     let mut by_key: HashMap<&str, Vec<&Lease>> = HashMap::new();
     for lease in leases {

@@ -1,4 +1,4 @@
-//! Locks that are free are given to who waits, and every lock can be taken again in the end.
+//! Free locks go to their waiters, and every lock becomes available again in the end.
 
 use std::collections::HashMap;
 
@@ -7,18 +7,18 @@ use super::leases::Lease;
 use super::windows::Windows;
 use crate::history::{Call, Event, Op, Outcome, PROBE_CLIENT, Phase};
 
-/// How long a free lock may have a waiter when nothing is broken: a lost hint costs a second.
+/// How long a free lock may have a waiter without a fault; a lost hint costs a second.
 const HAND_OVER_US: u64 = 3_000_000;
-/// How long before its answer a grant may have been made.
+/// How long before its answer a grant may have happened.
 const ANSWER_US: u64 = 1_000_000;
-/// What liveness allows beyond the rest of a TTL.
+/// The allowance of the liveness rule beyond the rest of a TTL.
 const LIVENESS_US: u64 = 1_000_000;
-/// How long a client waits for an answer at most, beyond its wait.
+/// How much longer than its requested wait a client waits for an answer.
 const PATIENCE_US: u64 = 3_000_000;
 
-/// A waiter stood in line while the lock was certainly free for longer than a hand-over takes, because it was let go or
-/// because a lease was over, also one that was shorter than another that the waiter's server knew of. That clients die
-/// is no excuse. A fault is one while it lasts: what was waited before it and after it counts.
+/// A waiter stood in the queue although the lock was certainly free for longer than a hand-over takes. The lock was
+/// released, or its lease expired, even a lease shorter than the one the waiter's server knew of. Dying clients are no
+/// excuse. A fault excuses only its own duration: the waits before and after it count.
 pub(super) fn lost_wake_ups(
     leases: &[Lease],
     calls: &[&Call],
@@ -35,7 +35,7 @@ pub(super) fn lost_wake_ups(
         let Some(answered) = call.answered_at.filter(|_| call.status.is_some()) else {
             continue;
         };
-        // After its wait it is no waiter any more.
+        // The request is no waiter after its wait.
         let until = answered.min(call.sent_at + call.wait_ms * 1000);
         let parts = windows.whole(call.sent_at, until).into_iter();
         let gaps = parts.map(|(from, until)| {
@@ -63,7 +63,7 @@ pub(super) fn lost_wake_ups(
     violations
 }
 
-/// After the last fault every key can be taken once the leases that may be left are over.
+/// After the last fault every key becomes available once the remaining leases are over.
 pub(super) fn liveness(
     events: &[Event],
     leases: &[Lease],
@@ -90,7 +90,7 @@ pub(super) fn liveness(
     for key in probe.detail.split_whitespace() {
         let held = known.iter().filter(|lease| lease.key == key).map(|lease| {
             let (from, until) = hold_of(lease);
-            // Releases are not confirmed: a failover may bring the lease back.
+            // Releases are not confirmed: a failover may restore the lease.
             if windows.disturbed(from, until) {
                 longest_hold_of(lease)
             } else {
@@ -102,7 +102,7 @@ pub(super) fn liveness(
             .filter(|call| call.key == key)
             .filter_map(|call| doubtful_hold(call))
             .map(|(_, until)| until);
-        // What nobody asks for cannot be taken: the probe has many keys.
+        // The rule counts from the first request for the key, because the probe has many keys.
         let asked = calls
             .iter()
             .filter(|call| call.client == PROBE_CLIENT && call.key == key)
@@ -136,7 +136,7 @@ pub(super) fn liveness(
     violations
 }
 
-/// A server that did not grant any more although everything was healed.
+/// A server that did not grant again although all faults were repaired.
 fn not_back(event: &Event) -> Option<Violation> {
     match event {
         Event::Fault(fault) if fault.phase == Phase::NotBack => Some(Violation::new(
@@ -149,15 +149,15 @@ fn not_back(event: &Event) -> Option<Violation> {
     }
 }
 
-/// When a lease that was let go under a fault is taken to be back: releases are not confirmed.
+/// When a lease released under a fault counts as restored: releases are not confirmed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Doubt {
-    /// If somebody saw it since.
+    /// Only if a later answer shows the lease.
     IfSeen,
     Always,
 }
 
-/// For each key, when it may have been held, in order and without overlaps.
+/// The intervals in which each key may have been held, ordered and without overlaps.
 fn holds<'a>(
     leases: &[Lease<'a>],
     calls: &[&'a Call],
@@ -200,7 +200,7 @@ fn holds<'a>(
     holds
 }
 
-/// From when until when at most the store may have kept a lease.
+/// The longest interval in which the store may have kept a lease.
 fn hold_of(lease: &Lease) -> (u64, u64) {
     let from = lease
         .first_sent
@@ -209,7 +209,7 @@ fn hold_of(lease: &Lease) -> (u64, u64) {
     (from, until.min(lease.ended.unwrap_or(u64::MAX)))
 }
 
-/// Until when at most, had nobody asked for its end.
+/// The latest end of the lease if no client had ended it.
 fn longest_hold_of(lease: &Lease) -> u64 {
     let proofs = lease.proofs.iter().filter_map(|proof| {
         let left = proof.call.lease.as_ref()?.expires_in_ms;
@@ -218,12 +218,12 @@ fn longest_hold_of(lease: &Lease) -> u64 {
     proofs.max().unwrap_or(lease.granted)
 }
 
-/// When a call without an answer may have made or kept a lease.
+/// The interval in which a call without an answer may have made or kept a lease.
 fn doubtful_hold(call: &Call) -> Option<(u64, u64)> {
     if call.outcome != Outcome::Unknown || !matches!(call.op, Op::Acquire | Op::Renew) {
         return None;
     }
-    // A renewal does not say its TTL: it is the longest one's at most.
+    // A renewal does not record its TTL; the longest TTL is its upper bound.
     let ttl_ms = call.ttl_ms.unwrap_or(crate::workload::LONGEST_TTL_MS);
     let over = call
         .answered_at
@@ -231,7 +231,7 @@ fn doubtful_hold(call: &Call) -> Option<(u64, u64)> {
     Some((call.sent_at, over + ttl_ms * 1000 + ANSWER_US))
 }
 
-/// The longest time between these moments in which nobody can have held the lock, and when it began.
+/// The longest gap between these moments in which no client can have held the lock: its start and its length.
 fn longest_gap(holds: &[(u64, u64)], from: u64, until: u64) -> (u64, u64) {
     let first = holds.partition_point(|(_, end)| *end <= from);
     let mut free_since = from;

@@ -1,19 +1,18 @@
-//! When which fault was at work.
+//! The time windows of the faults.
 
 use crate::history::{Event, Phase};
 
-/// How long after everything is back the outcome of a call still says nothing.
+/// How long after the recovery the outcome of a call still proves nothing.
 const SETTLE_US: u64 = 1_000_000;
 
-/// The same for those who wait for a lock: it may have been reserved for somebody at a server that was killed and that
-/// nobody missed yet.
+/// The same for waiters: the lock may be reserved for a waiter at a killed server until its absence is detected.
 const WAITERS_SETTLE_US: u64 = 6_000_000;
-/// Faults in which nothing is done to the service.
+/// Faults that leave the service untouched.
 const NO_FAULTS: [&str; 1] = ["none"];
-/// Faults in which clients die: the service is as whole as ever, and has to be without them.
+/// Faults that kill clients only: the service stays whole and must work without these clients.
 const DEATHS: [&str; 2] = ["client-dies-granted", "client-dies-waiting"];
-/// Faults after which a lease may last longer than anybody knows of: a clock went back by more than the skew, or an old copy
-/// of the data is in use.
+/// Faults after which a lease may outlast every known deadline: a clock stepped back beyond the skew, or an old copy of
+/// the data is in use.
 const LENGTHENING: [&str; 5] = [
     "clock-minus-2s",
     "clock-minus-ttl",
@@ -27,10 +26,10 @@ const LENGTHENING: [&str; 5] = [
 pub(super) struct Window {
     pub(super) nemesis: String,
     pub(super) inject: u64,
-    /// When its effect was last seen; the injection if it was not.
+    /// When the effect last showed; the injection if it never did.
     pub(super) effect: u64,
     pub(super) heal: u64,
-    /// When every server granted again; the end of the history if that was not recorded.
+    /// When every server granted again; the end of the history without such a record.
     pub(super) back: u64,
     pub(super) seen: bool,
 }
@@ -71,7 +70,7 @@ impl Windows {
         Self { all }
     }
 
-    /// The fault that was injected last before this moment.
+    /// The last fault injected before this moment.
     pub(super) fn nemesis_at(&self, at: u64) -> &str {
         let after = self.all.partition_point(|window| window.inject <= at);
         match after.checked_sub(1) {
@@ -80,13 +79,13 @@ impl Windows {
         }
     }
 
-    /// When the fault was undone that was injected last before this moment.
+    /// When the last fault injected before this moment was repaired.
     pub(super) fn healed_before(&self, at: u64) -> u64 {
         let after = self.all.partition_point(|window| window.inject <= at);
         after.checked_sub(1).map_or(0, |index| self.all[index].heal)
     }
 
-    /// The end of the faults that were at work at some time between these moments; the second of them if there was none.
+    /// The end of all faults that overlap the interval; the end of the interval without such a fault.
     pub(super) fn over_by(&self, from: u64, until: u64) -> u64 {
         let at_work = self
             .faults()
@@ -95,14 +94,14 @@ impl Windows {
         back.unwrap_or(until).max(until)
     }
 
-    /// Whether a fault was at work at some time between these moments.
+    /// Whether a fault overlaps the interval.
     pub(super) fn disturbed(&self, from: u64, until: u64) -> bool {
         self.faults()
             .any(|window| window.inject <= until && from <= window.back + SETTLE_US)
     }
 
-    /// The parts of the time between these moments in which who waits for a lock needs no patience with a fault. What
-    /// comes after a fault that makes leases last longer is none, as nobody can say when a lock is free.
+    /// The parts of the interval in which no fault excuses a wait for a lock. They end at a fault that lengthens
+    /// leases, because the end of a lease is unknown from then on.
     pub(super) fn whole(&self, from: u64, until: u64) -> Vec<(u64, u64)> {
         let mut parts = Vec::new();
         let mut from = from;
@@ -118,7 +117,7 @@ impl Windows {
             if from < window.inject {
                 parts.push((from, window.inject));
             }
-            // One of a pair is any of them.
+            // A random pair may contain any fault.
             if LENGTHENING.contains(&name) || name == "random-pair" {
                 return parts;
             }
@@ -130,7 +129,7 @@ impl Windows {
         parts
     }
 
-    /// All but those in which nothing was done.
+    /// All windows in which the campaign did something to the service.
     fn faults(&self) -> impl Iterator<Item = &Window> {
         self.all
             .iter()

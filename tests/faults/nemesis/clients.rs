@@ -3,10 +3,10 @@
 use super::World;
 use crate::wait::hold_ms;
 
-/// How many clients are hit at a time.
+/// How many clients one injection affects.
 const VICTIMS: usize = 4;
 
-/// Clients stand still, most of them for longer than their leases last, wherever they happen to be.
+/// Stops clients at arbitrary moments, most of them for longer than their leases last.
 pub(super) fn pause(world: &mut World) -> Result<(), String> {
     world.inject("");
     let mut silent = true;
@@ -34,7 +34,7 @@ pub(super) fn pause(world: &mut World) -> Result<(), String> {
     }
 }
 
-/// Clients die while they stand in line.
+/// Kills clients while they wait in a queue.
 pub(super) fn die_waiting(world: &mut World) -> Result<(), String> {
     world.inject("");
     for _ in 0..VICTIMS {
@@ -47,7 +47,7 @@ pub(super) fn die_waiting(world: &mut World) -> Result<(), String> {
     Ok(())
 }
 
-/// Clients die at the moment when they learn that they hold a lock.
+/// Kills clients at the moment at which they learn of a grant.
 pub(super) fn die_granted(world: &mut World) -> Result<(), String> {
     world.inject("");
     let victims = victims(world);

@@ -1,4 +1,4 @@
-//! Steps of one data node's wall clock, within the skew that the contract allows and beyond.
+//! Steps of one data node's wall clock, within the clock skew of the contract and beyond it.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,13 +12,13 @@ use crate::history::{Call, Op};
 use crate::wait::{hold_ms, poll};
 use crate::workload::LONGEST_TTL_MS;
 
-/// As far as the longest lease of a client.
+/// A step as long as the longest lease.
 pub(super) const TTL_MS: i64 = LONGEST_TTL_MS.cast_signed();
 
-/// How long grants may pause: as long as the longest lease that may be lost, and the skew.
+/// How long grants may pause: the longest lease that can be lost, plus the skew.
 const GRANTS_LIMIT: Duration = Duration::from_millis(LONGEST_TTL_MS + 2000);
 
-/// Steps the master's clock, or a replica's before a failover; and back, which is a step as well.
+/// Steps the clock of the master, or of a replica before a failover. The repair steps it back.
 pub(super) fn step(world: &mut World, ms: i64) -> Result<(), String> {
     let master = world.cluster.master()?;
     let on_master = world.rng.percent(60);
@@ -41,7 +41,7 @@ pub(super) fn step(world: &mut World, ms: i64) -> Result<(), String> {
             .and_then(|()| world.expect("another master is named", |w| is_replaced(w, master)));
     }
     hold_ms(4000);
-    // Grants pause after a step; what is granted by that clock is to be seen too.
+    // Grants pause after a step; the history should also contain grants by the stepped clock.
     let since = now_us();
     let granted = |call: &Call| call.op == Op::Acquire && call.succeeded() && call.sent_at >= since;
     let _or_not = poll(GRANTS_LIMIT, || {

@@ -1,5 +1,5 @@
-//! The faults by name. Each one injects, looks whether its effect shows, holds, and heals; the campaign then waits
-//! until the service is back.
+//! The faults by name. Each fault injects, checks that its effect shows, holds, and repairs. The campaign then waits
+//! until the service works again.
 
 mod clients;
 mod clocks;
@@ -16,7 +16,7 @@ pub(crate) use world::{ProxyControl, World};
 
 pub(crate) struct Nemesis {
     pub(crate) name: &'static str,
-    /// What it does, for people.
+    /// A description for the listing.
     pub(crate) about: &'static str,
     pub(crate) run: fn(&mut World) -> Result<(), String>,
 }
@@ -208,7 +208,7 @@ pub(crate) fn by_name(name: &str) -> Option<&'static Nemesis> {
     ALL.iter().find(|nemesis| nemesis.name == name)
 }
 
-/// The run without a fault, by which the others are measured.
+/// The period without a fault, as the baseline for all faults.
 #[expect(clippy::unnecessary_wraps, reason = "as all faults")]
 fn none(world: &mut World) -> Result<(), String> {
     world.inject("nothing");

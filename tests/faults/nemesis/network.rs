@@ -5,7 +5,7 @@ use super::redis::is_replaced;
 use crate::history::Outcome;
 use crate::wait::hold_ms;
 
-/// A split brain that one server can see into: the old master has lost everybody but that server.
+/// A split brain: the old master loses all hosts except one server.
 pub(super) fn cut_master_but_one_server(world: &mut World) -> Result<(), String> {
     let master = world.cluster.master()?;
     let spared = world.rng.index(world.cluster.servers.len());
@@ -27,7 +27,7 @@ pub(super) fn cut_master_but_one_server(world: &mut World) -> Result<(), String>
     seen
 }
 
-/// The master hears nobody, or nobody hears the master; sometimes the servers are on its side.
+/// Cuts one direction between the master and the other nodes, sometimes including the servers.
 pub(super) fn one_way(world: &mut World, to_master: bool) -> Result<(), String> {
     let master = world.cluster.master()?;
     let with_servers = world.rng.percent(50);
@@ -52,7 +52,7 @@ pub(super) fn one_way(world: &mut World, to_master: bool) -> Result<(), String> 
     seen
 }
 
-/// What the servers ask is done, and they do not hear of it: no Sentinel misses anything.
+/// The master executes the servers' commands, but its replies do not arrive; no Sentinel notices a fault.
 pub(super) fn deaf_servers(world: &mut World) -> Result<(), String> {
     let master = world.cluster.master()?;
     let victim = world.cluster.node(master).host().name.clone();
@@ -71,7 +71,7 @@ pub(super) fn deaf_servers(world: &mut World) -> Result<(), String> {
     seen
 }
 
-/// Half of the clients reach the servers over a slow way.
+/// Half of the clients reach the servers through a slow proxy.
 pub(super) fn slow_link(world: &mut World) -> Result<(), String> {
     let delay = world.rng.between(80, 700);
     world.inject(&format!("{delay} ms each way"));
@@ -92,7 +92,7 @@ pub(super) fn slow_link(world: &mut World) -> Result<(), String> {
     seen
 }
 
-/// Answers break off in the middle, for half of the clients.
+/// Half of the clients receive incomplete answers.
 pub(super) fn reset_response(world: &mut World) -> Result<(), String> {
     let bytes = *world.rng.pick(&[1, 30, 150, 400]);
     world.inject(&format!("after {bytes} bytes"));
@@ -110,7 +110,7 @@ pub(super) fn reset_response(world: &mut World) -> Result<(), String> {
     seen
 }
 
-/// The hosts of all data nodes and Sentinels but one node, and of the servers.
+/// The hosts of the Sentinels and of all data nodes except one; optionally of the servers.
 fn others(world: &World, but: usize, with_servers: bool) -> Vec<String> {
     let nodes = world.cluster.set.nodes().iter().enumerate();
     let nodes = nodes.filter(|(index, _)| *index != but);

@@ -5,7 +5,7 @@ use std::thread;
 use super::{Nemesis, World, by_name};
 use crate::wait::hold_ms;
 
-/// Those that leave a copy of the data: two that destroy it together would prove nothing.
+/// Faults that keep a copy of the data: two faults that destroy it together would prove nothing.
 const MIXABLE: [&str; 16] = [
     "kill-master",
     "stop-master-0.3s",
@@ -25,7 +25,7 @@ const MIXABLE: [&str; 16] = [
     "client-dies-granted",
 ];
 
-/// Runs two of them side by side; enough that the effect of one is seen, as one can prevent the other's.
+/// Runs two faults in parallel. One visible effect is enough, because one fault can prevent the effect of the other.
 pub(super) fn run(world: &mut World) -> Result<(), String> {
     let mut names = MIXABLE;
     world.rng.shuffle(&mut names);

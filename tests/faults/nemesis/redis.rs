@@ -5,7 +5,7 @@ use crate::cluster::DATA_NODES;
 use crate::data;
 use crate::wait::hold_ms;
 
-/// The master dies and comes back with its data, when another one may have taken over.
+/// Kills the master and restarts it with its data, possibly after a failover.
 pub(super) fn kill_master(world: &mut World) -> Result<(), String> {
     let master = world.cluster.master()?;
     world.inject(&format!("redis{master}"));
@@ -18,7 +18,7 @@ pub(super) fn kill_master(world: &mut World) -> Result<(), String> {
     Ok(())
 }
 
-/// The master stands still, with commands in its sockets that run when it wakes up.
+/// Stops the master; it later runs the commands that its sockets received meanwhile.
 pub(super) fn stop_master(world: &mut World, ms: u64) -> Result<(), String> {
     let master = world.cluster.master()?;
     world.inject(&format!("redis{master}"));
@@ -46,7 +46,7 @@ pub(super) fn stop_master(world: &mut World, ms: u64) -> Result<(), String> {
     seen
 }
 
-/// A replica stands still for a shorter time than it is waited for: confirmations come late.
+/// Stops a replica for less than the servers wait for replicas: confirmations arrive late.
 pub(super) fn stop_replica(world: &mut World) -> Result<(), String> {
     let master = world.cluster.master()?;
     let pause = world.rng.between(500, 1200);
@@ -68,8 +68,8 @@ pub(super) fn stop_replica(world: &mut World) -> Result<(), String> {
     seen
 }
 
-/// The replica that lacks the last writes is promoted: the other one and the master are gone. What was confirmed must
-/// not be among them.
+/// Sentinel promotes the replica that lacks the last writes, because the master is dead and the other replica stopped.
+/// No confirmed write may be among the lost ones.
 pub(super) fn promote_laggard(world: &mut World) -> Result<(), String> {
     let master = world.cluster.master()?;
     let mut replicas = [1, 2].map(|offset| (master + offset) % DATA_NODES);
@@ -78,7 +78,7 @@ pub(super) fn promote_laggard(world: &mut World) -> Result<(), String> {
     let hosts = [master, laggard].map(|node| world.cluster.node(node).host().name.clone());
     world.inject(&format!("redis{laggard} after redis{master}"));
     let cuts = world.cluster.net.cut_both(&hosts[0], &hosts[1])?;
-    // Less than what makes Sentinel think that the link is down.
+    // Shorter than the time after which Sentinel considers the replication link down.
     let pause = world.rng.between(500, 1000);
     hold_ms(pause);
     world.cluster.node(other).pause();
@@ -93,7 +93,7 @@ pub(super) fn promote_laggard(world: &mut World) -> Result<(), String> {
     seen
 }
 
-/// A replica loses its disk and copies everything again.
+/// A replica loses its data and synchronises fully.
 pub(super) fn wipe_replica(world: &mut World) -> Result<(), String> {
     let master = world.cluster.master()?;
     let replica = (master + 1 + world.rng.index(DATA_NODES - 1)) % DATA_NODES;
@@ -111,7 +111,7 @@ pub(super) fn wipe_replica(world: &mut World) -> Result<(), String> {
     Ok(())
 }
 
-/// The master restarts without its data before any Sentinel misses it, and its replicas copy the emptiness.
+/// The master restarts without its data before a Sentinel notices, and the replicas copy the empty data set.
 pub(super) fn fast_empty_master_restart(world: &mut World) -> Result<(), String> {
     let master = world.cluster.master()?;
     let before = replid(world, master);
@@ -126,8 +126,8 @@ pub(super) fn fast_empty_master_restart(world: &mut World) -> Result<(), String>
     })
 }
 
-/// Somebody empties the database while what was granted waits for replicas, and no Sentinel answers, so that nothing
-/// is activated anew: what the replicas then confirm is not what was granted.
+/// Empties the database while grants wait for replicas. The Sentinels do not answer, so no server activates the master
+/// again; the replicas then confirm a state without the grants.
 pub(super) fn flush_unconfirmed(world: &mut World) -> Result<(), String> {
     let master = world.cluster.master()?;
     let before = activation(world, master);
@@ -142,7 +142,7 @@ pub(super) fn flush_unconfirmed(world: &mut World) -> Result<(), String> {
     hold_ms(250);
     let flushed = world.cluster.node(master).try_cli(&["FLUSHALL"]);
     world.heal();
-    // Longer than one wait for replicas, shorter than what an operation is pursued.
+    // Longer than one wait for replicas, shorter than the limit of an operation.
     hold_ms(400);
     for replica in replicas() {
         world.cluster.node(replica).resume();
@@ -157,7 +157,7 @@ pub(super) fn flush_unconfirmed(world: &mut World) -> Result<(), String> {
     })
 }
 
-/// The master restarts with a backup of its data before any Sentinel misses it, and its replicas copy that.
+/// The master restarts with a backup of its data before a Sentinel notices, and the replicas copy the backup.
 pub(super) fn restored_backup(world: &mut World) -> Result<(), String> {
     let master = world.cluster.master()?;
     let before = replid(world, master);
@@ -176,7 +176,7 @@ pub(super) fn restored_backup(world: &mut World) -> Result<(), String> {
     })
 }
 
-/// Somebody empties the database.
+/// Empties the database.
 pub(super) fn flushall(world: &mut World) -> Result<(), String> {
     let master = world.cluster.master()?;
     let before = activation(world, master);

@@ -1,4 +1,4 @@
-//! Faults of Sentinels, and failovers that they are told to make.
+//! Faults of Sentinels, and forced failovers.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::cluster::SENTINELS;
 use crate::support::sentinel::ask;
 use crate::wait::{hold_ms, poll};
 
-/// A failover away from a healthy master: the writes that it still takes are lost.
+/// A failover from a healthy master: it loses the writes that the old master still accepts.
 pub(super) fn failover(world: &mut World) -> Result<(), String> {
     let master = world.cluster.master()?;
     world.inject(&format!("redis{master}"));
@@ -18,7 +18,7 @@ pub(super) fn failover(world: &mut World) -> Result<(), String> {
     Ok(())
 }
 
-/// Two of them, as close as Sentinel does it.
+/// Two failovers in the shortest succession that Sentinel allows.
 pub(super) fn failover_twice(world: &mut World) -> Result<(), String> {
     let first = world.cluster.master()?;
     world.inject(&format!("redis{first}"));
@@ -31,7 +31,7 @@ pub(super) fn failover_twice(world: &mut World) -> Result<(), String> {
     Ok(())
 }
 
-/// Some of the Sentinels die; without a majority nothing may be activated.
+/// Kills some of the Sentinels; without a majority of Sentinels no server may activate a master.
 pub(super) fn kill(world: &mut World, count: usize) -> Result<(), String> {
     let mut victims: Vec<usize> = (0..SENTINELS).collect();
     world.rng.shuffle(&mut victims);
@@ -53,7 +53,7 @@ pub(super) fn kill(world: &mut World, count: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// One server sees a single Sentinel, which is cut off from everything else and goes on naming the old master.
+/// One server sees a single Sentinel. That Sentinel is cut off from all others and keeps naming the old master.
 pub(super) fn stale_for_one_server(world: &mut World) -> Result<(), String> {
     let master = world.cluster.master()?;
     let net = &world.cluster.net;
@@ -100,7 +100,7 @@ pub(super) fn stale_for_one_server(world: &mut World) -> Result<(), String> {
     seen
 }
 
-/// Orders a failover; refused while an earlier one ends, so it asks again.
+/// Forces a failover; retries, because Sentinel refuses while an earlier failover ends.
 pub(super) fn order_failover(world: &mut World) -> Result<(), String> {
     let mut last = None;
     let done = poll(Duration::from_secs(15), || {

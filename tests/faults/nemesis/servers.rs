@@ -4,7 +4,7 @@ use super::World;
 use crate::history::Outcome;
 use crate::wait::hold_ms;
 
-/// A server dies with its waiters, and comes back without memory.
+/// Kills a server with its waiters, and restarts it without their state.
 pub(super) fn kill(world: &mut World) -> Result<(), String> {
     let server = world.rng.index(world.cluster.servers.len());
     world.inject(&format!("server{server}"));
@@ -22,7 +22,7 @@ pub(super) fn kill(world: &mut World) -> Result<(), String> {
     seen
 }
 
-/// A server stands still, with requests in its sockets that run when it wakes up.
+/// Stops a server; it later runs the requests that its sockets received meanwhile.
 pub(super) fn stop(world: &mut World) -> Result<(), String> {
     let server = world.rng.index(world.cluster.servers.len());
     let pause = world.rng.between(1500, 8000);

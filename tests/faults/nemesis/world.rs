@@ -1,4 +1,4 @@
-//! What a fault works on, and how it tells what it did.
+//! The cluster as a fault sees it, and the record of its phases.
 
 use std::io::Write as _;
 use std::process::ChildStdin;
@@ -47,7 +47,7 @@ impl World {
         }
     }
 
-    /// The same world, as one fault sees it.
+    /// The same world for one fault.
     pub(crate) fn for_nemesis(&self, name: &'static str, seed: u64) -> Self {
         Self {
             rng: Rng::new(seed),
@@ -56,13 +56,13 @@ impl World {
         }
     }
 
-    /// The same world and name, for a part of a fault.
+    /// The same world and name, for one part of a combined fault.
     pub(crate) fn part(&mut self) -> Self {
         let seed = self.rng.next();
         self.for_nemesis(self.name, seed)
     }
 
-    /// Call it just before the fault is made: its window begins.
+    /// Starts the fault's window; call it just before the injection.
     pub(crate) fn inject(&mut self, what: &str) {
         note(&self.log, self.name, Phase::Inject, what);
         self.injected_at = now_us();
@@ -72,7 +72,7 @@ impl World {
         self.injected_at
     }
 
-    /// Waits for the effect and records it; without it the fault proves nothing.
+    /// Waits for the effect and records it; a fault without its effect proves nothing.
     pub(crate) fn expect(
         &mut self,
         effect: &str,
@@ -88,13 +88,13 @@ impl World {
         note(&self.log, self.name, Phase::Effect, effect);
     }
 
-    /// Call it once the fault is undone.
+    /// Ends the fault's window; call it after the repair.
     pub(crate) fn heal(&mut self) {
         self.healed_at = now_us();
         note(&self.log, self.name, Phase::Heal, "");
     }
 
-    /// When it was undone; now, if it failed before.
+    /// When the fault was repaired; now, if it failed earlier.
     pub(crate) fn healed(&mut self) -> u64 {
         if self.healed_at == 0 {
             self.heal();
@@ -103,7 +103,7 @@ impl World {
     }
 }
 
-/// The campaign's end of the proxy process.
+/// The campaign's handle on the proxy process.
 pub(crate) struct ProxyControl {
     first_port: u16,
     stdin: Mutex<ChildStdin>,
@@ -124,13 +124,13 @@ impl ProxyControl {
         }
     }
 
-    /// Sets its mode.
+    /// Sets the mode of the proxy.
     pub(crate) fn say(&self, mode: &str) {
         let mut stdin = self.stdin.lock().unwrap_or_else(PoisonError::into_inner);
         writeln!(stdin, "{mode}").expect("the proxy lives as long as the campaign");
     }
 
-    /// Whether a client's address of a server leads through it.
+    /// Whether this address of a server leads through the proxy.
     pub(crate) fn is_on_the_way_to(&self, server: &str) -> bool {
         let port = server
             .rsplit_once(':')

@@ -1,4 +1,4 @@
-//! One of many clients: it takes locks, waits, hangs up, renews, breaks, and forgets to release.
+//! One of many clients: it acquires locks, waits, disconnects, renews, breaks, and forgets releases.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,20 +16,20 @@ use tokio::time::{sleep, timeout};
 use super::ledger::Lease;
 use super::{KEYS, MAX_WAIT, SLACK, Soak, count};
 
-/// How often a request that can be repeated is, before its client gives up, and how long after the one before.
+/// How often a client repeats a repeatable request before it gives up, and the pause between attempts.
 const REPETITIONS: usize = 100;
 const REPEAT_AFTER: Duration = Duration::from_millis(100);
 
 pub(super) struct Client {
     soak: Arc<Soak>,
     random: u64,
-    /// To each server, once it was needed.
+    /// A connection to each server, opened on first use.
     connections: [Option<Connection>; 2],
 }
 
 struct Connection {
     requests: SendRequest<Full<Bytes>>,
-    /// Ends the connection, whatever is under way.
+    /// Closes the connection, whatever is in progress.
     task: AbortHandle,
 }
 
@@ -58,11 +58,11 @@ impl Client {
 
     pub(super) async fn run(mut self) {
         while !self.soak.is_over() {
-            // Who leaves a lease behind asks for a short one, else all would wait for the ends of these.
+            // A client that abandons its lease asks for a short one, so that the others need not wait long.
             let careless = self.below(5) == 0;
             let ask = self.think(careless);
             let lease = if careless && self.below(10) < 7 {
-                // In the middle of a wait, or of the acquisition itself.
+                // In the middle of the wait or of the acquisition itself.
                 let after = if self.below(2) == 0 { 3 } else { ask.wait_ms };
                 let after = self.below(after + 1);
                 self.hang_up(ask, Duration::from_millis(after)).await
@@ -151,13 +151,14 @@ impl Client {
         None
     }
 
-    /// Asks, and is gone before the answer. Who can come back does so half of the time, perhaps to the other server.
+    /// Sends a request and disconnects before the answer. A client that can come back does so half of the time,
+    /// possibly at the other server.
     async fn hang_up(&mut self, mut ask: Ask, after: Duration) -> Option<Lease> {
         let (server, request) = ask.request();
         count(&self.soak.figures.operations);
         count(&self.soak.figures.hang_ups);
         let connection = self.connection(server).await;
-        // What is not answered by then never will be.
+        // The server will not answer after this time.
         let _answered = timeout(after, connection.requests.send_request(request)).await;
         connection.task.abort();
         self.connections[server] = None;
@@ -170,7 +171,7 @@ impl Client {
         self.acquire(ask).await
     }
 
-    /// What a client does with a lock.
+    /// The use of a lock by a client.
     async fn work(&mut self, lease: &Lease, careless: bool) {
         sleep(Duration::from_millis(self.below(4))).await;
         while self.below(4) == 0 {
@@ -203,7 +204,7 @@ impl Client {
         }
     }
 
-    /// Releases a lease, or breaks it as an administrator would.
+    /// Releases a lease, or breaks it as an administrator does.
     async fn end(&mut self, lease: &Lease, by_force: bool) {
         let was_live = self.soak.ledger.lets_go(lease);
         let (key, token) = (lease.key, lease.token);
@@ -220,7 +221,7 @@ impl Client {
             }
             let server = self.server();
             match self.call(server, request, SLACK).await.status {
-                // It may be over by now.
+                // The lease may be over by now.
                 204 | 409 => return,
                 503 => sleep(REPEAT_AFTER).await,
                 other => panic!("the end of a lease was answered {other}, live: {was_live}"),
@@ -228,7 +229,7 @@ impl Client {
         }
     }
 
-    /// Sends a request; every one has an answer.
+    /// Sends a request; every request has an answer.
     async fn call(
         &mut self,
         server: usize,
@@ -298,7 +299,7 @@ impl Ask {
 }
 
 impl Answer {
-    /// The lease in it, and until when its client may count on it.
+    /// The lease in the answer, and until when its client may rely on it.
     fn lease(&self, key: usize, sent: Instant) -> (Lease, Instant) {
         let number = |name: &str| self.body[name].as_u64().expect("a number");
         let text = |name: &str| self.body[name].as_str().expect("a text").to_owned();
@@ -337,7 +338,7 @@ async fn connect(server: &str) -> Connection {
     let stream = TcpStream::connect(server).await.expect("a connection");
     stream.set_nodelay(true).expect("an open connection");
     let (requests, connection) = http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
-    // It ends with an error whenever it is cut in the middle of an answer.
+    // The reader ends with an error whenever the client disconnects in the middle of an answer.
     let task = tokio::spawn(async { drop(connection.await) }).abort_handle();
     Connection { requests, task }
 }

@@ -1,27 +1,27 @@
-//! What clients were told of their leases, and what must be true of it at all times.
+//! The clients' knowledge of their leases, and the invariants of that knowledge.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The least distance between the tokens of two masters.
+/// The minimum distance between the tokens of two masters.
 const TOKEN_GAP: u64 = 1 << 22;
 
 pub(super) struct Ledger {
     keys: Vec<Mutex<Key>>,
-    /// The highest token, and when each leap to another master's tokens was seen.
+    /// The highest token, and when each jump to another master's tokens was seen.
     highest: Mutex<(u64, Vec<Instant>)>,
 }
 
 #[derive(Default)]
 struct Key {
-    /// What somebody counts on, and until when.
+    /// The lease that a client relies on, and its deadline.
     live: Option<(Lease, Instant)>,
-    /// All grants by their tokens: lease id, and when it was granted by the clock of Redis.
+    /// All grants by their tokens: the lease id, and the time of the grant by the clock of Redis.
     grants: BTreeMap<u64, (String, String)>,
 }
 
-/// A lease as its client was told of it.
+/// A lease as its client knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Lease {
     pub(super) key: usize,
@@ -38,14 +38,14 @@ impl Ledger {
         }
     }
 
-    /// A client was told that the lease is its own until then. False if that is over already.
+    /// An answer gives the lease to a client until a deadline. False if the deadline has passed.
     pub(super) fn holds(&self, lease: &Lease, until: Instant) -> bool {
         self.saw_token(lease.token);
         let mut key = self.key(lease.key);
         let granted = (lease.id.clone(), lease.acquired_at.clone());
         let known = key.grants.entry(lease.token).or_insert(granted.clone());
         assert_eq!(*known, granted, "one token for two leases: {lease:?}");
-        // After the lock was taken: whatever is told later is told of a later moment.
+        // The clock is read under the mutex, so that later entries have later times.
         let now = Instant::now();
         if until <= now {
             return false;
@@ -69,14 +69,15 @@ impl Ledger {
         true
     }
 
-    /// Its client counts on the lease no more, or somebody is about to break it. False if nobody did anyhow.
+    /// The client no longer relies on the lease, or another client is about to break it. False if no client relied on
+    /// it.
     pub(super) fn lets_go(&self, lease: &Lease) -> bool {
         let mut key = self.key(lease.key);
         let live = key.live.take_if(|(live, _)| live.id == lease.id);
         live.is_some_and(|(_, until)| Instant::now() < until)
     }
 
-    /// A client was told that the lease is not its own any more.
+    /// An answer tells a client that its lease is lost.
     pub(super) fn is_lost(&self, lease: &Lease) {
         if let Some((live, until)) = &self.key(lease.key).live
             && live.id == lease.id
@@ -90,13 +91,13 @@ impl Ledger {
         }
     }
 
-    /// When the first grant of another master than before was seen after this moment.
+    /// When the first grant of a new master was seen after this moment.
     pub(super) fn first_of_a_new_master(&self, after: Instant) -> Option<Instant> {
         let highest = self.highest.lock().unwrap_or_else(PoisonError::into_inner);
         highest.1.iter().find(|at| **at > after).copied()
     }
 
-    /// Whoever was granted a lock later has the higher token, also those whose answer came after their lease was over.
+    /// Later grants have higher tokens, including grants whose answer came after the end of the lease.
     pub(super) fn check_order(&self) {
         for key in &self.keys {
             let key = key.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! What a `redis-server` is started with.
+//! The configuration of a `redis-server` for tests.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use super::RedisServer;
 use crate::support::host::Host;
 use crate::support::tls::TlsFiles;
 
-/// What a Redis is started with: a builder.
+/// A builder for the configuration of a Redis server.
 #[derive(Clone, Default)]
 pub(crate) struct RedisConfig {
     pub(super) password: Option<String>,
@@ -16,11 +16,11 @@ pub(crate) struct RedisConfig {
     pub(super) tls: Option<Arc<TlsFiles>>,
     pub(in super::super) port: Option<u16>,
     pub(super) sentinel: bool,
-    /// Where it runs.
+    /// The host that the server runs on.
     pub(crate) host: Host,
-    /// Where it keeps its files: a temporary directory by default, which is removed with it.
+    /// The server's working directory; `None` means a temporary directory that is removed with the server.
     pub(crate) dir: Option<PathBuf>,
-    /// Variables of the process.
+    /// Environment variables of the process.
     pub(crate) env: Vec<(&'static str, PathBuf)>,
 }
 
@@ -30,13 +30,13 @@ impl RedisConfig {
         Self::default()
     }
 
-    /// Asks clients for this password, and gives it to the master when replicating.
+    /// Requires this password from clients; a replica also sends it to its master.
     pub(crate) fn password(mut self, password: &str) -> Self {
         self.password = Some(password.to_owned());
         self
     }
 
-    /// Adds a line to the configuration file, after all others, so that it wins.
+    /// Appends a line to the configuration file; it overrides all earlier lines.
     pub(crate) fn line(mut self, name: &str, value: &str) -> Self {
         self.lines.push((name.to_owned(), value.to_owned()));
         self
@@ -48,7 +48,7 @@ impl RedisConfig {
         self
     }
 
-    /// Speaks TLS only, to clients that show a certificate and to its master.
+    /// Accepts TLS only, requires client certificates, and uses TLS towards its master.
     pub(crate) fn tls(mut self, files: &Arc<TlsFiles>) -> Self {
         self.tls = Some(Arc::clone(files));
         self
@@ -60,7 +60,7 @@ impl RedisConfig {
         self
     }
 
-    /// Runs as a Sentinel: the same program, other commands.
+    /// Runs as a Sentinel: the same program with other commands.
     pub(in super::super) fn sentinel(mut self) -> Self {
         self.sentinel = true;
         self
@@ -92,7 +92,7 @@ impl RedisConfig {
             lines.push(format!("tls-ca-cert-file {}", tls.ca.display()));
             lines.push(format!("tls-cert-file {}", tls.server_cert.display()));
             lines.push(format!("tls-key-file {}", tls.server_key.display()));
-            // What it shows when it is the client: of its master, or as a Sentinel.
+            // The certificate that the server shows when it is the client: towards its master, or as a Sentinel.
             lines.push(format!(
                 "tls-client-cert-file {}",
                 tls.client_cert.display()
@@ -108,7 +108,7 @@ impl RedisConfig {
         );
         if !self.sentinel {
             lines.extend(["save \"\"", "appendonly no", "shutdown-timeout 0"].map(str::to_owned));
-            // The default of 5 s before a full sync would be spent in every test with a replica.
+            // Without this, a full sync waits 5 s (the default) in every test with a replica.
             lines.push("repl-diskless-sync-delay 0".to_owned());
             lines.extend(
                 self.password

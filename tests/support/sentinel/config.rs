@@ -1,4 +1,4 @@
-//! What a set of Redis and Sentinels is started with.
+//! The configuration of a set of Redis servers and Sentinels for tests.
 
 use std::sync::Arc;
 
@@ -7,12 +7,12 @@ use crate::support::net::free_port;
 use crate::support::redis::{RedisConfig, RedisServer};
 use crate::support::tls::TlsFiles;
 
-/// What the Sentinels call the set.
+/// The name of the set in the Sentinels' configuration.
 pub(super) const MASTER_NAME: &str = "mymaster";
-/// Sentinel makes a second failover by itself at the earliest after twice this time.
+/// The failover timeout. Sentinel starts a second automatic failover only after twice this time.
 const FAILOVER_TIMEOUT_MS: u64 = 3000;
 
-/// What a set is started with: a builder.
+/// A builder for a set.
 #[derive(Clone)]
 pub(crate) struct SentinelConfig {
     pub(super) replicas: usize,
@@ -23,12 +23,14 @@ pub(crate) struct SentinelConfig {
     pub(super) quick: bool,
     pub(super) tls: Option<Arc<TlsFiles>>,
     node_lines: Vec<(String, String)>,
-    /// What the data nodes and the Sentinels are started with before the lines of the set, on hosts of their own, for example.
+    /// The base configurations of the data nodes and Sentinels, for example with their hosts; the set appends its
+    /// lines.
     pub(crate) bases: Option<[Vec<RedisConfig>; 2]>,
 }
 
 impl SentinelConfig {
-    /// Two replicas, three Sentinels, `mymaster`, no passwords, no TLS; a dead master is noticed after 700 ms.
+    /// Two replicas, three Sentinels, name `mymaster`, no passwords, no TLS; Sentinels detect a dead master after 700
+    /// ms.
     pub(crate) fn new() -> Self {
         Self {
             replicas: 2,
@@ -43,13 +45,13 @@ impl SentinelConfig {
         }
     }
 
-    /// How many replicas the master has.
+    /// The number of replicas.
     pub(crate) fn replicas(mut self, count: usize) -> Self {
         self.replicas = count;
         self
     }
 
-    /// How many Sentinels watch; the quorum is their majority.
+    /// The number of Sentinels; the quorum is their majority.
     pub(crate) fn sentinels(mut self, count: usize) -> Self {
         self.sentinels = count;
         self
@@ -61,7 +63,7 @@ impl SentinelConfig {
         self
     }
 
-    /// The password of the Sentinels, which they ask of clients and of each other.
+    /// The password that the Sentinels require from clients and from each other.
     pub(crate) fn sentinel_password(mut self, password: &str) -> Self {
         self.sentinel_password = Some(password.to_owned());
         self
@@ -73,14 +75,14 @@ impl SentinelConfig {
         self
     }
 
-    /// Lets a deposed master become a replica within about 4 s, where it takes 10 s in production. A Sentinel that
-    /// restarts is slow again.
+    /// Lets a deposed master become a replica within about 4 s instead of the 10 s of production. A Sentinel that
+    /// restarts loses this setting.
     pub(crate) fn quick(mut self) -> Self {
         self.quick = true;
         self
     }
 
-    /// TLS on the data nodes and on the Sentinels: Sentinel has one setting for both.
+    /// TLS on the data nodes and on the Sentinels; Sentinel has one setting for both.
     pub(crate) fn tls(mut self, files: &Arc<TlsFiles>) -> Self {
         self.tls = Some(Arc::clone(files));
         self
@@ -92,7 +94,7 @@ impl SentinelConfig {
         self
     }
 
-    /// Starts the set and waits until it could fail over; panics with the logs when it never can.
+    /// Starts the set and waits until it can fail over; panics with the logs on a timeout.
     pub(crate) fn start(self) -> SentinelSet {
         self.try_start().unwrap_or_else(|error| panic!("{error}"))
     }
@@ -117,7 +119,7 @@ impl SentinelConfig {
             .fold(node, |node, (name, value)| node.line(name, value))
     }
 
-    /// Where the Sentinels will listen.
+    /// The addresses that the Sentinels will listen on.
     pub(super) fn sentinel_addresses(&self) -> Vec<(String, u16)> {
         let address = |base: &RedisConfig| {
             let port = base.port.unwrap_or_else(free_port);
@@ -133,8 +135,8 @@ impl SentinelConfig {
         bases.map_or_else(RedisConfig::new, |[_, sentinels]| sentinels[index].clone())
     }
 
-    /// The configuration of the Sentinel with this index, which knows the others by their addresses from the start: by
-    /// themselves they take seconds to find each other, in every test.
+    /// The configuration of the Sentinel with this index. It lists the other Sentinels from the start, because
+    /// discovery would cost seconds in every test.
     pub(super) fn sentinel(
         &self,
         index: usize,
@@ -187,7 +189,7 @@ impl SentinelConfig {
     }
 }
 
-/// The run id of a Sentinel: any 40 hexadecimal digits, different on each of a set and on each port.
+/// The run id of a Sentinel: 40 hexadecimal digits that differ between the Sentinels of a set and between ports.
 fn sentinel_id(index: usize, port: u16) -> String {
     format!("{index:08x}{port:032x}")
 }
