@@ -10,7 +10,7 @@
 //!
 //! A violation counts whatever fault is at work, unless the contract excuses it under that fault; then it is counted
 //! apart. A run is *indeterminate* where it cannot prove anything: a fault had no effect, the machine was too slow, or
-//! nobody would have lost an update even without fencing.
+//! no client would have lost an update even without fencing.
 
 mod campaign;
 mod check;

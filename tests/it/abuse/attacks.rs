@@ -102,7 +102,7 @@ impl Target<'_> {
 }
 
 fn ghosts(target: &Target<'_>) -> u64 {
-    // Held by nobody for long: a ghost would take it for an hour.
+    // No client holds this lock for long; a leftover grant would hold it for an hour.
     let body = r#"{"wait_ms":45000,"ttl_ms":3600000}"#;
     let behind = [
         "\n".to_owned(),
