@@ -1,16 +1,15 @@
 //! The fault campaign: a whole cluster on hosts of its own (network namespaces), clients that use locks, faults
 //! injected one after the other, and a checker that judges what the clients saw.
 //!
-//! `cargo test --release --test faults -- --minutes 10 --seed 1 [--nemesis NAME]…` runs one, as root or as a user who may
-//! make user namespaces.
-//! `… -- --check FILE…` judges recorded histories, all in one verdict, `… -- --self-test` shows that each rule catches
-//! what it is for, and `… -- --list` says what each fault does and each rule demands; these need no privileges. Exit
-//! status: 0 green, 1 violations, 2 it could not run, 3 indeterminate. `bugs/run` seeds bugs into the server and
-//! requires that a campaign finds them.
+//! `cargo test --release --test faults -- --minutes 10 --seed 1 [--nemesis NAME]…` runs one, as root or as a user who
+//! may make user namespaces. `… -- --check FILE…` judges recorded histories, all in one verdict. `… -- --self-test`
+//! shows that each rule catches its violation. `… -- --list` describes each fault and each rule. The last three need no
+//! privileges. Exit status: 0 green, 1 violations, 2 the campaign could not run, 3 indeterminate. `bugs/run` seeds bugs
+//! into the server and requires that a campaign finds them.
 //!
-//! A violation counts whatever fault is at work, unless the contract excuses it under that fault; then it is counted
-//! apart. A run is *indeterminate* where it cannot prove anything: a fault had no effect, the machine was too slow, or
-//! nobody would have lost an update even without fencing.
+//! A violation counts under any fault unless the contract excuses it under that fault; excused violations have their
+//! own count. A run is *indeterminate* if it cannot prove anything: a fault had no effect, the machine was too slow, or
+//! no client would have lost an update even without fencing.
 
 mod campaign;
 mod check;

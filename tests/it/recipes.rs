@@ -32,7 +32,7 @@ pub(crate) fn recipe(name: &str) -> String {
     script
 }
 
-/// A recipe in a folder of its own, in which this program has the given name and text; the server has the given address.
+/// The recipe in its own folder, where this program gets the given name and text; the server has the given address.
 fn follow(script: &str, addr: &str, program: (&str, &str)) -> Output {
     let folder = tempfile::tempdir().expect("a folder");
     let (name, text) = program;

@@ -8,23 +8,23 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
-/// What is attacked.
+/// The target of an attack.
 pub(super) struct Target<'t> {
     pub(super) addr: &'t str,
     pub(super) token: &'t str,
     pub(super) over: &'t AtomicBool,
-    /// Between two attacks of a thread, besides its own pause.
+    /// The pause between two attacks of a thread, besides its own pause.
     pub(super) pause: Duration,
 }
 
-/// One kind of neighbour.
+/// One kind of attacker.
 pub(super) struct Attack {
     pub(super) name: &'static str,
     pub(super) threads: usize,
     pub(super) run: fn(&Target<'_>) -> u64,
 }
 
-/// All at once.
+/// All attacks, which run at the same time.
 pub(super) const ATTACKS: [Attack; 15] = [
     attack("waiters that hang up behind unread bytes", 2, ghosts),
     attack("waiters that hang up and may come back", 2, places),
@@ -48,7 +48,7 @@ const fn attack(name: &'static str, threads: usize, run: fn(&Target<'_>) -> u64)
 }
 
 impl Target<'_> {
-    /// Attacks until the run is over, each time with another number.
+    /// Repeats the attack with rising numbers until the run is over.
     fn attack(&self, pause_ms: u64, mut once: impl FnMut(u64)) -> u64 {
         let mut times = 0;
         while !self.over.load(Ordering::Relaxed) {
@@ -70,14 +70,14 @@ impl Target<'_> {
         Some(stream)
     }
 
-    /// Sends these bytes on a connection of its own, which stays open; what is not taken is left.
+    /// Sends these bytes on a new connection, which stays open; the rest that the socket rejects is dropped.
     fn send(&self, bytes: &[u8]) -> Option<TcpStream> {
         let mut stream = self.connect()?;
         let _sent = stream.write_all(bytes);
         Some(stream)
     }
 
-    /// As `send`, and reads what comes.
+    /// As `send`, and reads the answer.
     fn ask(&self, bytes: &[u8]) {
         if let Some(mut stream) = self.send(bytes) {
             let mut answer = Vec::new();
@@ -102,7 +102,7 @@ impl Target<'_> {
 }
 
 fn ghosts(target: &Target<'_>) -> u64 {
-    // Held by nobody for long: a ghost would take it for an hour.
+    // No client holds this lock for long; a leftover grant would hold it for an hour.
     let body = r#"{"wait_ms":45000,"ttl_ms":3600000}"#;
     let behind = [
         "\n".to_owned(),

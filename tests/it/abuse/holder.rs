@@ -1,4 +1,4 @@
-//! The client that behaves: it holds a short lease and renews it as it should.
+//! The well-behaved client: it holds a short lease and renews it in time.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
@@ -11,7 +11,7 @@ use crate::support::http::try_http;
 /// How long its leases last without a renewal.
 pub(super) const TTL: Duration = Duration::from_secs(2);
 
-/// After a failure that says nothing of the lease.
+/// The pause after a failure with an unknown effect on the lease.
 const PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) struct Holder {
@@ -20,13 +20,13 @@ pub(super) struct Holder {
     key: String,
 }
 
-/// What it met.
+/// The results of the client.
 pub(super) struct Held {
-    /// How long each renewal took, repetitions included.
+    /// The duration of each renewal, including repetitions.
     pub(super) renewals: Vec<Duration>,
-    /// How often it had to ask again.
+    /// How often the client had to repeat a request.
     pub(super) repeated: u64,
-    /// How much of the lease was left when it was renewed, at least.
+    /// The smallest rest of the lease at a renewal.
     pub(super) least_left: Duration,
 }
 
@@ -39,7 +39,7 @@ impl Holder {
         }
     }
 
-    /// Holds a lease until it is `over`; panics if it loses it.
+    /// Holds a lease until the run is `over`; panics if it loses the lease.
     pub(super) fn hold(&self, over: &AtomicBool) -> Held {
         let (lease_id, mut until) = self.acquire();
         let mut held = Held {
@@ -78,7 +78,7 @@ impl Holder {
         let path = format!("/locks/{}", self.key);
         loop {
             let sent = Instant::now();
-            // A connection that was closed may have brought a lease; the next one waits until it is over.
+            // A closed connection may have brought a lease; the next request waits until that lease is over.
             if let Some((201, body)) = self.call("POST", &path, &[], Some(&body)) {
                 let lease_id = body["lease_id"].as_str().expect("an id").to_owned();
                 return (lease_id, sent + time_left(&body));
@@ -104,7 +104,7 @@ impl Holder {
     }
 }
 
-/// For how long a lease may be counted on, from the sending of the request.
+/// How long the client may rely on the lease, from the sending of the request.
 fn time_left(lease: &serde_json::Value) -> Duration {
     let ms = |name: &str| lease[name].as_u64().expect("milliseconds");
     Duration::from_millis(ms("waited_ms") + ms("expires_in_ms"))

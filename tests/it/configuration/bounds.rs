@@ -1,4 +1,4 @@
-//! Each number at its bounds and just beyond, and values that are not what their setting takes.
+//! Each number at its bounds and just beyond them, and values of a wrong type.
 
 use super::{accepted, all, refused};
 

@@ -1,4 +1,4 @@
-//! What the program says of itself: the lines at its start, and the commands that do not serve.
+//! The program's own output: the lines at its start, and the commands that do not serve.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
@@ -57,7 +57,7 @@ fn help_names_every_setting_with_its_flag() {
         let (status, stdout, stderr) = run_to_exit(args, NONE);
         assert!(status.success() && stderr.is_empty(), "{stderr}");
         for setting in SETTINGS {
-            // Without its value where that is a secret.
+            // The line omits the value of a secret.
             let forms = [format!("{setting}]"), format!("{setting}=]")];
             assert!(
                 forms.iter().any(|form| stdout.contains(form)),
@@ -91,7 +91,7 @@ fn openapi_prints_the_document() {
 
 #[test]
 fn openapi_into_a_pipe_that_was_closed_ends_quietly() {
-    // As `leasehold openapi | head` does; here nobody reads any more for certain.
+    // Like `leasehold openapi | head`, with a reader that is certainly gone.
     let mut command = Command::new("sh");
     command.args(["-c", &format!("(sleep 0.3; {BINARY} openapi) | true")]);
     let (_, _, stderr) = process::run(&mut command, "sh", Duration::from_secs(10));
@@ -113,7 +113,7 @@ fn healthcheck_of_a_ready_server_succeeds_in_silence() {
 
 #[test]
 fn healthcheck_asks_where_the_setting_says_that_the_server_listens() {
-    // In an image both run with the same variables.
+    // In an image both commands run with the same variables.
     let server = Leasehold::in_memory();
     let port = server.addr().rsplit(':').next().expect("a port").to_owned();
     for listen in [server.addr().to_owned(), format!("0.0.0.0:{port}")] {
@@ -146,7 +146,7 @@ fn healthcheck_fails_when_the_server_is_not_ready() {
 
 #[test]
 fn healthcheck_fails_when_the_server_hangs() {
-    // It accepts, as the system does for a process that was stopped, and says nothing.
+    // The listener accepts and stays silent, as the system does for a stopped process.
     let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let url = format!("http://{}", silent.local_addr().expect("an address"));
     let (status, _, stderr) = run_to_exit(&["healthcheck", "--url", &url], NONE);
@@ -230,7 +230,7 @@ fn listening_off_loopback_with_tokens_is_not_warned_of() {
     assert!(!stderr.contains("WARN"), "{stderr}");
 }
 
-/// What the server wrote to standard output, once it is whole.
+/// The server's standard output, once it is complete.
 fn first_lines(server: &Leasehold) -> String {
     crate::support::eventually(Duration::from_secs(5), "the first lines", || {
         server.stdout().contains("curl ")
@@ -238,7 +238,7 @@ fn first_lines(server: &Leasehold) -> String {
     server.stdout()
 }
 
-/// Runs the call that the first lines show.
+/// Runs the call from the first lines.
 fn curl(first_lines: &str) -> String {
     let line = first_lines
         .lines()
@@ -249,7 +249,7 @@ fn curl(first_lines: &str) -> String {
     process::run(&mut command, "curl", Duration::from_secs(10)).1
 }
 
-/// Starts the server off loopback, and ends it once it has said where it listens: its whole output.
+/// Starts the server off loopback and stops it after it has printed its address; returns its whole output.
 fn start_and_stop(env: &[(&str, &str)]) -> (String, String) {
     let mut command = Command::new(BINARY);
     command
@@ -269,7 +269,7 @@ fn start_and_stop(env: &[(&str, &str)]) -> (String, String) {
                 .expect("more lines until the one with the call"),
         );
     }
-    // The warning comes after the lines, from the same task, and before the drain is logged.
+    // The same task logs the warning after the lines and before the drain.
     server.terminate();
     assert!(server.wait(Duration::from_secs(20)).is_some());
     let mut logs = String::new();

@@ -1,4 +1,4 @@
-//! Settings that cannot both be meant.
+//! Settings that contradict each other.
 
 use super::{accepted, all, refused};
 use crate::support::tls::TlsFiles;
@@ -6,7 +6,7 @@ use crate::support::tls::TlsFiles;
 const REDIS: (&str, &str) = ("LEASEHOLD_REDIS_URL", "redis://127.0.0.1:1");
 const SENTINELS: (&str, &str) = ("LEASEHOLD_SENTINELS", "127.0.0.1:1");
 
-/// Details of Sentinels, then of Redis, that say nothing by themselves.
+/// Details of Sentinels, then of Redis, that have no meaning on their own.
 const SENTINEL_DETAILS: [(&str, &str); 5] = [
     ("LEASEHOLD_SENTINEL_MASTER", "mymaster"),
     ("LEASEHOLD_SENTINEL_USERNAME", "watcher"),
@@ -84,7 +84,7 @@ fn login_in_the_url_and_beside_it_is_refused() {
 
 #[test]
 fn user_without_a_password_is_refused() {
-    // Redis knows no such login: the name would be ignored, and the default user be taken.
+    // Redis has no such login: it would ignore the name and use the default user.
     all([
         refused(
             &[REDIS, ("LEASEHOLD_REDIS_USERNAME", "app")],

@@ -1,4 +1,4 @@
-//! Secrets come from variables or files, and go nowhere.
+//! Secrets come from variables or files, and never appear in output.
 
 use std::fs;
 use std::thread;
@@ -155,7 +155,7 @@ fn secrets_never_appear_in_the_output_however_much_is_logged() {
     never_in_the_output("trace");
 }
 
-/// Requests of all kinds, with a Redis that goes away in between; then no secret is anywhere in the output.
+/// Requests of all kinds, with a Redis outage in between; afterwards the output contains no secret.
 fn never_in_the_output(level: &str) {
     let redis = RedisConfig::new().password("pass-of-redis").start();
     let server = Leasehold::start([
@@ -252,7 +252,7 @@ fn wrong_token_is_refused_late_and_a_right_one_is_not_held_up_by_others() {
         "{:?}",
         asked.elapsed()
     );
-    // More than are held back at once: the others are answered all the same.
+    // More than the server delays at once: the others are answered at once.
     let guesses: Vec<_> = (0..MAX_DELAYED_ANSWERS + 50)
         .map(|number| {
             let api = with(&format!("guess-number-{number:09}"));

@@ -1,4 +1,4 @@
-//! Names: a misspelt one is refused, those that Kubernetes sets by itself are not.
+//! Names: the server refuses a misspelt variable, and accepts those that Kubernetes sets by itself.
 
 use super::{accepted, all, refused, refused_line, taken_port};
 use crate::support::leasehold::run_to_exit;
@@ -57,7 +57,7 @@ fn service_links_of_kubernetes_are_no_settings() {
 
 #[test]
 fn port_that_somebody_meant_as_a_setting_is_not_taken_for_a_service_link() {
-    // A service link is a URL; this is a person who believes that the setting is called so.
+    // A service link is a URL; this value shows a user's mistaken name of a setting.
     all([
         ("LEASEHOLD_PORT", "9000"),
         ("LEASEHOLD_LISTEN_PORT", "9000"),
@@ -77,7 +77,7 @@ fn port_that_is_taken_is_named_with_the_setting_that_changes_it() {
 
 #[test]
 fn address_of_another_machine_cannot_be_listened_on() {
-    // From the range for documentation: no interface has it.
+    // An address from the documentation range, which no interface has.
     let env = [
         ("LEASEHOLD_LISTEN", "192.0.2.1:8080"),
         ("LEASEHOLD_STORE", "memory"),

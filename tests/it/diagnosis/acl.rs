@@ -1,4 +1,4 @@
-//! ACL users that may not do what is needed, and one that may do just that.
+//! ACL users with missing permissions, and one with exactly the needed permissions.
 
 use super::{
     SAY_LIMIT, becomes_ready, complaints, problem, readyz, says_at_start, with_redis, with_set,
@@ -8,7 +8,7 @@ use crate::support::poll;
 use crate::support::redis::{RedisConfig, RedisServer};
 use crate::support::sentinel::SentinelConfig;
 
-/// The variables of the user that these tests give rules to.
+/// The variables for the user in these tests.
 const LOGIN: [(&str, &str); 2] = [
     ("LEASEHOLD_REDIS_USERNAME", "app"),
     ("LEASEHOLD_REDIS_PASSWORD", "secret"),
@@ -34,7 +34,7 @@ fn recommended(reason: &str) -> Vec<String> {
         .collect()
 }
 
-/// Gives the user rules on top of those it has.
+/// Adds rules to those of the user.
 fn allow(redis: &RedisServer, rules: &[&str]) {
     let reply = redis.cli(&[&["ACL", "SETUSER", "app"], rules].concat());
     assert_eq!(reply, "OK");
@@ -104,11 +104,11 @@ fn user_that_may_not_wait_for_replicas() {
     becomes_ready(&server);
 }
 
-/// A lack that shows only when a lock is asked for; once it has shown, the operator must find it.
+/// A missing permission that only an acquisition reveals; afterwards the operator must find it.
 fn says_once_asked(server: &Leasehold, refusal: &str, rule: &str) {
     let refused = poll(SAY_LIMIT, || {
         let reply = server.api().acquire("k", None);
-        // Before the first contact it is refused for another reason.
+        // Before the first contact, requests are refused for another reason.
         (problem(&reply).1 == refusal && readyz(server).status == 200).then_some(())
     });
     assert!(refused.is_some(), "no {refusal}\n{}", server.stderr());
@@ -133,7 +133,7 @@ fn user_with_just_the_recommended_rules_can_do_all() {
     let rules: Vec<&str> = rules.iter().map(String::as_str).collect();
     allow(&redis, &rules);
     becomes_ready(&server);
-    // Another server, so that nothing of it was connected before.
+    // A new server, because it has no earlier connections.
     redis.cli(&["ACL", "LOG", "RESET"]);
     let server = server_of(&redis);
     server.wait_ready();

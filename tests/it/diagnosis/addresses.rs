@@ -1,4 +1,4 @@
-//! Addresses that lead to something else than a master, or nowhere.
+//! Addresses of a server that is not a master, or of no server.
 
 use std::thread;
 use std::time::Duration;
@@ -87,7 +87,7 @@ fn service_over_any_node_that_led_to_the_master_at_first() {
     becomes_ready(&server);
     service.round_robin(&[&replica.addr(), &master.addr()]);
     service.cut();
-    // Whichever connection is made first, one of these leads to the replica.
+    // Regardless of the order of connections, one of these leads to the replica.
     connect_often(&server);
     says_later(&server, &["another node", "LEASEHOLD_SENTINELS"]);
     service.set_target(&master.addr());
@@ -95,7 +95,7 @@ fn service_over_any_node_that_led_to_the_master_at_first() {
     becomes_ready(&server);
 }
 
-/// Requests at once, each of which may take a connection of its own.
+/// Concurrent requests, each of which may open its own connection.
 fn connect_often(server: &Leasehold) {
     thread::scope(|scope| {
         for client in 0..8 {
@@ -111,7 +111,7 @@ fn service_over_any_node_that_shows_only_in_the_connections_of_requests() {
     let service = TcpProxy::start(&master.addr());
     let server = with_redis(&url(&service));
     server.wait_ready();
-    // The resolver keeps its connection to the master; those for requests are still to be made.
+    // The resolver keeps its connection to the master; the connections for requests do not exist yet.
     service.round_robin(&[&replica.addr(), &master.addr()]);
     connect_often(&server);
     says_later(&server, &["another node", "LEASEHOLD_SENTINELS"]);
@@ -133,7 +133,7 @@ fn port_of_a_sentinel_in_place_of_a_redis() {
 
 #[test]
 fn port_of_a_sentinel_in_place_of_a_redis_with_a_database_number() {
-    // A Sentinel has no databases, so that it refuses earlier.
+    // A Sentinel has no databases, so it refuses earlier.
     let set = small();
     let url = format!("{}/3", set.sentinel(0).url());
     says_at_start(&with_redis(&url), &["is a Sentinel", "LEASEHOLD_SENTINELS"]);

@@ -1,4 +1,4 @@
-//! A Redis that takes no more writes: out of memory, or unable to save what it holds.
+//! A Redis that accepts no more writes: out of memory, or unable to save its data.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ use crate::support::http::Reply;
 use crate::support::leasehold::Leasehold;
 use crate::support::redis::{RedisConfig, RedisServer};
 
-/// Leaves Redis no memory for anything new.
+/// Leaves Redis no free memory.
 fn fill(redis: &RedisServer) {
     assert_eq!(redis.cli(&["CONFIG", "SET", "maxmemory", "1"]), "OK");
     assert!(redis.cli(&["SET", "filler", "x"]).starts_with("OOM"));
@@ -21,7 +21,7 @@ fn make_room(redis: &RedisServer) {
     assert_eq!(redis.cli(&["CONFIG", "SET", "maxmemory", "0"]), "OK");
 }
 
-/// A refusal that names this lack, and nothing was done.
+/// A refusal with the outcome `none` that names this problem.
 fn is_refused(reply: &Reply, name: &str) {
     assert_eq!(problem(reply), (503, name, "none"), "{reply:?}");
     assert!(reply.header("Retry-After").is_some(), "{reply:?}");
@@ -48,7 +48,7 @@ fn out_of_memory_refuses_a_lock_and_leaves_nothing_behind() {
     );
     assert_eq!(redis.keys(), keys);
     make_room(&redis);
-    // The refused attempt was none: the same key may begin.
+    // The refused attempt left no record: the same idempotency key starts anew.
     let granted = server.api().acquire_with("new", &with_key, None);
     assert_eq!(granted.status, 201, "{granted:?}");
     assert_eq!(granted.header("Idempotency-Replayed"), None);
@@ -123,7 +123,7 @@ fn out_of_memory_at_the_start_is_named() {
     becomes_ready(&server);
 }
 
-/// A Redis that saves into a directory where its file cannot be.
+/// A Redis that saves into a directory in which it cannot create its file.
 struct Unsaved {
     redis: RedisServer,
     dir: TempDir,
@@ -134,14 +134,14 @@ impl Unsaved {
         let dir = TempDir::new().expect("a temporary directory");
         let redis = RedisConfig::new()
             .line("dir", &dir.path().display().to_string())
-            // The log would move with the directory.
+            // Otherwise the log would move with the directory.
             .line("logfile", "\"\"")
             .line("save", "3600 1000000")
             .start();
         Self { redis, dir }
     }
 
-    /// A directory in place of the file: it cannot be replaced, not even by root.
+    /// A directory in place of the file: even root cannot replace it.
     fn fail(&self) {
         let obstacle = self.dir.path().join("dump.rdb");
         fs::remove_file(&obstacle).ok();
@@ -189,7 +189,7 @@ fn redis_that_cannot_save_refuses_a_lock() {
 
 #[test]
 fn redis_that_cannot_save_keeps_nobody_in_the_belief_of_having_let_go() {
-    // Redis refuses every write then, also those that free memory.
+    // Redis then refuses every write, including writes that free memory.
     let unsaved = Unsaved::start();
     let server = with_redis(&unsaved.redis.url());
     server.wait_ready();

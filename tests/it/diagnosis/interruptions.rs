@@ -1,4 +1,4 @@
-//! Trouble that comes and goes while the server runs: it stays in service and is well again by itself.
+//! Temporary faults of Redis: the server stays in service and recovers by itself.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::support::leasehold::Leasehold;
 use crate::support::net::TcpProxy;
 use crate::support::redis::{RedisConfig, RedisServer};
 
-/// The default connect and response time-outs together.
+/// The sum of the default connect and response timeouts.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
 #[test]
@@ -49,7 +49,7 @@ fn peer_that_hangs_up_does_not_take_its_reason_back() {
     let reason = says_at_start(&server, &["wants a password"]);
     let mute = TcpListener::bind("127.0.0.1:0").expect("a port");
     let mute_addr = mute.local_addr().expect("an address").to_string();
-    // Ends with the test's process; each connection is closed as soon as it is there.
+    // The thread ends with the test's process; it closes each connection at once.
     let hung_up = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&hung_up);
     spawn(move || {
@@ -141,7 +141,7 @@ fn connections_that_were_killed_cost_at_most_one_unknown_answer() {
 
 #[test]
 fn idle_connections_that_were_killed_cost_nothing() {
-    // Redis' own `timeout` and firewalls do that every night.
+    // Redis' `timeout` setting and firewalls regularly close idle connections.
     let redis = RedisServer::plain();
     let server = with_redis(&redis.url());
     server.wait_ready();
@@ -192,7 +192,7 @@ fn redis_that_hangs_answers_unknown_to_the_first_request() {
     use_all_connections(&server);
     redis.pause();
     let reply = server.api().acquire("k", json!({"ttl_ms": 60_000}));
-    // It was sent: when Redis wakes up it may run.
+    // The command was sent, so Redis may execute it when it resumes.
     is_unavailable(&reply, &["unknown"]);
     redis.resume();
     becomes_ready(&server);
@@ -233,7 +233,7 @@ fn network_that_swallows_everything_is_noticed() {
     works(&server);
 }
 
-/// A reason that names the time-out, in service but degraded.
+/// A reason that names the timeout, while the server is in service but degraded.
 fn says_while_it_hangs(server: &Leasehold) {
     let reason = super::reason_with(server, 200, &["LEASEHOLD_REDIS_URL"]);
     let readiness = super::readyz(server).json();

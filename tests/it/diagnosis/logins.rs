@@ -8,7 +8,7 @@ use crate::support::sentinel::{SentinelConfig, SentinelSet};
 const DATA: [&str; 1] = ["LEASEHOLD_REDIS_PASSWORD"];
 const SENTINEL: [&str; 1] = ["LEASEHOLD_SENTINEL_PASSWORD"];
 
-/// As small as a set can be.
+/// The smallest possible set.
 fn small() -> SentinelConfig {
     SentinelConfig::new().replicas(1).sentinels(1)
 }
@@ -68,7 +68,7 @@ fn wrong_password_of_the_data_nodes_behind_sentinels() {
     let server = with_set(set.env(), &[("LEASEHOLD_REDIS_PASSWORD", "wrong")]);
     let reason = says_at_start(&server, &["password", DATA[0]]);
     assert!(!reason.contains(SENTINEL[0]), "{reason}");
-    // Both are accepted from now on, so that replica and Sentinel go on too.
+    // Redis accepts both passwords from now on, so that the replica and the Sentinel continue too.
     set.nodes()[0].cli(&["ACL", "SETUSER", "default", ">wrong"]);
     becomes_ready(&server);
 }

@@ -1,18 +1,18 @@
-//! Where the data lies: the database and the prefix that were set, and nowhere else.
+//! The location of the data: only the configured database and prefix.
 
 use super::{acquire, with_set, works};
 use crate::support::leasehold::Leasehold;
 use crate::support::redis::{RedisConfig, RedisServer};
 use crate::support::sentinel::SentinelConfig;
 
-/// Holds a lock, and uses the rest.
+/// Holds a lock and uses the other operations.
 fn use_everything(server: &Leasehold) {
     server.wait_ready();
     acquire(server, "held");
     works(server);
 }
 
-/// In which databases there is anything.
+/// The databases that contain any key.
 fn databases(redis: &RedisServer) -> Vec<String> {
     let info = redis.info("keyspace");
     let names = info.lines().filter_map(|line| line.split_once(':'));
@@ -87,7 +87,7 @@ fn key_prefix_that_looks_like_a_pattern_lists_its_own_keys_only() {
         server.wait_ready();
         server
     };
-    // One prefix begins with the other.
+    // One prefix is the beginning of the other.
     let (short, long) = (server("a:"), server("a:lock:a:"));
     acquire(&short, "of-short");
     acquire(&long, "of-long");

@@ -13,7 +13,7 @@ const CA: &str = "LEASEHOLD_TLS_CA_FILE";
 const CERT: &str = "LEASEHOLD_TLS_CERT_FILE";
 const KEY: &str = "LEASEHOLD_TLS_KEY_FILE";
 
-/// A server of this URL with these files.
+/// A server with this URL and these files.
 fn server_with(url: &str, files: &[(&str, &Path)]) -> Leasehold {
     let files = files
         .iter()
@@ -115,7 +115,7 @@ fn client_certificate_of_another_authority_is_refused() {
 #[test]
 fn certificate_for_another_name_is_refused() {
     let files = Arc::new(TlsFiles::generate());
-    // A loopback address that the certificate does not have.
+    // A loopback address that is missing from the certificate.
     let redis = RedisConfig::new()
         .tls(&files)
         .line("bind", "127.0.0.1 127.0.0.2")

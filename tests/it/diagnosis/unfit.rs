@@ -1,4 +1,4 @@
-//! A Redis that cannot be trusted with locks.
+//! A Redis that is unfit to hold locks.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use crate::support::net::TcpProxy;
 use crate::support::redis::{RedisConfig, RedisServer};
 use crate::support::resp_double::{bulk, resp_double};
 
-/// How long a look may take that a doubt leads to: less than without one, when it comes every ten seconds.
+/// The limit for a check after a doubt: less than the regular interval of 10 s.
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
 #[test]
@@ -43,7 +43,7 @@ fn memory_that_begins_to_evict_locks_is_seen_at_once_when_something_else_is_odd(
     server.wait_ready();
     redis.cli(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
     redis.cli(&["CONFIG", "SET", "maxmemory", "100mb"]);
-    // A heartbeat does not tell that, nor this.
+    // A heartbeat shows neither of these two problems.
     redis.cli(&["ACL", "SETUSER", "default", "-set"]);
     let refused = server.api().acquire("a", None);
     assert_eq!(refused.status, 503, "{refused:?}");
@@ -94,7 +94,7 @@ fn redis_cluster() {
 
 #[test]
 fn redis_cluster_with_a_database_number() {
-    // A cluster has only database 0, so that it refuses earlier.
+    // A cluster has only database 0, so it refuses earlier.
     let cluster = RedisConfig::new().line("cluster-enabled", "yes").start();
     let server = with_redis(&format!("{}/3", cluster.url()));
     says_at_start(&server, &["Cluster", "not supported"]);
@@ -140,7 +140,7 @@ fn data_that_becomes_of_a_newer_format_is_left_alone() {
 
 #[test]
 fn redis_that_loads_its_data_is_waited_for() {
-    // A tenth of a millisecond for each key: some seconds of loading, in which it answers.
+    // A delay of 0.1 ms per key: Redis answers during some seconds of loading.
     let redis = RedisConfig::new()
         .line("save", "3600 1000000")
         .line("key-load-delay", "100")
@@ -157,7 +157,7 @@ fn redis_that_loads_its_data_is_waited_for() {
     becomes_ready(&server);
 }
 
-/// All keys with what they hold.
+/// All keys with their contents.
 fn contents(redis: &RedisServer) -> Vec<(String, String)> {
     let keys = redis.keys().into_iter();
     keys.map(|key| {

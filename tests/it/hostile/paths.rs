@@ -11,7 +11,7 @@ pub(super) fn rows() -> Vec<Row> {
     [spellings(), wrong_keys(), targets(), methods()].concat()
 }
 
-/// Whatever spells a lock that is held must find it held.
+/// Every spelling of a held lock's key must find the lock held.
 fn spellings() -> Vec<Row> {
     vec![
         (post("/locks/held"), 423, "lock-held"),

@@ -202,7 +202,7 @@ fn a_cursor_that_only_looks_like_one_of_ours_is_refused() {
             "invalid-request",
         );
     }
-    // Positions that Redis could have given are taken as they are: at worst the caller walks in circles.
+    // The server accepts any position that Redis could have given: at worst the caller lists in circles.
     for rest in ["-0", "-1", "-18446744073709551615", "-0-0-a", "-0-99-zzz"] {
         stage.expect(get(format!("/locks?cursor={mark}{rest}")), 200, OK);
     }

@@ -13,7 +13,7 @@ pub(super) const MAX_HEAD: usize = 16 * 1024;
 /// How long an answer to a request that breaks off may take.
 const SILENCE: Duration = Duration::from_secs(4);
 
-/// A lease id that nobody was given.
+/// A lease id that belongs to no lease.
 pub(super) const LEASE: &str = "Lease-Id: 0123456789abcdef0123456789abcdef";
 
 /// A request that a row sends on a connection of its own.

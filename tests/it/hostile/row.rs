@@ -1,21 +1,21 @@
-//! A request with the answer that it must get, and everything that each answer must have.
+//! A request with its expected answer, and the properties that every answer must have.
 
 use serde_json::Value;
 
 use super::request::Request;
 use crate::support::http::Reply;
 
-/// The request, the status, and the name of the problem or one of the words below.
+/// The request, the status, and the name of the problem or one of the constants below.
 pub(super) type Row = (Request, u16, &'static str);
 
 /// In a row: a success.
 pub(super) const OK: &str = "ok";
-/// In a row: a refusal that hyper writes itself, before there is a request to answer.
+/// In a row: a refusal that hyper writes itself, before the service has a request.
 pub(super) const BARE: &str = "bare";
-/// In a row, with the status 0: the connection is closed without a word.
+/// In a row, with the status 0: the server closes the connection without an answer.
 pub(super) const CLOSED: &str = "closed";
 
-/// Rows that must all get the same answer.
+/// Rows with the same expected answer.
 pub(super) fn all<const N: usize>(
     status: u16,
     kind: &'static str,
@@ -27,12 +27,12 @@ pub(super) fn all<const N: usize>(
         .collect()
 }
 
-/// What is wrong with `replies` as the answer to the row.
+/// The deviation of `replies` from the row.
 pub(super) fn faults((request, status, kind): &Row, replies: &[Reply]) -> Vec<String> {
     let reply = match replies {
         [] if *kind == CLOSED => return Vec::new(),
         [reply] => reply,
-        // A second answer means that a body was read as a request.
+        // A second answer means that the server read a body as a request.
         _ => return vec![format!("{} answers: {replies:?}", replies.len())],
     };
     let mut faults = Faults::default();
@@ -72,7 +72,7 @@ impl Faults {
     }
 }
 
-/// What stands around each answer of the router.
+/// The headers of each answer of the router.
 fn check_headers(request: &Request, reply: &Reply, faults: &mut Faults) {
     faults.unless(
         reply.header("cache-control") == Some("no-store"),
@@ -126,7 +126,7 @@ fn methods_of(path: &str) -> &'static [&'static str] {
     }
 }
 
-/// The members that RFC 9457 and the contract want in each refusal.
+/// The members that RFC 9457 and the contract require in each refusal.
 fn check_problem(reply: &Reply, problem: &Value, faults: &mut Faults) {
     let right_type = reply.header("content-type") == Some("application/problem+json");
     faults.unless(right_type, "has another content-type");
@@ -141,7 +141,7 @@ fn check_problem(reply: &Reply, problem: &Value, faults: &mut Faults) {
     }
 }
 
-/// The body of a refusal; `null` when it is not JSON.
+/// The body of a refusal; `null` if it is not JSON.
 fn problem(reply: &Reply) -> Option<Value> {
     let refused = reply.status >= 400 && !reply.body.is_empty();
     refused.then(|| serde_json::from_str(&reply.body).unwrap_or_default())

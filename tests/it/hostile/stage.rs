@@ -1,4 +1,4 @@
-//! A server under attack, and what must be as it was after each request.
+//! A server under attack, and the state that each request must leave unchanged.
 
 use std::time::{Duration, Instant};
 
@@ -10,21 +10,21 @@ use crate::support::http::Reply;
 use crate::support::leasehold::Leasehold;
 use crate::support::redis::RedisServer;
 
-/// Beyond this a request hangs; `raw` gives up after 5 s of silence.
+/// A request hangs if it takes longer; `raw` gives up after 5 s of silence.
 const ANSWER_LIMIT: Duration = Duration::from_secs(4);
-/// As long as a drain may take, and then some.
+/// Longer than the longest drain.
 const END_LIMIT: Duration = Duration::from_secs(15);
 
-/// The locks that others hold during the attack.
+/// The locks that other clients hold during the attack.
 pub(super) const HELD: [&str; 2] = ["held", "held/key"];
 
-/// A server, and the Redis that it keeps its leases in if it has one.
+/// A server with its Redis, if it has one.
 pub(super) struct Stage {
     server: Leasehold,
     redis: Option<RedisServer>,
 }
 
-/// All that hostile requests could change.
+/// All state that hostile requests could change.
 #[derive(Debug, PartialEq)]
 struct State {
     locks: Vec<Value>,
@@ -60,8 +60,8 @@ impl Stage {
         &self.server
     }
 
-    /// Sends each row while others hold the `HELD` locks, and asks after each whether everything is as it was; panics
-    /// with all that was wrong.
+    /// Sends each row while other clients hold the `HELD` locks, and compares the state after each row; panics with all
+    /// deviations.
     pub(super) fn withstand(&self, rows: &[Row]) {
         for key in HELD {
             let body = json!({"ttl_ms": 3_600_000, "holder": "somebody else"});
@@ -94,7 +94,7 @@ impl Stage {
         );
     }
 
-    /// Sends one row and returns its answer; panics when it is another.
+    /// Sends one row and returns its answer; panics if the answer differs from the row.
     pub(super) fn expect(&self, request: Request, status: u16, kind: &'static str) -> Reply {
         let row = (request, status, kind);
         let (mut replies, found) = self.faults(&row);
@@ -107,12 +107,12 @@ impl Stage {
         replies.remove(0)
     }
 
-    /// Asks with a good request of its own; panics when any lock is held.
+    /// Sends a good request of its own; panics when any lock is held.
     pub(super) fn expect_nothing_held(&self) {
         assert_eq!(self.state().locks, Vec::<Value>::new());
     }
 
-    /// Ends the server in order, which a request that still hangs would prevent; panics when it has complained.
+    /// Shuts the server down gracefully, which a hanging request would prevent; panics if its log has complaints.
     pub(super) fn end(self) {
         self.server.terminate();
         let status = self.server.wait_exit(END_LIMIT);
@@ -130,7 +130,7 @@ impl Stage {
         (replies, found)
     }
 
-    /// What is held, by a good request on a connection of its own.
+    /// The held locks, by a good request on its own connection.
     fn state(&self) -> State {
         let reply = self.server.api().list("");
         assert_eq!(reply.status, 200, "{reply:?}\n{}", self.server.stderr());
@@ -157,7 +157,7 @@ impl Stage {
         }
     }
 
-    /// Panics and errors in the log; nothing that a client sends is either.
+    /// Panics and errors in the log; requests of clients must cause neither.
     fn complaints(&self) -> Vec<String> {
         let log = self.server.stderr();
         let complaint = |line: &&str| line.contains("panicked") || line.contains("\"ERROR\"");

@@ -1,4 +1,4 @@
-//! Bearer tokens: who shows none, a wrong one or too many.
+//! Bearer tokens: missing, wrong or repeated ones.
 
 use super::request::{LEASE, Request, call, delete, get, post, put};
 use super::row::{OK, Row};
@@ -7,7 +7,7 @@ use super::stage::Stage;
 const LOCK_TOKEN: &str = "lock-token-0123456789";
 const BREAK_TOKEN: &str = "break-token-0123456789";
 
-/// The routes of the document that no token is for.
+/// The documented routes that need no token.
 const OPEN: [&str; 3] = ["/livez", "/readyz", "/metrics"];
 
 #[test]
@@ -90,7 +90,7 @@ fn only_breaking_is_closed_when_only_the_break_token_is_set() {
     end_without_a_secret(stage);
 }
 
-/// Those who show less, more or something else than the token in `header`.
+/// Headers with less, more or something other than the token in `header`.
 fn strangers(header: &str) -> Vec<Row> {
     let token = header.rsplit(' ').next().unwrap_or_default();
     let shown = |value: String| {
@@ -107,7 +107,7 @@ fn strangers(header: &str) -> Vec<Row> {
         (put("/locks/a/lease").header(LEASE), 401, "unauthenticated"),
         (delete("/locks/a").header(LEASE), 401, "unauthenticated"),
         (break_free(), 401, "unauthenticated"),
-        // What is wrong with a request is told only to those who may send it.
+        // Only an authorised client learns the problem of its request.
         (post("/locks/a%00"), 401, "unauthenticated"),
         (post("/locks/a?x=y").json("[]"), 401, "unauthenticated"),
         (call("HEAD", "/locks/a"), 401, "unauthenticated"),
@@ -214,7 +214,7 @@ fn break_held() -> Request {
     delete("/locks/a?force=true&fencing_token=1")
 }
 
-/// No request of these tests may bring a token into the log.
+/// No request of these tests may put a token into the log.
 fn end_without_a_secret(stage: Stage) {
     let log = stage.server().stderr() + &stage.server().stdout();
     assert!(

@@ -1,9 +1,9 @@
-//! What the fields of a body may hold.
+//! The valid and invalid values of the fields of a body.
 
 use super::request::{acquire, acquire_held, renew};
 use super::row::{Row, all};
 
-/// What is no integer literal of a sensible size.
+/// Texts that are not integer literals of a sensible size.
 const NO_MILLISECONDS: [&str; 26] = [
     "-1",
     "-0",
@@ -140,7 +140,7 @@ fn metadata_of_pairs(count: usize) -> String {
     format!(r#"{{"metadata":{{{}}}}}"#, pairs.join(","))
 }
 
-/// One pair, of so many bytes with its name of one.
+/// One pair with a name of one byte and this many bytes in total.
 fn metadata_of_bytes(bytes: usize) -> String {
     format!(r#"{{"metadata":{{"n":"{}"}}}}"#, "v".repeat(bytes - 1))
 }

@@ -1,4 +1,4 @@
-//! As much of GitHub's Markdown as links and headings need.
+//! A parser for the part of GitHub's Markdown that links and headings need.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -8,7 +8,7 @@ use std::path::Path;
 pub(super) struct Document {
     /// The number of each line, and the line.
     pub(super) lines: Vec<(usize, String)>,
-    /// What can stand behind `#` in a link to it.
+    /// The valid fragments (`#…`) of links to the document.
     pub(super) anchors: BTreeSet<String>,
 }
 
@@ -21,7 +21,7 @@ impl Document {
     }
 }
 
-/// The lines that are in no code block, with their numbers.
+/// The lines outside of code blocks, with their numbers.
 fn prose(text: &str) -> Vec<(usize, String)> {
     let mut fence: Option<(char, usize)> = None;
     let mut lines = Vec::new();
@@ -33,7 +33,7 @@ fn prose(text: &str) -> Vec<(usize, String)> {
         match (fence, found) {
             (None, None) => lines.push((index + 1, line.to_owned())),
             (None, Some(_)) => fence = found,
-            // A run as long as the one that opened the block, or longer, and nothing behind it.
+            // The closing fence is at least as long as the opening fence, with no text behind it.
             (Some((open, least)), Some((c, length)))
                 if c == open && length >= least && length == marker.len() =>
             {
@@ -45,7 +45,7 @@ fn prose(text: &str) -> Vec<(usize, String)> {
     lines
 }
 
-/// What the links of a line point to.
+/// The targets of a line's links.
 pub(super) fn links(line: &str) -> Vec<String> {
     let line = without_code(line);
     let mut links: Vec<_> = inline_links(&line)
@@ -73,7 +73,7 @@ pub(super) fn links(line: &str) -> Vec<String> {
     links
 }
 
-/// Where the targets of `[text](target)` begin and end.
+/// The start and the end of each target in `[text](target)`.
 fn inline_links(line: &str) -> Vec<(usize, usize)> {
     let closing = |start: usize| {
         let mut depth = 1;
@@ -86,7 +86,7 @@ fn inline_links(line: &str) -> Vec<(usize, usize)> {
     starts.filter_map(closing).collect()
 }
 
-/// A line with its code spans blanked.
+/// A line with blanks in place of its code spans.
 fn without_code(line: &str) -> String {
     let mut parts = line.split('`');
     let mut text = parts.next().unwrap_or_default().to_owned();
@@ -111,7 +111,7 @@ pub(super) fn length_without_links(line: &str) -> usize {
     line.chars().count() - targets - addresses
 }
 
-/// What can stand behind `#` in a link to a document: its headings as GitHub names them, and its own anchors.
+/// The valid fragments of links to a document: its headings as GitHub names them, and its own anchors.
 fn anchors(lines: &[(usize, String)]) -> BTreeSet<String> {
     let mut anchors = BTreeSet::new();
     let mut seen: HashMap<String, usize> = HashMap::new();

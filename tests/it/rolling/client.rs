@@ -1,4 +1,4 @@
-//! A client that repeats its calls as the contract says, at whichever server takes them.
+//! A client that repeats its calls by the rules of the contract, at any server that accepts them.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,17 +15,17 @@ use tokio::time::{sleep, timeout};
 
 use super::SLACK;
 
-/// Before another server is asked when one cannot be reached.
+/// The pause before the client tries the other server when one is unreachable.
 const AFTER_A_FAILURE: Duration = Duration::from_millis(20);
-/// How long a request may be on its way to the server's socket, on a machine that has too much to do.
+/// How long a request may take to the server's socket on an overloaded machine.
 const ON_ITS_WAY: Duration = Duration::from_secs(1);
-/// The longest that an answer may take: longer than the longest wait.
+/// The limit for an answer: longer than the longest wait.
 const PATIENCE: Duration = Duration::from_secs(70);
 
-/// The two servers, as their clients know them.
+/// The two servers as their clients know them.
 pub(super) struct Service {
     addresses: [String; 2],
-    /// When the last end of each began, and when it was back.
+    /// When the last shutdown of each server began, and when its replacement was ready.
     ends: [Mutex<End>; 2],
     pub(super) figures: Figures,
 }
@@ -36,7 +36,7 @@ struct End {
     over: Option<Instant>,
 }
 
-/// What happened to clients, to be told in the end.
+/// The figures of the clients, printed at the end.
 #[derive(Default)]
 pub(super) struct Figures {
     refusals: AtomicUsize,
@@ -50,7 +50,7 @@ pub(super) struct Figures {
     waiting_without_ms: AtomicU64,
 }
 
-/// What a client asks.
+/// The request of a client.
 #[derive(Clone)]
 pub(super) struct Call {
     pub(super) method: &'static str,
@@ -63,18 +63,18 @@ pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) body: Value,
     retry_after: Option<Duration>,
-    /// When the request was sent that was answered.
+    /// When the client sent the answered request.
     pub(super) sent: Instant,
-    /// How often it was sent.
+    /// How often the client sent the request.
     pub(super) times: usize,
-    /// When the client first had no server for it.
+    /// When the client first found no server for the request.
     pub(super) without_since: Option<Instant>,
 }
 
 enum Failure {
-    /// Nobody listens, or the connection ended before anything was sent.
+    /// The server does not listen, or the connection ended before the client sent anything.
     Unreachable,
-    /// It was sent, and the connection ended without an answer.
+    /// The client sent the request, and the connection ended without an answer.
     Cut,
 }
 
@@ -97,7 +97,7 @@ impl Service {
         &self.addresses[server]
     }
 
-    /// This server is about to be told to end.
+    /// This server is about to receive the signal to stop.
     pub(super) fn ends(&self, server: usize) {
         *self.end(server) = End {
             began: Some(Instant::now()),
@@ -105,12 +105,12 @@ impl Service {
         };
     }
 
-    /// Another one is in its place.
+    /// The replacement is ready.
     pub(super) fn is_back(&self, server: usize) {
         self.end(server).over = Some(Instant::now());
     }
 
-    /// Whether a request that was sent then may have come to a server that had been told to end.
+    /// Whether a request sent at this moment may have reached a draining server.
     fn was_ending(&self, server: usize, sent: Instant) -> bool {
         let end = *self.end(server);
         end.began.is_some_and(|began| began <= sent + ON_ITS_WAY)
@@ -136,7 +136,7 @@ impl Client {
         &self.service
     }
 
-    /// Asks until it is answered, and not with 503.
+    /// Repeats the request until its answer is not 503.
     pub(super) async fn call(&mut self, call: &Call) -> Answer {
         let waits = call
             .body
@@ -161,7 +161,7 @@ impl Client {
                 }
                 Ok(answer) => {
                     if let Some(since) = without_since {
-                        // Who waits is back when the request is there, not when the lock is free.
+                        // A waiter is back once its request has arrived, not once the lock is free.
                         let back = if waits { answer.sent } else { Instant::now() };
                         figures.was_without(back - since, waits);
                     }
@@ -176,7 +176,7 @@ impl Client {
                     AFTER_A_FAILURE
                 }
                 Err(Failure::Cut) => {
-                    // A request that a server has is answered before it ends.
+                    // A server answers all requests that it has received before it exits.
                     let late = self.service.was_ending(self.server, sent);
                     assert!(late, "no answer: {} {}", call.method, call.path);
                     figures.cut.fetch_add(1, Ordering::Relaxed);
@@ -272,7 +272,7 @@ impl Answer {
         self.body["lease_id"].as_str().expect("a lease").to_owned()
     }
 
-    /// Until when its client may count on the lease in it.
+    /// Until when the client may rely on the lease in the answer.
     pub(super) fn counts_until(&self) -> Instant {
         self.sent + self.millis("waited_ms") + self.millis("expires_in_ms")
     }
@@ -283,7 +283,7 @@ impl Figures {
         self.refusals.load(Ordering::Relaxed)
     }
 
-    /// A server that is about to end said so; or Redis was too slow for it, on a machine that has too much to do.
+    /// The answer comes from a draining server, or Redis was too slow on an overloaded machine.
     fn refused(&self, answer: &Answer) {
         let shuts_down = answer.body["type"] == "urn:leasehold:problem:shutting-down";
         let count = if shuts_down {
@@ -300,7 +300,7 @@ impl Figures {
             .fetch_add(usize::from(times > 1), Ordering::Relaxed);
     }
 
-    /// A wait that was over before its turn came, and begins anew.
+    /// A wait that ended without the lock; the client starts a new one.
     pub(super) fn waited_in_vain(&self) {
         self.waits_in_vain.fetch_add(1, Ordering::Relaxed);
     }
@@ -339,7 +339,7 @@ async fn connect(address: &str) -> Result<SendRequest<Full<Bytes>>, Failure> {
     stream.set_nodelay(true).map_err(|_| Failure::Unreachable)?;
     let shaken = http1::handshake(TokioIo::new(stream)).await;
     let (requests, connection) = shaken.map_err(|_| Failure::Unreachable)?;
-    // It ends with an error whenever it is cut.
+    // The task ends with an error whenever the connection is cut.
     tokio::spawn(async { drop(connection.await) });
     Ok(requests)
 }

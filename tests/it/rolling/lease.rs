@@ -1,4 +1,4 @@
-//! A lease that its client keeps by renewing it when the API says so.
+//! A lease that its client renews at the times that the API recommends.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,15 +11,15 @@ use tokio::time::{Duration, sleep};
 use super::client::{Answer, Call, Client};
 use super::{ONE_BY_ONE, Stage, TTL};
 
-/// What was true of a lease to its end.
+/// The results for a lease at its end.
 #[derive(Debug)]
 pub(super) struct Kept {
     pub(super) token: u64,
-    /// When it was last renewed.
+    /// When the client last renewed the lease.
     pub(super) renewed_at: Instant,
 }
 
-/// Takes a lease, counts it in `held`, and keeps it until the end.
+/// Acquires a lease, counts it in `held`, and keeps it until the end.
 pub(super) async fn keep(
     mut client: Client,
     number: usize,
@@ -41,7 +41,7 @@ pub(super) async fn keep(
     kept
 }
 
-/// Renews a lease until `end`; it is never lost, and its client can count on it all the time.
+/// Renews a lease until `end`; the lease is never lost, and the client can always rely on it.
 pub(super) async fn renew_until(
     client: &mut Client,
     key: &str,

@@ -1,4 +1,4 @@
-//! A lock, and those who wait for it one behind the other.
+//! A lock and its waiters, in a known order.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,17 +15,17 @@ use super::{ONE_WITHOUT_A_KEY, SURELY_KEPT, Stage, WAITERS_PER_LOCK};
 
 /// The longest wait that servers allow by default.
 const WAIT_MS: u64 = 50_000;
-/// How long somebody has a busy lock.
+/// How long a waiter holds a busy lock.
 const BUSY_FOR: Duration = Duration::from_millis(150);
-/// How long after its last request came a waiter may be passed over: until the request is in the queue.
+/// How long after its last request arrived a waiter may be skipped: until its request is in the queue.
 const UNTIL_QUEUED: Duration = Duration::from_secs(5);
 
 /// When a lock changes hands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pace {
-    /// From the begin of the update on, all the time.
+    /// All the time, from the start of the update.
     Busy,
-    /// When it is opened.
+    /// Once the test opens the lock.
     Quiet,
 }
 
@@ -38,29 +38,29 @@ pub(super) struct Line {
 struct State {
     key: String,
     pace: Pace,
-    /// Lets the first holder of a quiet lock let go.
+    /// Lets the first holder of a quiet lock release it.
     open: watch::Sender<bool>,
     stands: AtomicBool,
-    /// Somebody has the lock.
+    /// Whether the first holder has the lock.
     taken: AtomicBool,
     through: AtomicUsize,
-    /// In the order in which clients heard of them.
+    /// In the order in which clients learned of them.
     grants: Mutex<Vec<Grant>>,
 }
 
 #[derive(Clone, Debug)]
 struct Grant {
     place: usize,
-    /// It has a key, and was back in time.
+    /// The client has an idempotency key and was back in time.
     keeps_its_place: bool,
     token: u64,
-    /// When its last request reached a server.
+    /// When the client's last request reached a server.
     came: Instant,
     heard: Instant,
 }
 
 impl Line {
-    /// Somebody takes the lock, and then one after the other waits for it, in turn at each server.
+    /// The first holder acquires the lock; then the waiters join one by one, alternating between the servers.
     pub(super) fn form(
         service: &Arc<Service>,
         pace: Pace,
@@ -95,12 +95,12 @@ impl Line {
         self.state.pace
     }
 
-    /// Whether all wait.
+    /// Whether all waiters wait.
     pub(super) fn stands(&self) -> bool {
         self.state.stands.load(Ordering::SeqCst)
     }
 
-    /// Whether all had the lock.
+    /// Whether all waiters have had the lock.
     pub(super) fn is_through(&self) -> bool {
         self.state.through.load(Ordering::SeqCst) == WAITERS_PER_LOCK
     }
@@ -109,7 +109,7 @@ impl Line {
         self.state.open.send_replace(true);
     }
 
-    /// Waits until everybody had the lock, and gives all tokens.
+    /// Waits until all waiters have had the lock, and returns all tokens.
     pub(super) async fn end(self) -> Vec<u64> {
         let waiters = self.waiters.await.expect("a line");
         waiters.join_all().await;
@@ -125,8 +125,8 @@ impl Line {
     }
 }
 
-/// First come, first served. Who has a key and whose server ended is passed over until the next one has the request:
-/// that can be seen where the lock changes hands meanwhile.
+/// First come, first served. A waiter with a key whose server stopped is skipped until the next server has its request;
+/// this shows when the lock changes hands meanwhile.
 fn check_order(state: &State, grants: &[Grant]) {
     let in_order: Vec<_> = grants
         .iter()
@@ -138,7 +138,7 @@ fn check_order(state: &State, grants: &[Grant]) {
         in_order.len(),
         grants.len()
     );
-    // On a machine that has too much to do some come too late.
+    // On an overloaded machine some requests come too late.
     assert!(
         in_order.len() * 2 > grants.len(),
         "{}: {grants:?}",
@@ -161,7 +161,7 @@ fn check_order(state: &State, grants: &[Grant]) {
     }
 }
 
-/// The first has the lock until others shall have it.
+/// The first holder keeps the lock until the hand-overs begin.
 async fn hold(mut client: Client, state: Arc<State>, mut update: watch::Receiver<Stage>) -> u64 {
     let lease = client
         .call(&acquisition(&state.key, None, Some(random_key())))
@@ -182,7 +182,7 @@ async fn hold(mut client: Client, state: Arc<State>, mut update: watch::Receiver
     kept.token
 }
 
-/// Each comes when the one before is seen to wait.
+/// Each waiter joins once the previous one is seen to wait.
 async fn stand_in_line(service: Arc<Service>, state: Arc<State>, number: usize) -> JoinSet<()> {
     let mut looking = Client::new(&service, number % 2);
     while !state.taken.load(Ordering::SeqCst) {
@@ -206,7 +206,7 @@ async fn stand_in_line(service: Arc<Service>, state: Arc<State>, number: usize) 
     waiters
 }
 
-/// Waits for the lock, has it for a while, and lets it go.
+/// Waits for the lock, holds it for a while, and releases it.
 async fn wait(mut client: Client, state: Arc<State>, place: usize) {
     let has_a_key = place % ONE_WITHOUT_A_KEY != ONE_WITHOUT_A_KEY - 1;
     let idempotency_key = has_a_key.then(random_key);
