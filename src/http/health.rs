@@ -11,7 +11,7 @@ use crate::http::app::App;
 use crate::http::problem::Problem;
 use crate::http::wire::rfc3339;
 use crate::store::contract::{Condition, Health};
-use crate::telemetry::{Leases, Now, StoreCondition};
+use crate::telemetry::{Leases, Snapshot, StoreCondition};
 
 /// That the server lives.
 #[derive(Debug, Serialize, ToSchema)]
@@ -147,11 +147,11 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<Response, Problem>
 }
 
 /// The gauges of the metrics at this moment.
-fn now(app: &App) -> Now {
+fn now(app: &App) -> Snapshot {
     let readiness = readiness(app.service.health(), app.service.is_draining());
     let census = app.service.lease_stats();
     let (waiters, max_waiters) = app.service.waiters();
-    Now {
+    Snapshot {
         ready: readiness.status == Status::Ready,
         draining: app.service.is_draining(),
         store: match readiness.store {

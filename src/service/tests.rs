@@ -17,7 +17,7 @@ use super::*;
 use crate::lock::lease::{Digest, Idempotency, Metadata};
 use crate::lock::rules::{Lease, Loss};
 use crate::store::contract::{Condition, Outcome};
-use crate::telemetry::{Metrics, Now, StoreCondition};
+use crate::telemetry::{Metrics, Snapshot, StoreCondition};
 
 /// A service, its store and its metrics.
 struct Scene {
@@ -121,7 +121,7 @@ impl Scene {
     }
 
     fn metric(&self, series: &str) -> String {
-        let now = Now {
+        let now = Snapshot {
             ready: true,
             draining: false,
             store: StoreCondition::Ready,

@@ -26,7 +26,7 @@ label! {
 
 /// What is known at a moment rather than counted.
 #[derive(Clone, Copy, Debug)]
-pub struct Now {
+pub struct Snapshot {
     /// Whether `/readyz` says so.
     pub ready: bool,
     /// Whether the server is about to end.
@@ -110,7 +110,7 @@ impl Metrics {
     ///
     /// # Errors
     /// If a metric cannot be written, which would be a defect.
-    pub fn render(&self, now: &Now) -> Result<String, prometheus::Error> {
+    pub fn render(&self, now: &Snapshot) -> Result<String, prometheus::Error> {
         // Held meanwhile, so that two who ask at once are told no mixture.
         let gauges = self
             .gauges
@@ -191,7 +191,7 @@ impl Gauges {
         }
     }
 
-    fn set(&self, now: &Now) {
+    fn set(&self, now: &Snapshot) {
         let size = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.ready.set(now.ready.into());
         self.draining.set(now.draining.into());

@@ -20,5 +20,5 @@ pub use self::logging::{
     LogInterval, MAX_LOGGED_BYTES, MAX_UNWRITTEN_BYTES, MAX_UNWRITTEN_LINES, RequestLine,
     beginning, cut_for_log, log_request, start_logging,
 };
-pub use self::metrics::{Leases, Metrics, Now, StoreCondition};
+pub use self::metrics::{Leases, Metrics, Snapshot, StoreCondition};
 pub use self::redis::{ClockStep, Fault, MasterChange, RedisMetrics, Shortfall};
