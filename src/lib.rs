@@ -15,6 +15,7 @@
 //! lock       keys, leases and the rules: pure, no HTTP, no Redis, no clock
 //! telemetry  logs, and the metrics that all of the above count
 //! random     random bits
+//! secret     texts that no log shows
 //! ```
 //!
 //! A request becomes a typed request in [`http`], is carried out by a [`service::LockService`] against
@@ -33,6 +34,7 @@ pub mod config;
 pub mod http;
 pub mod lock;
 pub mod random;
+pub mod secret;
 pub mod server;
 pub mod service;
 pub mod store;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::config::error::{ConfigError, wrong};
-use crate::store::redis::options::Secret;
+use crate::secret::Secret;
 
 /// A secret from its setting or its file, which may end with a line feed.
 pub(super) fn secret(

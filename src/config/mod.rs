@@ -22,8 +22,9 @@ pub use self::settings::{Settings, StoreKind};
 pub use self::variables::refuse_unknown_variables;
 use crate::http::wire::Limits;
 use crate::http::{AllowedHost, AllowedOrigin};
+use crate::secret::Secret;
 use crate::service::WaitLimits;
-use crate::store::redis::options::{RedisOptions, Secret};
+use crate::store::redis::options::RedisOptions;
 
 /// The longest that a TTL, a wait or a recovery may be set to, in milliseconds: a week.
 const LONGEST_MS: u64 = 7 * 24 * 3600 * 1000;

@@ -6,9 +6,8 @@ use crate::config::error::{ConfigError, bounded_ms, wrong};
 use crate::config::files::{not_pem, read_pem, secret};
 use crate::config::settings::Settings;
 use crate::config::url::parse_url;
-use crate::store::redis::options::{
-    Address, Clock, Discovery, Endpoint, RedisOptions, Secret, Tls,
-};
+use crate::secret::Secret;
+use crate::store::redis::options::{Address, Clock, Discovery, Endpoint, RedisOptions, Tls};
 
 const DEFAULT_SENTINEL_PORT: u16 = 26379;
 

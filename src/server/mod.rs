@@ -24,11 +24,12 @@ use self::connection::Purpose;
 use self::connections::{Admission, Connections};
 use crate::config::{Config, StoreConfig};
 use crate::http::{App, AppState, Auth, Browsers, HttpService, LargeAnswers};
+use crate::secret::Secret;
 use crate::service::LockService;
 use crate::store::contract::Store;
 use crate::store::memory::MemoryStore;
 use crate::store::redis::RedisStore;
-use crate::store::redis::options::{Discovery, Secret};
+use crate::store::redis::options::Discovery;
 use crate::telemetry::{Limit, LogInterval, Metrics};
 
 pub use self::client::MAX_READ_AHEAD_BYTES;

@@ -14,7 +14,7 @@ const LAYERS: [&[&str]; 9] = [
     &["service"],
     &["store"],
     &["lock", "telemetry"],
-    &["random"],
+    &["random", "secret"],
 ];
 
 #[test]

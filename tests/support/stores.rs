@@ -9,11 +9,12 @@ use leasehold::lock::lease::{Attempt, Digest, Idempotency, LeaseId, Metadata, Tt
 use leasehold::lock::request::{Acquire, Wait};
 use leasehold::lock::rules::{Acquisition, Lease, LeaseInfo};
 use leasehold::random;
+use leasehold::secret::Secret;
 use leasehold::store::contract::{Condition, Store};
 use leasehold::store::memory::MemoryStore;
 use leasehold::store::redis::RedisStore;
 use leasehold::store::redis::options::{
-    Address, Clock, Discovery, Endpoint, RedisOptions, ReplicaAcks, Secret,
+    Address, Clock, Discovery, Endpoint, RedisOptions, ReplicaAcks,
 };
 use leasehold::telemetry::RedisMetrics;
 

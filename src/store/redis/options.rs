@@ -9,6 +9,8 @@ use redis::{
     RedisConnectionInfo, RedisResult, TlsCertificates,
 };
 
+use crate::secret::Secret;
+
 /// How long an idle connection is silent before TCP asks whether the peer is still there.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
 
@@ -99,30 +101,6 @@ pub enum Clock {
     Server,
     /// The microseconds in the key `<prefix>test:clock`: for tests alone.
     Set,
-}
-
-/// A text that is never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps a secret.
-    #[must_use]
-    pub const fn new(text: String) -> Self {
-        Self(text)
-    }
-
-    /// The secret itself.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(redacted)")
-    }
 }
 
 /// Host and port.
