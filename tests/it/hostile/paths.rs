@@ -93,10 +93,11 @@ fn targets() -> Vec<Row> {
         get("/Locks/held"),
         get("/%6Cocks/held"),
         get("/livez/"),
-        get("http://localhost"),
+        get("//"),
         get("localhost:80"),
         call("CONNECT", "localhost:80"),
     ];
+    let front_page = [get("/"), get("http://localhost"), get("/?")];
     let no_target = [get("locks/held"), get("http://"), get("")];
     let padded = |start: &str, length| format!("{start}{}", "x".repeat(length - start.len()));
     let long = MAX_HEAD - 100;
@@ -114,6 +115,7 @@ fn targets() -> Vec<Row> {
     ];
     [
         all(404, "not-found", no_route),
+        all(200, OK, front_page),
         all(400, BARE, no_target),
         all(400, "invalid-key", long_keys),
         all(400, "invalid-request", long_queries),

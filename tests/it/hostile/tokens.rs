@@ -8,7 +8,7 @@ const LOCK_TOKEN: &str = "lock-token-0123456789";
 const BREAK_TOKEN: &str = "break-token-0123456789";
 
 /// The documented routes that need no token.
-const OPEN: [&str; 3] = ["/livez", "/readyz", "/metrics"];
+const OPEN: [&str; 4] = ["/", "/livez", "/readyz", "/metrics"];
 
 #[test]
 fn lock_routes_are_closed_to_all_but_the_bearers_of_the_tokens() {
