@@ -329,8 +329,7 @@ impl Lock {
         EndOutcome::Ended { held_for }
     }
 
-    /// Ends the live lease with this token, whoever its holder is. A success too when that grant is over and the lock is
-    /// free.
+    /// Ends the live lease with this token for any caller. A success too when that grant is over and the lock is free.
     pub fn break_lease(
         &mut self,
         token: FencingToken,

@@ -143,7 +143,7 @@ impl LockService {
         .await
     }
 
-    /// Ends the lease with this token, whoever its holder is.
+    /// Breaks the lease with this token. The caller need not know its lease id.
     ///
     /// # Errors
     /// [`ServiceError`]; its outcome says whether the lease may be over.

@@ -146,7 +146,7 @@ impl WaiterHandle {
         &self.signal
     }
 
-    /// The store said where it stands, and how long the lock is somebody's.
+    /// The store has confirmed the queue entry: its ticket, and until when the lock is held or reserved.
     pub(super) fn queued(&mut self, ticket: Ticket, held_until: Instant) {
         let order = (ticket.0, self.order.1);
         let mut state = self.waiting.state();
