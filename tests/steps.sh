@@ -1,8 +1,8 @@
-# Shared by tests/run and tests/full: installs what is missing and runs steps with their seconds.
+# Shared by tests/run and tests/full: installs missing packages, and runs and times the steps.
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export CARGO_TERM_COLOR=never
 
-# step NAME COMMAND...: runs a step, prints how long it took, ends the run if it fails.
+# step NAME COMMAND...: runs a step and prints its duration. A failed step stops the whole run.
 step() {
   local name=$1 begun=$SECONDS
   shift
@@ -14,9 +14,9 @@ step() {
   echo "== $name: $((SECONDS - begun)) s"
 }
 
-# campaign OPTION...: a fault campaign with the server and the profile that the options before `--` name. One that proves
-# nothing (exit status 3: the machine was too slow, or a fault had no effect) is repeated once. It needs root, or a user who
-# may make user namespaces, and otherwise fails and says what to do.
+# campaign OPTION...: runs a fault campaign. The options before `--` select the server and the profile. Exit status 3
+# means that the campaign proved nothing (the machine was too slow, or a fault had no effect): it is repeated once. The
+# campaign needs root, or a user who may create user namespaces; otherwise it fails and says what to do.
 campaign() {
   local code=0
   cargo test --locked --quiet --test faults "$@" || code=$?
@@ -28,32 +28,32 @@ campaign() {
   return "$code"
 }
 
-# Debian packages, for the programs that are not there yet.
+# Installs the Debian packages of all missing programs.
 install_packages() {
   local missing=()
   command -v redis-server >/dev/null || missing+=(redis-server)
   command -v redis-sentinel >/dev/null || missing+=(redis-sentinel)
   command -v curl >/dev/null || missing+=(curl)
   command -v jq >/dev/null || missing+=(jq)
-  # For the hosts of the fault campaign, and for the clock of its data nodes.
+  # The fault campaign: its hosts, and the clock of its data nodes.
   command -v ip >/dev/null || missing+=(iproute2)
   command -v nsenter >/dev/null || missing+=(util-linux)
   command -v mount >/dev/null || missing+=(mount)
   command -v cc >/dev/null || missing+=(gcc)
   [ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)
-  # For the chart's tests.
+  # The chart's tests.
   python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
   command -v openssl >/dev/null || missing+=(openssl)
-  # For the tests of the metrics; it carries promtool.
+  # The tests of the metrics; the package includes promtool.
   command -v prometheus >/dev/null || missing+=(prometheus)
-  # For the client programs.
+  # The client programs.
   command -v node >/dev/null || missing+=(nodejs)
   command -v javac >/dev/null || missing+=(default-jdk-headless)
   command -v go >/dev/null || missing+=(golang-go)
   debian_packages "${missing[@]}"
 }
 
-# debian_packages PACKAGE...: Debian packages.
+# debian_packages PACKAGE...: installs the packages as root; another user gets their names and a failure.
 debian_packages() {
   if [ $# -eq 0 ]; then
     return
@@ -62,7 +62,7 @@ debian_packages() {
     echo "please install: $*" >&2
     return 1
   fi
-  # The tests start servers of their own; the packages must not start one.
+  # The packages must not start their services: the tests start their own servers.
   local policy=/usr/sbin/policy-rc.d
   if [ ! -e "$policy" ]; then
     printf '#!/bin/sh\nexit 101\n' >"$policy"

@@ -1,29 +1,29 @@
-//! How many clients the system lets this process have connected.
+//! Derives the limit of client connections from the system's limit of open files.
 //!
-//! Each connection takes a file descriptor. When they run out, neither Redis nor a health check can be reached, so a
-//! part of them is not for clients.
+//! Each connection uses a file descriptor. Without a free one, the server can neither reach Redis nor answer a health
+//! check. The server therefore reserves some descriptors that client connections cannot use.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// For the program itself, for health checks beyond the limit, and for connections that are being closed.
+/// Reserved for the program itself, for health checks beyond the limit, and for closing connections.
 const OWN: usize = 32;
 
-/// For each pooled connection and what goes with them (subscription, confirmation, listing, discovery), twice: while the
-/// master changes there are those of both.
+/// Connections to Redis outside the pool: subscription, confirmation, listing and discovery. [`room`] counts them and
+/// the pool twice, because connections to the old and the new master coexist during a failover.
 const REDIS_BESIDES_POOL: usize = 4;
 
-/// For each Sentinel; most sets have three, and the others are found through one.
+/// Descriptors for each Sentinel. The server assumes at least five Sentinels, because it discovers the unlisted ones.
 const PER_SENTINEL: usize = 2;
 const SENTINELS: usize = 5;
 
-/// Where the reserve leaves little, clients have this part all the same.
+/// Clients always get at least a quarter of the limit, even if that cuts into the reserve.
 const LEAST_SHARE: usize = 4;
 
-/// Where the system sets no limit.
+/// The limit of open files to assume if the system sets none.
 const MOST: usize = 1 << 20;
 
-/// How many connections of clients the limit of open files leaves room for. Where that is fewer than are wanted, the
-/// limit is raised as far as the system lets this process raise it.
+/// The number of client connections that the limit of open files allows. If the operator wants more, the server first
+/// raises its limit as far as the system permits.
 pub(super) fn room_for_clients(wanted: Option<usize>, pool_size: usize, sentinels: usize) -> usize {
     let limits = getrlimit(Resource::Nofile);
     let room_in = |limit: Option<u64>| {

@@ -1,9 +1,9 @@
-//! What is wrong with the settings.
+//! The error of invalid settings.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// What is wrong with the settings, in one line.
+/// One line that names an invalid setting and says what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(pub(super) String);
@@ -12,7 +12,7 @@ pub(super) fn wrong<T>(text: impl Into<String>) -> Result<T, ConfigError> {
     Err(ConfigError(text.into()))
 }
 
-/// Milliseconds within bounds.
+/// Converts milliseconds to a duration, and refuses a value out of bounds.
 pub(super) fn bounded_ms(
     name: &str,
     ms: u64,

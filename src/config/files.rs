@@ -1,11 +1,11 @@
-//! Secrets and certificates, from settings and from files.
+//! Reads secrets and certificates from settings and files.
 
 use std::path::Path;
 
 use crate::config::error::{ConfigError, wrong};
 use crate::secret::Secret;
 
-/// A secret from its setting or its file, which may end with a line feed.
+/// Reads a secret from its setting or its file. Line ends at the end of the file do not belong to the secret.
 pub(super) fn secret(
     name: &str,
     value: Option<&String>,

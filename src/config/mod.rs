@@ -1,7 +1,7 @@
 //! Settings, from flags and `LEASEHOLD_*` variables, validated once.
 //!
-//! A setting that is misspelt, contradicts another or is out of bounds ends the start with one line
-//! that names it: a lock service that silently ignored half of its configuration would lock nothing.
+//! The server refuses to start with a setting that is misspelt, contradicts another or is out of bounds. One line
+//! names that setting. An ignored setting could silently weaken mutual exclusion.
 
 mod descriptors;
 mod error;
@@ -26,33 +26,33 @@ use crate::secret::Secret;
 use crate::service::WaitLimits;
 use crate::store::redis::options::RedisOptions;
 
-/// The longest that a TTL, a wait or a recovery may be set to, in milliseconds: a week.
+/// The upper bound of the settings for TTL, wait, clock skew and recovery, in milliseconds: a week.
 const LONGEST_MS: u64 = 7 * 24 * 3600 * 1000;
 
 /// The bounds of `LEASEHOLD_HEADER_TIMEOUT_MS`.
 const HEADER_TIMEOUTS_MS: std::ops::RangeInclusive<u64> = 100..=600_000;
 
-/// The fewest characters of a token: fewer can be guessed.
+/// The minimum length of a bearer token. A shorter token can be guessed.
 pub const MIN_TOKEN_BYTES: usize = 16;
 
-/// Settings that were checked.
+/// The validated settings.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where to listen.
+    /// The address and port to listen on.
     pub listen: SocketAddr,
-    /// Where locks are kept.
+    /// The store of the locks.
     pub store: StoreConfig,
-    /// Bounds of requests.
+    /// The longest TTL and wait that a request may ask for.
     pub limits: Limits,
-    /// Bounds of waiting.
+    /// The limits of waiters, in total and for each key.
     pub wait_limits: WaitLimits,
-    /// How many clients may be connected.
+    /// The limit of client connections.
     pub max_connections: usize,
-    /// How long the head of a request may take to arrive.
+    /// The longest time for the head of a request to arrive.
     pub header_timeout: Duration,
-    /// Names besides those of loopback that clients may call the server by.
+    /// Host names, besides the loopback names, that a request may address.
     pub allowed_hosts: Vec<AllowedHost>,
-    /// Origins of web pages that may change locks.
+    /// Other origins whose web pages may change locks.
     pub allowed_origins: Vec<AllowedOrigin>,
     /// The bearer token of lock routes.
     pub token: Option<Secret>,
@@ -60,17 +60,17 @@ pub struct Config {
     pub break_token: Option<Secret>,
 }
 
-/// Where locks are kept.
+/// The store of the locks.
 #[derive(Clone, Debug)]
 pub enum StoreConfig {
-    /// In this process.
+    /// The memory of this process.
     Memory,
-    /// In Redis.
+    /// Redis, direct or through Sentinel.
     Redis(Box<RedisOptions>),
 }
 
 impl Settings {
-    /// Where this machine reaches a server with these settings.
+    /// The URL at which a client on the same machine reaches the server.
     #[must_use]
     pub fn own_url(&self) -> String {
         let mut at = self.listen;
@@ -83,10 +83,10 @@ impl Settings {
         format!("http://{at}")
     }
 
-    /// Checks everything and reads the files.
+    /// Validates all settings, and reads the files that they name.
     ///
     /// # Errors
-    /// The first thing that is wrong.
+    /// The error describes the first invalid setting.
     pub fn validate(self) -> Result<Config, ConfigError> {
         let longest = 1..=LONGEST_MS;
         let max_ttl = bounded_ms("LEASEHOLD_MAX_TTL_MS", self.max_ttl_ms, 1000..=LONGEST_MS)?;

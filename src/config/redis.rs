@@ -1,4 +1,4 @@
-//! Where Redis is and how to reach it: what belongs together, and what contradicts.
+//! Validates the settings of Redis and Sentinel: required combinations and contradictions.
 
 use std::time::Duration;
 
@@ -11,18 +11,18 @@ use crate::store::redis::options::{Address, Clock, Discovery, Endpoint, RedisOpt
 
 const DEFAULT_SENTINEL_PORT: u16 = 26379;
 
-/// What a key prefix may be made of, besides ASCII letters and digits; at most so many bytes.
+/// The characters that a key prefix may contain besides ASCII letters and digits.
 const PREFIX_PUNCTUATION: &str = "-._:{}/";
 const MAX_PREFIX_BYTES: usize = 64;
 
 /// The bounds of `LEASEHOLD_REDIS_POOL_SIZE`.
 const POOL_SIZES: std::ops::RangeInclusive<usize> = 1..=64;
 
-/// The bounds of both time-outs towards Redis, in milliseconds.
+/// The bounds of the timeouts for connections to Redis and for its answers, in milliseconds.
 const TIMEOUTS_MS: std::ops::RangeInclusive<u64> = 10..=60_000;
 
 impl Settings {
-    /// A setting that only makes sense with Redis.
+    /// The name of the first given setting that has an effect only with Redis.
     pub(super) fn names_redis_detail(&self) -> Option<&'static str> {
         let set = [
             (self.sentinel_master.is_some(), "LEASEHOLD_SENTINEL_MASTER"),
@@ -159,7 +159,7 @@ impl Settings {
         }
     }
 
-    /// A URL and the setting beside it must say the same.
+    /// Decides on TLS, and refuses a setting that would switch off the TLS of the URL.
     fn agree_on_tls(&self, in_url: bool) -> Result<bool, ConfigError> {
         match (self.redis_tls, in_url) {
             (Some(false), true) => {
@@ -171,7 +171,7 @@ impl Settings {
 
     fn sentinel_discovery(&self, tls: bool) -> Result<Discovery, ConfigError> {
         let parse = |text: &String| {
-            // The text is not shown: somebody may have put a password into it.
+            // The error does not show the text, because it may contain a password.
             Address::parse(text.trim(), DEFAULT_SENTINEL_PORT).ok_or_else(|| {
                 ConfigError(
                     "LEASEHOLD_SENTINELS is not host:port, or a list of these separated by commas"
@@ -261,7 +261,7 @@ impl Settings {
     }
 }
 
-/// Redis would be asked as its default user.
+/// Refuses a user without a password: without one the server would silently log in as the default user.
 fn refuse_user_without_password(endpoint: &Endpoint, setting: &str) -> Result<(), ConfigError> {
     match (&endpoint.username, &endpoint.password) {
         (Some(username), _) if username.is_empty() => wrong(format!("{setting}_USERNAME is empty")),

@@ -1,4 +1,4 @@
-//! Settings as flags and variables give them; their documentation is what `--help` prints.
+//! Settings as given by flags and variables. `--help` prints the doc comments of the fields.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

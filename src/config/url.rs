@@ -1,11 +1,11 @@
-//! `LEASEHOLD_REDIS_URL`.
+//! Parses `LEASEHOLD_REDIS_URL`.
 
 use redis::{ConnectionAddr, IntoConnectionInfo};
 
 use crate::config::error::{ConfigError, wrong};
 use crate::store::redis::options::Address;
 
-/// What a URL says.
+/// The settings that a URL contains.
 pub(super) struct ParsedUrl {
     pub(super) address: Address,
     pub(super) username: Option<String>,

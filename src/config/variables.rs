@@ -1,11 +1,11 @@
-//! Variables that nobody reads: a misspelt setting would be ignored in silence.
+//! Detects unknown `LEASEHOLD_*` variables.
 
 use crate::config::error::{ConfigError, wrong};
 
-/// Refuses `LEASEHOLD_*` variables that are no setting: a misspelt one would be ignored.
+/// Refuses unknown `LEASEHOLD_*` variables: the server would otherwise silently ignore a misspelt setting.
 ///
 /// # Errors
-/// Names the variable, and the setting that it resembles most.
+/// The error names the unknown variable and the most similar setting.
 pub fn refuse_unknown_variables<'a>(
     known: &[String],
     variables: impl IntoIterator<Item = (&'a str, &'a str)>,
@@ -26,7 +26,7 @@ pub fn refuse_unknown_variables<'a>(
     Ok(())
 }
 
-/// What Kubernetes sets in every pod for a Service whose name begins with `leasehold`.
+/// Recognizes a variable that Kubernetes sets in every pod for a Service whose name begins with `leasehold`.
 fn is_service_link(name: &str, value: &str) -> bool {
     if name.ends_with("_SERVICE_HOST")
         || name.ends_with("_SERVICE_PORT")
@@ -44,7 +44,7 @@ fn is_service_link(name: &str, value: &str) -> bool {
                 .next()
                 .is_some_and(|protocol| matches!(protocol, "TCP" | "UDP" | "SCTP"));
     }
-    // A person who means a port writes a number.
+    // A misspelt port setting has a number as its value; Kubernetes sets a URL.
     let is_url = ["tcp://", "udp://", "sctp://"]
         .iter()
         .any(|scheme| value.starts_with(scheme));

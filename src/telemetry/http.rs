@@ -1,4 +1,4 @@
-//! What is counted of requests.
+//! The metrics of HTTP requests.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -8,25 +8,25 @@ use prometheus::{Histogram, HistogramOpts, HistogramVec, Registry};
 use super::label::{Counters, Label, VALID, label, register};
 use super::locks::Limit;
 
-/// In seconds; waits reach into the last ones.
+/// In seconds. The last buckets are for acquisitions that wait.
 const BUCKETS: [f64; 12] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 15.0, 60.0,
 ];
 
 label! {
-    /// A route; what clients make up must not become one each.
+    /// A route template. An unknown path has the last value, so that clients cannot create time series.
     Route {
         /// The front page.
         Index = "/",
-        /// Whether the process lives.
+        /// The liveness check.
         Livez = "/livez",
-        /// Whether the server is ready.
+        /// The readiness check.
         Readyz = "/readyz",
         /// The metrics.
         Metrics = "/metrics",
-        /// The document.
+        /// The OpenAPI document.
         OpenApi = "/openapi.json",
-        /// Its pages.
+        /// The pages that display the OpenAPI document.
         Docs = "/docs",
         /// The list of locks.
         Locks = "/locks",
@@ -40,7 +40,7 @@ label! {
 }
 
 label! {
-    /// A method; what clients make up must not become one each.
+    /// An HTTP method. An unknown method has the last value, so that clients cannot create time series.
     Method {
         /// `GET`.
         Get = "GET",
@@ -57,15 +57,15 @@ label! {
     }
 }
 
-/// Statuses of this server; the last stands for all others.
+/// The statuses that this server answers with. The last entry stands for all others.
 const STATUSES: [&str; 22] = [
     "200", "201", "204", "303", "304", "400", "401", "403", "404", "405", "408", "409", "413",
     "415", "421", "422", "423", "429", "431", "500", "503", "other",
 ];
 
-/// Counts requests. Cheap to clone.
+/// The histograms of requests. Clones share them.
 ///
-/// Most combinations never come about, so each gets its histogram when it first does.
+/// Most combinations of route, method and status never occur, so each gets its histogram at its first request.
 #[derive(Clone, Debug)]
 pub struct RequestMetrics {
     family: HistogramVec,
@@ -90,7 +90,7 @@ impl RequestMetrics {
         }
     }
 
-    /// Counts a request that was answered.
+    /// Records an answered request, and the limit if the status is that of a limit.
     pub fn answered(&self, route: Route, method: Method, status: u16, took: Duration) {
         match status {
             408 => self.limits.count(Limit::BodyTime),
@@ -108,7 +108,7 @@ impl RequestMetrics {
     }
 }
 
-/// Where a status stands in [`STATUSES`].
+/// The position of a status in [`STATUSES`].
 const fn status_index(status: u16) -> usize {
     match status {
         200 => 0,

@@ -1,7 +1,8 @@
-//! Labels whose values are known when the program is built.
+//! Labels whose values are known at compile time.
 //!
-//! Each value has its counter or histogram from the start, found by the value's number. So counting takes no
-//! look-up, no lock and no memory, and a value that never came about is shown as zero: an alert sees the first time too.
+//! Each value has its counter or histogram from the start, at the value's index. Counting therefore needs no hash
+//! look-up, no lock and no allocation. A value that has not occurred is exposed as zero, so that an alert on an
+//! increase sees the first occurrence.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -17,17 +18,17 @@ pub(super) const VALID: &str = "names of metrics are valid, and each is register
 
 /// The values of a label.
 pub trait Label: Copy + 'static {
-    /// All of them, each at its [`Label::index`].
+    /// All values, each at its [`Label::index`].
     const ALL: &'static [Self];
 
-    /// Its number, from 0.
+    /// The value's position in [`Label::ALL`], from 0.
     fn index(self) -> usize;
 
-    /// As it is shown.
+    /// The label value in the Prometheus text.
     fn text(self) -> &'static str;
 }
 
-/// An enum that is a [`Label`].
+/// Defines an enum and implements [`Label`] for it.
 macro_rules! label {
     ($(#[$of_enum:meta])* $name:ident { $($(#[$of_variant:meta])* $variant:ident = $text:literal,)+ }) => {
         $(#[$of_enum])*
@@ -68,7 +69,7 @@ impl<L: Label> Counters<L> {
         }
     }
 
-    /// Counts one.
+    /// Increments the counter of this value.
     pub fn count(&self, value: L) {
         self.children[value.index()].inc();
     }
@@ -100,7 +101,7 @@ impl<L: Label> Histograms<L> {
         }
     }
 
-    /// Adds one that took so long.
+    /// Adds one duration to the histogram of this value.
     pub fn observe(&self, value: L, took: Duration) {
         self.children[value.index()].observe(took.as_secs_f64());
     }

@@ -1,15 +1,15 @@
-//! What is counted of locks, whatever the store.
+//! The metrics of locks, which are the same for every store.
 
 use prometheus::Registry;
 
 use super::label::{Counters, Histograms, label};
 
-/// In seconds, up to the longest wait that is usual.
+/// In seconds, up to the longest usual wait.
 const WAIT_BUCKETS: [f64; 12] = [
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0,
 ];
 
-/// In seconds, up to the longest TTL that is usual; renewals reach beyond.
+/// In seconds, up to the longest usual TTL. Renewed leases exceed it.
 const HOLD_BUCKETS: [f64; 12] = [
     0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0,
 ];
@@ -17,31 +17,31 @@ const HOLD_BUCKETS: [f64; 12] = [
 label! {
     /// How an acquisition ended.
     AcquireOutcome {
-        /// A new lease.
+        /// The client got a new lease.
         Granted = "granted",
-        /// The lease that it has already.
+        /// A replay: the client got the lease that it already has.
         Replayed = "replayed",
-        /// Somebody else holds the lock.
+        /// Another holder has the lock.
         Held = "held",
-        /// Somebody else held it for the whole wait.
+        /// The lock stayed unavailable for the whole wait.
         TimedOut = "timed_out",
-        /// The idempotency key stands for another request.
+        /// The idempotency key belongs to another request.
         KeyReused = "key_reused",
-        /// It was granted and released moments ago.
+        /// An earlier attempt got the lease, and it was released moments ago.
         AlreadyReleased = "already_released",
-        /// As many wait as may.
+        /// The limit of waiters is reached.
         TooManyWaiters = "too_many_waiters",
-        /// Its client left before the answer.
+        /// The client disconnected before the answer.
         Abandoned = "abandoned",
-        /// The server is about to end.
+        /// The server is draining.
         ShuttingDown = "shutting_down",
         /// New grants pause after a loss.
         Recovering = "recovering",
-        /// Too few replicas confirmed it.
+        /// Too few replicas confirmed the grant.
         ReplicationUnconfirmed = "replication_unconfirmed",
-        /// The store is out of reach, not ready, too slow, full or cannot save.
+        /// The store is unreachable, not ready, too slow or out of memory, or it cannot persist its data.
         Unavailable = "unavailable",
-        /// A defect.
+        /// The server has a defect.
         Internal = "internal",
     }
 }
@@ -49,13 +49,13 @@ label! {
 label! {
     /// How a wait ended.
     Waited {
-        /// With the lock.
+        /// The waiter got the lock.
         Granted = "granted",
-        /// Without it, in time.
+        /// The wait reached its time limit without the lock.
         TimedOut = "timed_out",
-        /// Its client left.
+        /// The client disconnected.
         Abandoned = "abandoned",
-        /// In some other way.
+        /// The wait ended for any other reason.
         Failed = "failed",
     }
 }
@@ -63,13 +63,13 @@ label! {
 label! {
     /// How a renewal ended.
     RenewOutcome {
-        /// The lease goes on.
+        /// The lease has a new deadline.
         Renewed = "renewed",
-        /// The lease was over, and nobody holds the lock.
+        /// The lease was already over, and the lock is free.
         NotHeld = "not_held",
-        /// The lease was over, and somebody else holds the lock.
+        /// The lease was already over, and another holder has the lock.
         HeldByOther = "held_by_other",
-        /// There was no answer.
+        /// The store gave no answer.
         Error = "error",
     }
 }
@@ -79,13 +79,13 @@ label! {
     ReleaseOutcome {
         /// The lease is over.
         Released = "released",
-        /// It was, by this release asked for before.
+        /// An earlier attempt of this release ended the lease.
         Repeated = "repeated",
-        /// The lease was over, and nobody holds the lock.
+        /// The lease was already over, and the lock is free.
         NotHeld = "not_held",
-        /// The lease was over, and somebody else holds the lock.
+        /// The lease was already over, and another holder has the lock.
         HeldByOther = "held_by_other",
-        /// There was no answer.
+        /// The store gave no answer.
         Error = "error",
     }
 }
@@ -93,13 +93,13 @@ label! {
 label! {
     /// How a break ended.
     BreakOutcome {
-        /// The lease, or what was reserved, is over.
+        /// The break ended a lease or a reservation.
         Broken = "broken",
-        /// It was before.
+        /// The lease was already over.
         AlreadyOver = "already_over",
-        /// Somebody else holds the lock.
+        /// Another holder has the lock.
         HeldByOther = "held_by_other",
-        /// There was no answer.
+        /// The store gave no answer.
         Error = "error",
     }
 }
@@ -115,7 +115,7 @@ label! {
 }
 
 label! {
-    /// A bound that refuses what is beyond it.
+    /// A limit of the server. The server rejects a request or a connection beyond it.
     Limit {
         /// Requests that wait on this server.
         ServerWaiters = "server_waiters",
@@ -123,41 +123,41 @@ label! {
         KeyWaiters = "key_waiters",
         /// The size of a body.
         BodyBytes = "body_bytes",
-        /// The time in which a body must arrive.
+        /// The time for a body to arrive.
         BodyTime = "body_time",
-        /// The size of a head.
+        /// The size of a request head.
         HeadBytes = "head_bytes",
         /// Connections of clients.
         Connections = "connections",
-        /// Listings that are under way.
+        /// Listings in progress.
         Listings = "listings",
-        /// Other large answers that are on their way.
+        /// Other large answers in progress.
         LargeAnswers = "large_answers",
-        /// Places kept for clients that may come back.
+        /// Queue entries kept for disconnected clients that may retry.
         KeptPlaces = "kept_places",
-        /// Operations that are to be sent to Redis.
+        /// Operations that wait to be sent to Redis.
         RedisQueue = "redis_queue",
-        /// Answers that are to be confirmed by replicas.
+        /// Answers that wait for the confirmation of replicas.
         ConfirmationQueue = "confirmation_queue",
     }
 }
 
-/// Counts what becomes of locks. Cheap to clone.
+/// The counters and histograms of locks. Clones share them.
 #[derive(Clone, Debug)]
 pub struct LockMetrics {
-    /// Acquisitions.
+    /// Acquisitions by outcome.
     pub acquires: Counters<AcquireOutcome>,
-    /// How long those waited that did not get their answer at once.
+    /// The time that acquisitions waited, without those that were answered immediately.
     pub waits: Histograms<Waited>,
-    /// Renewals.
+    /// Renewals by outcome.
     pub renewals: Counters<RenewOutcome>,
-    /// Releases.
+    /// Releases by outcome.
     pub releases: Counters<ReleaseOutcome>,
-    /// Breaks.
+    /// Breaks by outcome.
     pub breaks: Counters<BreakOutcome>,
-    /// How long leases were held that were ended by a call.
+    /// The time from the grant to the release or break of a lease. Expired leases are not included.
     pub holds: Histograms<Ended>,
-    /// Bounds that were met.
+    /// Rejections by the limit that was reached.
     pub limits: Counters<Limit>,
 }
 

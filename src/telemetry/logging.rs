@@ -1,8 +1,8 @@
 //! Logs.
 //!
-//! Lines go to a thread of their own, which writes some at a time: a request does without a system call, and whoever
-//! reads the log cannot stop the service by not reading it. What clients make up is cut short before it is formatted,
-//! and no character of it can hide or forge a part of the log.
+//! A separate thread writes the lines in batches. A request therefore makes no system call to log, and a slow reader
+//! of the log cannot block the service. Text from clients is truncated before it is formatted, and its control
+//! characters are escaped, so that it cannot hide or forge a part of the log.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -18,38 +18,38 @@ use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuar
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// How many lines may wait to be written. Those beyond are lost, and counted.
+/// The most lines that wait to be written. The log drops and counts the lines beyond this limit.
 pub const MAX_UNWRITTEN_LINES: usize = 4096;
 
-/// How many bytes they may have in all.
+/// The most bytes of all lines that wait to be written.
 pub const MAX_UNWRITTEN_BYTES: usize = 8 * 1024 * 1024;
 
-/// How much of a text that a client made up is logged, in bytes.
+/// The most bytes that the log shows of one text from a client.
 pub const MAX_LOGGED_BYTES: usize = 256;
 
-/// For how long lines are gathered before the next write.
+/// The pause of the writing thread after a write. Lines accumulate meanwhile, so that one system call writes many.
 const GATHERING: Duration = Duration::from_millis(2);
 
-/// How often a warning is logged whose cause comes again and again.
+/// The shortest time between two log lines of the same repeating warning.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Unset before logs are started.
+/// Unset until [`start_logging`] runs.
 static LOG: OnceLock<Log> = OnceLock::new();
 
 struct Log {
     lines: Lines,
-    /// Whether they are JSON.
+    /// Whether lines are JSON rather than text.
     json: bool,
 }
 
-/// Where lines are sent: to the thread that writes them, unless too many wait there.
+/// Sends lines to the writing thread, and drops a line when too many are unwritten.
 #[derive(Clone)]
 struct Lines {
     to_writer: NonBlocking,
     unwritten: Arc<Unwritten>,
 }
 
-/// The lines that wait to be written.
+/// The number and size of the lines that wait to be written, and the number of lines that were dropped.
 #[derive(Default)]
 struct Unwritten {
     lines: AtomicUsize,
@@ -57,13 +57,13 @@ struct Unwritten {
     lost: AtomicU64,
 }
 
-/// Standard error, written to in large pieces.
+/// Standard error behind a buffer: one system call writes many lines.
 struct BufferedStderr {
     to: BufWriter<Stderr>,
     unwritten: Arc<Unwritten>,
 }
 
-/// Writes what is left when it is dropped, unless nobody reads it within a second.
+/// Keeps the writing thread alive. Its drop waits at most a second for the remaining lines to be written.
 #[must_use]
 pub struct Logging {
     _worker: WorkerGuard,
@@ -72,7 +72,7 @@ pub struct Logging {
 /// Sends logs to standard error: text on a terminal, JSON otherwise. `RUST_LOG` sets the level.
 ///
 /// # Panics
-/// If logs are started already.
+/// If logging has already started.
 pub fn start_logging() -> Logging {
     let unwritten = Arc::new(Unwritten::default());
     let (to_writer, worker) = NonBlockingBuilder::default()
@@ -102,14 +102,14 @@ pub fn start_logging() -> Logging {
     Logging { _worker: worker }
 }
 
-/// How many lines were lost because they were not read in time.
+/// The number of lines that were dropped because standard error was read too slowly.
 pub(super) fn lost_lines() -> u64 {
     LOG.get()
         .map_or(0, |log| log.lines.unwritten.lost.load(Ordering::Relaxed))
 }
 
 impl Write for Lines {
-    /// Takes a whole line. One that is lost is counted, and no error.
+    /// Accepts one whole line. A dropped line is counted and is not an error: logging must not fail a request.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let escaped = escape_invisible(line);
         if self.unwritten.reserve(escaped.len()) {
@@ -132,7 +132,7 @@ impl<'a> MakeWriter<'a> for Lines {
 }
 
 impl Unwritten {
-    /// Counts a line in, if there is room for it; else as lost.
+    /// Reserves space for a line of this size. Returns false and counts a dropped line if a limit would be exceeded.
     fn reserve(&self, bytes: usize) -> bool {
         let lines_before = self.lines.fetch_add(1, Ordering::Relaxed);
         let bytes_before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -156,14 +156,15 @@ impl Write for BufferedStderr {
         self.to.write(bytes)
     }
 
-    /// Comes once for each line.
+    /// The writing thread calls this once for each line, so the space of exactly one line becomes free.
     fn write_all(&mut self, line: &[u8]) -> io::Result<()> {
         let written = self.to.write_all(line);
         self.unwritten.free(line.len());
         written
     }
 
-    /// Comes when no line is left. Whoever sends the next need not wake this thread as long as it does not wait for one.
+    /// The writing thread calls this when its channel is empty. While it sleeps here, a request that logs does not pay
+    /// for waking a thread that waits on the channel.
     fn flush(&mut self) -> io::Result<()> {
         self.to.flush()?;
         sleep(GATHERING);
@@ -171,12 +172,12 @@ impl Write for BufferedStderr {
     }
 }
 
-/// Lets a warning through once in a while, and counts the others.
+/// Limits how often a repeating warning is logged, and counts the suppressed ones.
 #[derive(Debug, Default)]
 pub struct LogInterval(Mutex<Option<(Instant, u64)>>);
 
 impl LogInterval {
-    /// Whether to log now, and how often it was not logged since the last time.
+    /// Returns the number of warnings suppressed since the last logged one, or `None` if this one is suppressed too.
     pub fn due(&self) -> Option<u64> {
         let mut last = self
             .0
@@ -197,7 +198,7 @@ impl LogInterval {
     }
 }
 
-/// What is logged of a text that a client made up: its beginning.
+/// Truncates a text from a client for the log, and marks the cut with an ellipsis.
 #[must_use]
 pub fn cut_for_log(text: &str) -> Cow<'_, str> {
     if text.len() <= MAX_LOGGED_BYTES {
@@ -206,7 +207,7 @@ pub fn cut_for_log(text: &str) -> Cow<'_, str> {
     Cow::Owned(format!("{}…", beginning(text, MAX_LOGGED_BYTES)))
 }
 
-/// As much of a text as has at most so many bytes.
+/// The longest prefix of a text that has at most `max_bytes` bytes and ends between two characters.
 #[must_use]
 pub fn beginning(text: &str, max_bytes: usize) -> &str {
     let at_most = text.len().min(max_bytes);
@@ -215,7 +216,7 @@ pub fn beginning(text: &str, max_bytes: usize) -> &str {
     &text[..end.unwrap_or(0)]
 }
 
-/// Writes characters as JSON escapes that a terminal would obey or hide, and JSON lets pass.
+/// Escapes the characters that JSON leaves as they are, but that a terminal would execute or hide.
 fn escape_invisible(line: &[u8]) -> Cow<'_, [u8]> {
     if line.is_ascii() && !line.contains(&0x7F) {
         return Cow::Borrowed(line);
@@ -224,7 +225,7 @@ fn escape_invisible(line: &[u8]) -> Cow<'_, [u8]> {
     let mut escaped = String::with_capacity(line.len());
     for c in line.chars() {
         if is_invisible(c) {
-            // Writing into a string cannot fail. All of these have four hex digits.
+            // Writing to a string cannot fail. All these characters are below U+10000, so four hex digits suffice.
             let _written = write!(escaped, "\\u{:04x}", u32::from(c));
         } else {
             escaped.push(c);
@@ -233,7 +234,7 @@ fn escape_invisible(line: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(escaped.into_bytes())
 }
 
-/// DEL and C1 controls, line and paragraph separators, and marks that change the direction of writing.
+/// DEL and C1 controls, line and paragraph separators, and marks that change the text direction.
 fn is_invisible(c: char) -> bool {
     matches!(
         c,
@@ -246,28 +247,28 @@ fn is_invisible(c: char) -> bool {
     )
 }
 
-/// What is logged of a request.
+/// The fields of a request's log line.
 #[derive(Serialize)]
 pub struct RequestLine<'a> {
-    /// The id that the client was told.
+    /// The request id that the answer carries.
     pub request_id: &'a str,
-    /// The method.
+    /// The HTTP method.
     pub method: &'a str,
-    /// The route, without what clients make up.
+    /// The route template, without any text from the client.
     pub route: &'a str,
-    /// The lock, if the route is one of a lock.
+    /// The lock's key, if the route names a lock.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<&'a str>,
-    /// The path, if it is not.
+    /// The path, if the route names no lock.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<&'a str>,
-    /// The status of the answer.
+    /// The HTTP status of the answer.
     pub status: u16,
-    /// From the request to its answer.
+    /// The time from the request to its answer, in milliseconds.
     pub duration_ms: u64,
 }
 
-/// A line as all others are written, with fields of its own.
+/// A JSON line of the same form as `tracing` writes, with the fields of a request.
 #[derive(Serialize)]
 struct Line<'a> {
     timestamp: String,
@@ -278,8 +279,8 @@ struct Line<'a> {
     target: &'static str,
 }
 
-/// Writes the line of a request. As JSON it passes by the machinery for any event, which took a fifth of the time of a
-/// request in memory.
+/// Writes the line of a request. The JSON form bypasses `tracing`, which took a fifth of the time of a request to the
+/// memory store.
 pub fn log_request(line: &RequestLine<'_>) {
     if let Some(Log { lines, json: true }) = LOG.get() {
         if tracing::enabled!(Level::INFO) {
@@ -292,7 +293,7 @@ pub fn log_request(line: &RequestLine<'_>) {
             };
             let mut text = serde_json::to_vec(&line).expect("texts and numbers are JSON");
             text.push(b'\n');
-            // Sent or counted as lost.
+            // The write never fails: `Lines` counts a dropped line instead.
             let _sent = lines.clone().write_all(&text);
         }
         return;

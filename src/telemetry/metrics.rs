@@ -1,4 +1,4 @@
-//! All that is counted, and how it is written down.
+//! All metrics of the server, and their rendering in the Prometheus text format.
 
 use std::sync::{Arc, Mutex};
 
@@ -13,56 +13,56 @@ use super::logging::lost_lines;
 use super::redis::RedisMetrics;
 
 label! {
-    /// How the store is.
+    /// The condition of the store.
     StoreCondition {
-        /// Never reached so far.
+        /// The server has not reached the store yet.
         Starting = "starting",
-        /// In order.
+        /// The store is healthy.
         Ready = "ready",
-        /// In trouble, or running with less than it promises.
+        /// The store fails, or it works with weaker guarantees than configured.
         Degraded = "degraded",
     }
 }
 
-/// What is known at a moment rather than counted.
+/// The values of the gauges at the moment of a scrape.
 #[derive(Clone, Copy, Debug)]
 pub struct Snapshot {
-    /// Whether `/readyz` says so.
+    /// Whether `/readyz` reports the server as ready.
     pub ready: bool,
-    /// Whether the server is about to end.
+    /// Whether the server is draining.
     pub draining: bool,
-    /// How the store is.
+    /// The condition of the store.
     pub store: StoreCondition,
     /// Requests that wait on this server.
     pub waiters: usize,
-    /// How many of them may.
+    /// The limit of requests that wait on this server.
     pub max_waiters: usize,
-    /// Leases in the store, once that is known.
+    /// Leases in the store, or `None` until the server has counted them.
     pub leases: Option<Leases>,
 }
 
 /// The leases of a whole store.
 #[derive(Clone, Copy, Debug)]
 pub struct Leases {
-    /// Those that are held.
+    /// Leases that are held now.
     pub held: u64,
-    /// Those that ran out and that this server counted.
+    /// Expired leases that this server has counted since its start.
     pub expired_total: u64,
 }
 
-/// See the module. Cheap to clone.
+/// All metrics of one server. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    /// Of requests.
+    /// Metrics of HTTP requests.
     pub requests: RequestMetrics,
-    /// Of locks.
+    /// Metrics of locks.
     pub locks: LockMetrics,
     limits: Counters<Limit>,
     registry: Registry,
     gauges: Arc<Mutex<Gauges>>,
 }
 
-/// What is set when the metrics are written down.
+/// The metrics whose values [`Metrics::render`] sets before each scrape.
 #[derive(Debug)]
 struct Gauges {
     ready: IntGauge,
@@ -71,13 +71,13 @@ struct Gauges {
     waiters: IntGauge,
     max_waiters: IntGauge,
     lost_lines: IntCounter,
-    /// Without a label, and not shown before they are known.
+    /// A vector without labels: unlike a plain gauge, it is absent from the scrape until its value is known.
     leases_held: IntGaugeVec,
     leases_expired: IntCounterVec,
 }
 
 impl Metrics {
-    /// All at zero.
+    /// Creates and registers the metrics, all at zero.
     #[must_use]
     pub fn new() -> Self {
         let registry = Registry::new();
@@ -100,7 +100,7 @@ impl Metrics {
         }
     }
 
-    /// Those of a Redis store; there is at most one.
+    /// Creates the metrics of the Redis store. A second call panics, because each name is registered once.
     #[must_use]
     pub fn redis(&self) -> RedisMetrics {
         RedisMetrics::new(&self.registry, self.limits.clone())
@@ -109,9 +109,9 @@ impl Metrics {
     /// All metrics in the Prometheus text format.
     ///
     /// # Errors
-    /// If a metric cannot be written, which would be a defect.
+    /// If a metric cannot be encoded, which would be a defect.
     pub fn render(&self, now: &Snapshot) -> Result<String, prometheus::Error> {
-        // Held meanwhile, so that two who ask at once are told no mixture.
+        // The lock is held until the text is encoded, so that concurrent scrapes do not mix their values.
         let gauges = self
             .gauges
             .lock()
@@ -129,7 +129,7 @@ impl Default for Metrics {
     }
 }
 
-/// Counts for nobody, as a store in a test does.
+/// Metrics with a registry of their own that no scrape reads, for stores in tests.
 impl Default for RedisMetrics {
     fn default() -> Self {
         Metrics::new().redis()
@@ -216,7 +216,7 @@ impl Gauges {
     }
 }
 
-/// Brings a counter to what was counted elsewhere.
+/// Raises a counter to a total that is counted elsewhere.
 fn raise(counter: &IntCounter, total: u64) {
     counter.inc_by(total.saturating_sub(counter.get()));
 }

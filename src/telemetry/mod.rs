@@ -1,8 +1,8 @@
-//! Logs and metrics: what an operator sees of a running server.
+//! Logs and metrics of a running server, for its operator.
 //!
-//! It knows nothing of locks, stores or HTTP but the words for what is counted. Whoever counts has a handle and
-//! counts where it happens; [`Metrics`] has them all, and writes them down when they are asked for. No label
-//! ever holds what a client makes up: no key, no holder, no path.
+//! The module depends on no lock, store or HTTP code: it defines only the label values of their metrics. Each part of
+//! the server holds a handle to its own metrics, and [`Metrics`] renders them all at a scrape. No label holds text
+//! from a client (a key, a holder, a path): each new value would add a time series.
 
 mod http;
 mod label;

@@ -1,4 +1,4 @@
-//! What is counted of the Redis store; a server without one does not show it.
+//! The metrics of the Redis store. A server with the memory store does not expose them.
 
 use std::time::Duration;
 
@@ -7,76 +7,76 @@ use prometheus::{Gauge, Histogram, IntCounter, Registry};
 use super::label::{Counters, VALID, counter, histogram, label, register};
 use super::locks::Limit;
 
-/// In seconds: from a node next door to the longest time-out.
+/// In seconds: from a Redis on the same host to slow answers near the operation timeout.
 const ROUND_TRIP_BUCKETS: [f64; 12] = [
     0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 ];
 
-/// Operations of one batch, up to the largest.
+/// Operations in one batch, up to the largest batch.
 const BATCH_BUCKETS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 48.0, 64.0];
 
-/// In seconds: from a restart to what needs a person.
+/// In seconds: from a quick restart to an outage that needs an operator.
 const FAILOVER_BUCKETS: [f64; 10] = [0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 300.0];
 
 label! {
-    /// Why Redis did not do what it was asked.
+    /// The cause of a failed Redis operation.
     Fault {
-        /// It did not answer in time.
+        /// Redis did not answer in time.
         Timeout = "timeout",
-        /// The connection could not be made, or broke off.
+        /// The connection failed to open, or broke.
         Connection = "connection",
-        /// The password or the permissions do not do.
+        /// Redis rejected the password, or the ACL user lacks a permission.
         Access = "access",
-        /// It is loading, busy, or lacks its master.
+        /// Redis is loading or busy, or it is a replica without its master.
         NotReady = "not_ready",
-        /// It is not the master any more, or was activated anew since.
+        /// The node is no longer the master, or a newer activation has replaced the one of the command.
         NotMaster = "not_master",
-        /// It has no memory left.
+        /// Redis has no memory left.
         OutOfMemory = "out_of_memory",
-        /// It cannot save.
+        /// Redis cannot persist its data.
         NotPersisting = "not_persisting",
-        /// The command reached it too late to be run.
+        /// The command reached Redis too late to be executed.
         Late = "late",
-        /// No usable master was found.
+        /// Discovery found no usable master.
         NoMaster = "no_master",
-        /// It answered something else.
+        /// Redis answered with any other error.
         Other = "other",
     }
 }
 
 label! {
-    /// Why too few replicas had an answer's change.
+    /// Why an operation lacked the confirmation of enough replicas.
     Shortfall {
-        /// Too few are connected, so nothing was done.
+        /// Too few replicas are online, so Redis changed nothing.
         Offline = "offline",
-        /// Too few confirmed in time.
+        /// Too few replicas confirmed in time.
         Unconfirmed = "unconfirmed",
-        /// The master changed before they did.
+        /// The master changed before enough replicas confirmed.
         Superseded = "superseded",
     }
 }
 
 label! {
-    /// What became of the master.
+    /// The kind of a change of the master.
     MasterChange {
-        /// It is another.
+        /// Another node is the master.
         Failover = "failover",
-        /// It restarted or was reset, or its clock stepped.
+        /// The same master restarted or was reset, or its clock stepped.
         Restart = "restart",
     }
 }
 
 label! {
-    /// How far a clock stepped.
+    /// The size of a step of the master's clock.
     ClockStep {
-        /// Less than clocks may be apart.
+        /// Within the permitted clock skew.
         Small = "small",
-        /// More, which is handled like a loss.
+        /// Beyond the permitted clock skew; the server handles it like a loss.
         Large = "large",
     }
 }
 
-/// Counts what the Redis store does. Cheap to clone.
+/// The counters and histograms of the Redis store. Clones share them.
 #[derive(Clone, Debug)]
 pub struct RedisMetrics {
     pub(crate) faults: Counters<Fault>,
@@ -182,36 +182,36 @@ impl RedisMetrics {
         }
     }
 
-    /// A batch was answered.
+    /// Records an answered batch.
     pub(crate) fn batch(&self, operations: usize, took: Duration) {
         self.batches
             .observe(u32::try_from(operations).map_or(f64::MAX, f64::from));
         self.round_trips.observe(took.as_secs_f64());
     }
 
-    /// Replicas were asked for their confirmation.
+    /// Records one request to the replicas for their confirmation.
     pub(crate) fn replication_round(&self, took: Duration) {
         self.replication_rounds.observe(took.as_secs_f64());
     }
 
-    /// An answer is on enough replicas.
+    /// Counts an answer that enough replicas have confirmed.
     pub(crate) fn confirmed(&self) {
         self.confirmations.inc();
     }
 
-    /// The master is another or begins anew, after a time without one.
+    /// Records a change of the master, and how long the server had no usable master before it.
     pub(crate) fn master_changed(&self, change: MasterChange, away: Duration) {
         self.changes.count(change);
         self.failovers.observe(away.as_secs_f64());
     }
 
-    /// Leases may be gone, and so many writes are.
+    /// Records lost writes, and a loss if leases may be among them.
     pub(crate) fn lost(&self, leases: bool, writes: u64) {
         self.losses.inc_by(leases.into());
         self.lost_writes.inc_by(writes);
     }
 
-    /// For so long nothing new is granted.
+    /// Sets for how long new grants pause.
     pub(crate) fn paused(&self, pause: Duration) {
         self.pause.set(pause.as_secs_f64());
     }

@@ -1,4 +1,4 @@
-{{/* The settings of the server, as variables. Secrets come in files, of which the variables name the paths. */}}
+{{/* The settings of the server, as variables. Secrets are mounted files; the variables name their paths. */}}
 {{- define "leasehold.env" -}}
 {{- $redis := .Values.redis -}}
 {{- $files := dict "redis-password" "REDIS_PASSWORD" "sentinel-password" "SENTINEL_PASSWORD" "ca.crt" "TLS_CA" "tls.crt" "TLS_CERT" "tls.key" "TLS_KEY" "token" "TOKEN" "break-token" "BREAK_TOKEN" -}}
@@ -67,7 +67,7 @@
 - name: LEASEHOLD_MAX_WAITERS_PER_KEY
   value: {{ int64 .maxWaitersPerKey | quote }}
 {{- if .allowedHosts }}
-# Kubernetes puts it into the next value. The server would refuse a name that begins with LEASEHOLD_.
+# Kubernetes expands $(POD_IPS) in the next value. The server refuses unknown names that begin with LEASEHOLD_.
 - name: POD_IPS
   valueFrom:
     fieldRef:
@@ -85,8 +85,8 @@
 {{- end -}}
 
 {{/*
-The names that are listed, and those that the chart leads to the servers: without them a listed name would shut out the
-clients in the cluster, the Ingress and Prometheus, which scrapes pods by their addresses.
+The allowed hosts of the values, and the names and addresses that the chart itself routes to the servers. Without the
+latter, the server would reject clients in the cluster, the Ingress, and Prometheus, which scrapes pods by address.
 */}}
 {{- define "leasehold.allowedHosts" -}}
 {{- $name := include "leasehold.fullname" . -}}

@@ -31,7 +31,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* What the servers' pods are chosen by; never changed, as selectors of a Deployment cannot be. */}}
+{{/* The labels that select the servers' pods. They must never change: the selector of a Deployment is immutable. */}}
 {{- define "leasehold.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "leasehold.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -49,19 +49,19 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{ include "leasehold.commonLabels" . }}
 {{- end -}}
 
-{{/* Labels that the user gave, and the chart's own, which win. */}}
+{{/* The user's labels merged with the chart's labels. The chart's labels have precedence. */}}
 {{- define "leasehold.labelsAnd" -}}
 {{- mergeOverwrite (deepCopy (index . 1)) (include "leasehold.labels" (index . 0) | fromYaml) | toYaml -}}
 {{- end -}}
 
-{{/* Not the servers' labels: the Service must not lead to the test's pod. */}}
+{{/* These labels differ from the servers' labels, so that the Service does not route to the test's pod. */}}
 {{- define "leasehold.testSelectorLabels" -}}
 app.kubernetes.io/name: {{ include "leasehold.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: test
 {{- end -}}
 
-{{/* Whether any connection is made with TLS. */}}
+{{/* "true" if any connection uses TLS, else empty. */}}
 {{- define "leasehold.tls" -}}
 {{- if or (and (ne .Values.mode "memory") .Values.redis.tls) (and (eq .Values.mode "sentinel") .Values.redis.sentinel.tls) -}}true{{- end -}}
 {{- end -}}

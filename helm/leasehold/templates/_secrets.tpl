@@ -1,6 +1,6 @@
 {{/*
-The Secrets that are mounted: sources of one projected volume. Files and not variables: they do not show in the environment
-of the process, and a line feed at their end does no harm.
+The mounted Secrets, as sources of one projected volume. Secrets are files rather than variables: the environment of the
+process does not show them, and the server ignores a line feed at their end.
 */}}
 {{- define "leasehold.secrets" -}}
 {{- $redis := .Values.redis -}}
@@ -36,8 +36,9 @@ of the process, and a line feed at their end does no harm.
 {{- end -}}
 
 {{/*
-Changes when a mounted Secret changes, so that `helm upgrade` starts the pods anew: the server reads files once. Made of
-versions and not of contents, which an annotation must not betray. Nothing where Helm asks no cluster.
+A checksum that changes with the mounted Secrets. The server reads its files only at its start, so `helm upgrade` must
+restart the pods. The checksum covers resource versions, because an annotation must not reveal contents. It is empty
+when Helm renders without a cluster.
 */}}
 {{- define "leasehold.secretsChecksum" -}}
 {{- $versions := dict -}}

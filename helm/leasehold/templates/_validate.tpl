@@ -1,5 +1,6 @@
 {{/*
-What a schema cannot say, or not in words that help: values that contradict each other. The first one ends the rendering.
+Rejects values that contradict each other, because a JSON schema cannot express that or gives unclear messages.
+The rendering stops at the first contradiction.
 */}}
 {{- define "leasehold.validate" -}}
 {{- $address := `^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$` -}}
