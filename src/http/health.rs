@@ -136,7 +136,7 @@ fn readiness(health: Health, draining: bool) -> Readiness {
     responses((status = 200, description = "The metrics.", body = String, content_type = "text/plain")))]
 pub(super) async fn metrics(State(app): State<App>) -> Result<Response, Problem> {
     let text = app.metrics.render(&now(&app)).map_err(|error| {
-        tracing::error!("the metrics cannot be written: {error}");
+        tracing::error!("cannot encode the metrics: {error}");
         Problem::internal()
     })?;
     Ok((

@@ -158,7 +158,9 @@ impl Client {
     /// Makes the system discard unacknowledged bytes when the connection closes, instead of keeping them in memory.
     pub(super) fn discard_unsent(&self) {
         if let Err(error) = self.state().stream.set_zero_linger() {
-            tracing::debug!("what a client has not taken stays for a while: {error}");
+            tracing::debug!(
+                "the system keeps the unsent bytes of a closed connection for a while: {error}"
+            );
         }
     }
 

@@ -72,14 +72,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub enum ServeError {
     /// Another program listens on the address.
     #[error(
-        "{0} is taken by another program: stop it, or listen elsewhere with --listen or LEASEHOLD_LISTEN"
+        "another program listens on {0}: stop it, or choose another address with --listen or LEASEHOLD_LISTEN"
     )]
     AddressInUse(SocketAddr),
     /// The address cannot be listened on.
     #[error("cannot listen on {0}: {1}")]
     Listen(SocketAddr, io::Error),
     /// The system refuses signal handlers.
-    #[error("cannot receive signals: {0}")]
+    #[error("cannot install the handlers of SIGTERM and SIGINT: {0}")]
     Signals(io::Error),
 }
 
@@ -128,11 +128,11 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     };
     if timeout(DRAIN_DEADLINE, graceful).await.is_err() {
         warn!(
-            "requests were still under way after {} s; ending without them",
+            "requests are still in progress after {} s: the server stops without answering them",
             DRAIN_DEADLINE.as_secs()
         );
     }
-    info!("ended");
+    info!("stopped");
     Ok(())
 }
 
@@ -189,8 +189,7 @@ fn build(config: &Config, at: SocketAddr) -> App {
 fn print_banner(config: &Config, at: SocketAddr) {
     let store = match &config.store {
         StoreConfig::Memory => {
-            "memory, embedded: it forgets all leases on restart, and is for one server alone"
-                .to_owned()
+            "memory; a restart forgets all leases, and only one server may run with it".to_owned()
         }
         StoreConfig::Redis(options) => match &options.discovery {
             Discovery::Direct(address) => format!("Redis at {address}"),
@@ -199,7 +198,7 @@ fn print_banner(config: &Config, at: SocketAddr) {
             } => {
                 let names: Vec<String> = sentinels.iter().map(ToString::to_string).collect();
                 format!(
-                    "Redis, the master of {master:?} by the Sentinels at {}",
+                    "Redis, master set {master:?} of the Sentinels at {}",
                     names.join(", ")
                 )
             }
@@ -219,7 +218,8 @@ fn print_banner(config: &Config, at: SocketAddr) {
     let _written = io::stdout().write_all(introduction.as_bytes());
     if config.token.is_none() && !at.ip().is_loopback() {
         warn!(
-            "anybody who reaches {at} may take and break locks: set LEASEHOLD_TOKEN and LEASEHOLD_BREAK_TOKEN"
+            "LEASEHOLD_TOKEN is not set: every client that reaches {at} can acquire locks; set it, and \
+             LEASEHOLD_BREAK_TOKEN for breaking"
         );
     }
 }
@@ -274,7 +274,7 @@ impl Front {
                 Err(error) => {
                     if let Some(others) = self.not_taken.due() {
                         warn!(
-                            "a connection could not be taken: {error} ({others} more since the last such line)"
+                            "cannot accept a connection: {error} ({others} more such errors since the last log line)"
                         );
                     }
                     // The process may be out of file descriptors: closing an idle connection frees one.
@@ -313,8 +313,8 @@ impl Front {
         self.app.metrics.locks.limits.count(Limit::Connections);
         if let Some(others) = self.too_many.due() {
             warn!(
-                "there are {} connections, as many as may be (LEASEHOLD_MAX_CONNECTIONS): a new one takes the place of the \
-                 one that is longest idle ({others} more since the last such line)",
+                "the limit of {} connections (LEASEHOLD_MAX_CONNECTIONS) is reached: a new connection replaces the one that \
+                 is idle longest, or gets a 503 if none is idle ({others} more such connections since the last log line)",
                 self.max
             );
         }

@@ -103,7 +103,7 @@ class Pod:
             status, body = call("GET", "/readyz")
             if status == 200 and body["store"] == "ok":
                 raise AssertionError("it is ready")
-            if status == 503 and body["reason"] != "the store was not reached yet":
+            if status == 503 and body["reason"] != "the server has not reached the store yet":
                 return body["reason"]
             time.sleep(0.05)
         raise AssertionError(f"{status} {body}")

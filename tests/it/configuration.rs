@@ -61,7 +61,7 @@ fn mentions(line: &str, word: &str) -> bool {
 fn accepted(env: Env) -> Result<(), String> {
     let (_taken, addr) = taken_port();
     let (status, stdout, stderr) = run_to_exit(&["--listen", &addr], env.iter().copied());
-    let reached = status.code() == Some(1) && stderr.contains("taken by another program");
+    let reached = status.code() == Some(1) && stderr.contains("another program listens");
     if reached && stdout.is_empty() && stderr.lines().count() == 1 {
         Ok(())
     } else {

@@ -65,7 +65,7 @@ fn log_is_complete_and_in_order_when_the_server_has_ended() {
     assert_eq!(logged(&server), expected);
     let log = server.stderr();
     assert!(
-        log.ends_with("\"message\":\"ended\",\"target\":\"leasehold::server\"}\n"),
+        log.ends_with("\"message\":\"stopped\",\"target\":\"leasehold::server\"}\n"),
         "{log}"
     );
 }

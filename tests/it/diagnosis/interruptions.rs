@@ -46,7 +46,7 @@ fn peer_that_hangs_up_does_not_take_its_reason_back() {
     let redis = RedisConfig::new().password("secret").start();
     let service = TcpProxy::start(&redis.addr());
     let server = with_redis(&format!("redis://{}", service.addr()));
-    let reason = says_at_start(&server, &["wants a password"]);
+    let reason = says_at_start(&server, &["requires a password"]);
     let mute = TcpListener::bind("127.0.0.1:0").expect("a port");
     let mute_addr = mute.local_addr().expect("an address").to_string();
     // The thread ends with the test's process; it closes each connection at once.
@@ -77,7 +77,7 @@ fn trouble_is_over_in_the_log_too() {
     name.heal();
     becomes_ready(&server);
     assert!(
-        server.stderr().contains("in order again"),
+        server.stderr().contains("healthy again"),
         "{}",
         server.stderr()
     );
