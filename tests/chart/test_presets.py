@@ -221,7 +221,7 @@ class Presets(unittest.TestCase):
         for name, variable in (("token", "LEASEHOLD_TOKEN"), ("break", "LEASEHOLD_BREAK_TOKEN")):
             short = {"tokens": {**secrets["tokens"], name: "fifteen-letters\n"}}
             with self.subTest(short=name), Pod(values, short) as pod:
-                self.assertIn(f"{variable} has 15 characters and must have at least 16", pod.reason())
+                self.assertIn(f"{variable} has 15 characters, but must have at least 16", pod.reason())
 
     def test_all_settings_are_taken(self):
         settings = {
