@@ -319,8 +319,8 @@ fn complete_operation(operation: &mut Value) {
     let responses = operation["responses"]
         .as_object_mut()
         .expect("an operation has responses");
-    for kind in Kind::ALL.into_iter().filter(|kind| refusals.contains(kind)) {
-        add_refusal(responses, kind);
+    for kind in Kind::ALL.iter().filter(|kind| refusals.contains(kind)) {
+        add_refusal(responses, *kind);
     }
     for (status, response) in responses.iter_mut() {
         for (name, reference) in headers_of(&id, status) {

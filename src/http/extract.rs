@@ -1,9 +1,10 @@
 //! The extractors of the handlers' arguments. Every refusal is a [`Problem`].
 
+use std::error::Error;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::extract::{self, FromRequest, FromRequestParts, Request};
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Uri};
@@ -15,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use crate::http::app::App;
 use crate::http::auth::Principal;
 use crate::http::problem::{Kind, Problem};
-use crate::http::wire::{IDEMPOTENCY_KEY_LENGTH, Parameters};
+use crate::http::wire::IDEMPOTENCY_KEY_LENGTH;
 use crate::lock::key::LockKey;
 use crate::lock::lease::LeaseId;
 use crate::service::ServiceError;
@@ -41,8 +42,8 @@ struct RawKey(String);
 /// The key of the lock that the path names.
 pub struct Key(pub LockKey);
 
-/// The query parameters, decoded.
-pub struct Query(pub Parameters);
+/// The query parameters of the route. An unknown or repeated parameter is refused.
+pub struct Query<T>(pub T);
 
 /// The `Lease-Id` header, if there is one.
 pub struct OptionalLeaseId(pub Option<LeaseId>);
@@ -116,24 +117,19 @@ impl<S: Sync> FromRequestParts<S> for Key {
     }
 }
 
-impl<S: Sync> FromRequestParts<S> for Query {
+impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Query<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let query = parts.uri.query().unwrap_or_default();
-        let pairs = query.split('&').filter(|pair| !pair.is_empty());
-        let decode = |text: &str| {
-            let spaced = text.replace('+', " ");
-            let decoded = percent_decode_str(&spaced)
-                .decode_utf8()
-                .map(std::borrow::Cow::into_owned);
-            decoded.map_err(|_| Problem::invalid("the query is not UTF-8"))
-        };
-        let decoded = pairs.map(|pair| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            Ok((decode(name)?, decode(value)?))
-        });
-        Ok(Self(Parameters(decoded.collect::<Result<_, Problem>>()?)))
+        let extract::Query(parameters) =
+            extract::Query::try_from_uri(&parts.uri).map_err(|rejection| {
+                // The source says what is wrong, without the rejection's sentence about deserialization. It quotes the
+                // name of an unknown parameter, which may be long.
+                let cause = rejection.source().map(ToString::to_string);
+                let cause = cut_for_log(cause.as_deref().unwrap_or_default());
+                Problem::invalid(format!("the query is not valid: {cause}"))
+            })?;
+        Ok(Self(parameters))
     }
 }
 

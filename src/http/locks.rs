@@ -11,7 +11,8 @@ use crate::http::auth::Principal;
 use crate::http::extract::{Arrived, IdempotencyKey, Json, Key, OptionalLeaseId, Query};
 use crate::http::problem::Problem;
 use crate::http::wire::{
-    AcquireBody, Lease, LockPage, LockStatus, RenewBody, break_query, list_query,
+    AcquireBody, Lease, ListParameters, LockPage, LockStatus, NoParameters, ReleaseParameters,
+    RenewBody,
 };
 use crate::lock::key::LockKey;
 use crate::lock::rules::{EndOutcome, Renewal};
@@ -42,11 +43,10 @@ pub(super) async fn acquire(
     principal: Principal,
     Extension(Arrived(arrived)): Extension<Arrived>,
     Key(key): Key,
-    Query(parameters): Query,
+    _: Query<NoParameters>,
     IdempotencyKey(idempotency_key): IdempotencyKey,
     Json(body): Json<AcquireBody>,
 ) -> Result<Response, Problem> {
-    let [] = parameters.take([])?;
     let request = body.into_request(
         &app.limits,
         arrived,
@@ -86,11 +86,10 @@ pub(super) async fn renew(
     _: Principal,
     Extension(Arrived(arrived)): Extension<Arrived>,
     Key(key): Key,
-    Query(parameters): Query,
+    _: Query<NoParameters>,
     OptionalLeaseId(lease_id): OptionalLeaseId,
     Json(body): Json<RenewBody>,
 ) -> Result<axum::Json<Lease>, Problem> {
-    let [] = parameters.take([])?;
     let lease_id = lease_id.ok_or_else(Problem::lease_id_required)?;
     let Timed { value, asked_at } = app
         .service
@@ -124,10 +123,10 @@ pub(super) async fn release(
     State(app): State<App>,
     principal: Principal,
     Key(key): Key,
-    Query(parameters): Query,
+    Query(parameters): Query<ReleaseParameters>,
     OptionalLeaseId(lease_id): OptionalLeaseId,
 ) -> Result<StatusCode, Problem> {
-    let ending = match (break_query(&parameters)?, lease_id) {
+    let ending = match (parameters.broken_token()?, lease_id) {
         (None, Some(lease_id)) => app.service.release(key, lease_id).await?,
         (None, None) => return Err(Problem::lease_id_required()),
         (Some(_), Some(_)) => {
@@ -157,9 +156,8 @@ pub(super) async fn inspect(
     State(app): State<App>,
     _: Principal,
     Key(key): Key,
-    Query(parameters): Query,
+    _: Query<NoParameters>,
 ) -> Result<axum::Json<LockStatus>, Problem> {
-    let [] = parameters.take([])?;
     let (info, waiters) = app.service.inspect(&key).await?;
     Ok(axum::Json(LockStatus::new(&key, info.as_ref(), waiters)))
 }
@@ -176,9 +174,9 @@ pub(super) async fn inspect(
 pub(super) async fn list(
     State(app): State<App>,
     _: Principal,
-    Query(parameters): Query,
+    Query(parameters): Query<ListParameters>,
 ) -> Result<axum::Json<LockPage>, Problem> {
-    let page = match app.service.list(&list_query(&parameters)?).await? {
+    let page = match app.service.list(&parameters.into_query()?).await? {
         Listing::Page(page) => page,
         Listing::TooMany => return Err(Problem::too_many_listings()),
     };

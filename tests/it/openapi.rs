@@ -92,7 +92,7 @@ fn each_operation_is_described_and_each_refusal_has_its_types_and_examples() {
             );
             for (name, example) in content["examples"].as_object().expect("examples") {
                 let kind = Kind::ALL
-                    .into_iter()
+                    .iter()
                     .find(|kind| kind.name() == name)
                     .expect("a kind");
                 assert_eq!(kind.status().as_str(), status, "{what}");
@@ -122,8 +122,8 @@ fn every_kind_of_problem_is_documented_at_some_operation() {
     }
     // A path that is none has no operation to be documented at.
     let all = Kind::ALL
-        .into_iter()
-        .map(Kind::name)
+        .iter()
+        .map(|kind| kind.name())
         .filter(|name| *name != "not-found");
     assert_eq!(named, all.map(str::to_owned).collect());
 }

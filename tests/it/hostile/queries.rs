@@ -35,6 +35,8 @@ fn listings() -> Vec<Row> {
         "limit",
         "limit=%201",
         "limit=%D9%A1",
+        "limit=1%FF",
+        "limit=1%EF%BF%BD",
         "limit=18446744073709551616",
         "limit=1&limit=1",
         "limit=1&%6Cimit=1",
@@ -45,7 +47,10 @@ fn listings() -> Vec<Row> {
         "%00=1",
         "prefix=a&prefix=a",
         "prefix=%FF",
+        "prefix=held%FF",
+        "prefix=%EF%BF%BD",
         "%FF=a",
+        "limit%FF=1",
         "prefix=%C0%AF",
         "prefix=%00",
         "prefix=a*",
@@ -57,6 +62,8 @@ fn listings() -> Vec<Row> {
         "cursor=%00",
         "cursor=0%0D%0A",
         "cursor=%FF",
+        "cursor=held%FF",
+        "cursor=%EF%BF%BD",
         "cursor=../..",
         "cursor=1&cursor=1",
         &long_prefix,
@@ -129,6 +136,11 @@ fn releases() -> Vec<Row> {
         "force=true&fencing_token=1&fencing_token=1",
         "force=true&fencing_token=1&holder=x",
         "force=true&fencing_token=%FF",
+        "force=true&fencing_token=1%FF",
+        "force=true%FF&fencing_token=1",
+        "force=true+&fencing_token=1",
+        "force=True&fencing_token=1",
+        "force=1&fencing_token=1",
         "force=true;fencing_token=1",
     ];
     let refused = refused.map(|query| {
@@ -152,6 +164,12 @@ fn routes_without() -> Vec<Row> {
         ),
         (post("/locks/free?%FF"), 400, "invalid-request"),
         (post("/locks/free?="), 400, "invalid-request"),
+        (get("/locks/free?"), 200, OK),
+        (
+            delete("/locks/free?force=false&force=false").header(LEASE),
+            400,
+            "invalid-request",
+        ),
         (get("/locks/free?limit=1"), 400, "invalid-request"),
         (call("HEAD", "/locks/free?limit=1"), 400, "invalid-request"),
         (
@@ -165,6 +183,57 @@ fn routes_without() -> Vec<Row> {
             "invalid-request",
         ),
     ]
+}
+
+/// The answer names the wrong parameter, and the parameters that the route has.
+#[test]
+fn refusal_of_a_query_says_what_is_wrong_and_what_is_right() {
+    let stage = Stage::in_memory();
+    let page = |query: &str| get(format!("/locks?{query}"));
+    let end = |query: &str| delete(format!("/locks/held?{query}"));
+    let cases = [
+        (
+            page("offset=1"),
+            "the query is not valid: offset: unknown field `offset`, expected one of `prefix`, `limit`, `cursor`",
+        ),
+        (
+            page("limit=1&limit=2"),
+            "the query is not valid: duplicate field `limit`",
+        ),
+        (page("limit=+1"), "limit must be an integer from 1 to 1000"),
+        (
+            page("prefix=%FF"),
+            "prefix must be the beginning of a key: at most 256 of its characters",
+        ),
+        (
+            page("cursor=%FF"),
+            "cursor is not one that this service gave out in next_cursor",
+        ),
+        (
+            end("token=1"),
+            "the query is not valid: token: unknown field `token`, expected `force` or `fencing_token`",
+        ),
+        (
+            end("force=yes"),
+            "the query is not valid: force: provided string was not `true` or `false`",
+        ),
+        (
+            end("force=true&fencing_token=01"),
+            "fencing_token must be an integer from 0 to 9007199254740991",
+        ),
+        (
+            get("/locks/free?limit=1"),
+            "the query is not valid: limit: unknown field `limit`, there are no fields",
+        ),
+    ];
+    for (request, detail) in cases {
+        let refusal = stage.expect(request, 400, "invalid-request");
+        assert_eq!(refusal.json()["detail"], detail);
+    }
+    let long = page(&format!("{}=1", "x".repeat(10_000)));
+    let refusal = stage.expect(long, 400, "invalid-request");
+    assert!(refusal.body.len() < 1000, "{}", refusal.body);
+    stage.end();
 }
 
 #[test]
@@ -189,6 +258,8 @@ fn a_cursor_that_only_looks_like_one_of_ours_is_refused() {
         "-1-2-",
         "-1-2-a%20b",
         "-1-x-a",
+        "-1-2-a%FF",
+        "-1-2-a%EF%BF%BD",
         "-1-2-a/..",
         "-18446744073709551616",
         "-99999999999999999999",

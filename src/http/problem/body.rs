@@ -1,0 +1,83 @@
+//! The JSON body of a refusal.
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// The reason of `lease-lost`.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// No client holds the lock.
+    NotHeld,
+    /// Another client holds the lock.
+    HeldByOther,
+    /// The lease of this acquisition was released moments ago.
+    Released,
+}
+
+/// Whether a failed operation may have had an effect.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Effect {
+    /// It had no effect.
+    None,
+    /// It may have had an effect: repeat it with the same `Idempotency-Key` or `Lease-Id`.
+    Unknown,
+}
+
+/// A refused request (RFC 9457, `application/problem+json`).
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub struct ProblemBody {
+    /// `urn:leasehold:problem:` and the name of the problem; the part to branch on.
+    #[serde(rename = "type")]
+    #[schema(example = "urn:leasehold:problem:lock-held")]
+    pub kind: String,
+    /// The kind of problem in words; the same each time.
+    pub title: &'static str,
+    /// The HTTP status again.
+    #[schema(minimum = 400, maximum = 599)]
+    pub status: u16,
+    /// What is wrong with this request.
+    #[schema(value_type = String)]
+    pub detail: Cow<'static, str>,
+    /// The `X-Request-Id` of the answer; the server's log has it too.
+    pub request_id: String,
+    /// Who holds the lock, in that client's own words (`lock-held`, `wait-timeout`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "billing-7d9f", nullable = false)]
+    pub holder: Option<String>,
+    /// The fencing token of the current lease (`lock-held`, `wait-timeout`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64, nullable = false)]
+    pub fencing_token: Option<u64>,
+    /// Milliseconds since the current lease was granted (`lock-held`, `wait-timeout`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, nullable = false)]
+    pub held_for_ms: Option<u64>,
+    /// Milliseconds left of the current lease, unless it is renewed (`lock-held`, `wait-timeout`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, nullable = false)]
+    pub expires_in_ms: Option<u64>,
+    /// How many requests wait for the lock (`lock-held`, `wait-timeout`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, nullable = false)]
+    pub waiters: Option<u64>,
+    /// The place of this request in the line when its time was over; 1 is the first
+    /// (`wait-timeout`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, nullable = false)]
+    pub position: Option<u64>,
+    /// Why the lease is lost (`lease-lost`): `not_held` (nobody holds the lock), `held_by_other`, or
+    /// `released` (this acquisition was granted and released moments ago).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = String)]
+    pub reason: Option<Reason>,
+    /// Whether an operation that failed may have taken effect (5xx): `none` (it certainly did not) or
+    /// `unknown` (ask again, with the same `Idempotency-Key` or `Lease-Id`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = String)]
+    pub outcome: Option<Effect>,
+}

@@ -1,0 +1,138 @@
+//! The refusals with a text of their own.
+
+use super::{Kind, Problem, Reason};
+use crate::lock::lease::millis;
+use crate::lock::rules::Loss;
+use crate::service::HeldBy;
+use crate::store::contract::Outcome;
+
+impl Problem {
+    /// A request without the required `Lease-Id`.
+    #[must_use]
+    pub fn lease_id_required() -> Self {
+        Self::new(
+            Kind::LeaseIdRequired,
+            "send the lease_id that the acquisition answered in the Lease-Id header",
+        )
+    }
+
+    /// A lock that another client holds.
+    #[must_use]
+    pub fn held(held_by: HeldBy) -> Self {
+        let mut problem = Self::new(
+            Kind::LockHeld,
+            "somebody else holds the lock; wait_ms waits for it",
+        );
+        problem.describe(held_by);
+        problem
+    }
+
+    /// A wait that timed out; `ahead` waiters were before it in the queue.
+    #[must_use]
+    pub fn wait_timeout(held_by: HeldBy, ahead: usize) -> Self {
+        let mut problem = Self::new(
+            Kind::WaitTimeout,
+            "somebody else held the lock until wait_ms had passed",
+        );
+        problem.describe(held_by);
+        problem.body.position = Some(count(ahead) + 1);
+        problem
+    }
+
+    /// A lease that is over, or was never the caller's.
+    #[must_use]
+    pub fn lost(loss: Loss) -> Self {
+        let (reason, detail) = match loss {
+            Loss::NotHeld => (
+                Reason::NotHeld,
+                "nobody holds the lock: the lease expired or was ended",
+            ),
+            Loss::HeldByOther => (Reason::HeldByOther, "somebody else holds the lock"),
+        };
+        Self::lease_lost(reason, detail)
+    }
+
+    /// The replay of an acquisition whose lease was released moments ago.
+    #[must_use]
+    pub fn already_released() -> Self {
+        Self::lease_lost(
+            Reason::Released,
+            "the lease of this Idempotency-Key was released moments ago",
+        )
+    }
+
+    fn lease_lost(reason: Reason, detail: &'static str) -> Self {
+        let mut problem = Self::new(Kind::LeaseLost, detail);
+        problem.body.reason = Some(reason);
+        problem
+    }
+
+    /// An idempotency key that an earlier request with other parameters used.
+    #[must_use]
+    pub fn key_reused() -> Self {
+        Self::new(
+            Kind::IdempotencyKeyReused,
+            "this Idempotency-Key was used with another ttl_ms, holder or metadata; take a new one for each acquisition",
+        )
+    }
+
+    /// The limit of waiters is reached.
+    #[must_use]
+    pub fn too_many_waiters() -> Self {
+        Self::new(
+            Kind::TooManyWaiters,
+            "as many requests wait as may; try again later, or without wait_ms",
+        )
+    }
+
+    /// The limit of listings under way is reached.
+    #[must_use]
+    pub fn too_many_listings() -> Self {
+        Self::new(
+            Kind::TooManyListings,
+            "this server lists for as many requests as it may at once; try again later",
+        )
+    }
+
+    /// A head of more than `max_bytes` bytes.
+    #[must_use]
+    pub fn head_too_large(max_bytes: usize) -> Self {
+        Self::new(
+            Kind::HeadTooLarge,
+            format!("request line and headers may have at most {max_bytes} bytes"),
+        )
+    }
+
+    /// The limit of connections or of large answers is reached; `detail` says which one.
+    #[must_use]
+    pub fn too_many_connections(detail: &'static str) -> Self {
+        Self::with_outcome(Kind::TooManyConnections, Outcome::None, detail)
+    }
+
+    /// A defect of this program.
+    #[must_use]
+    pub fn internal() -> Self {
+        Self::with_outcome(
+            Kind::Internal,
+            Outcome::Unknown,
+            "the request id finds the cause in the server's log",
+        )
+    }
+
+    fn describe(&mut self, HeldBy { info, waiters }: HeldBy) {
+        self.set_retry_after(info.expires_in());
+        let body = &mut self.body;
+        body.holder = info
+            .holder
+            .as_ref()
+            .map(|holder| holder.as_str().to_owned());
+        body.fencing_token = Some(info.fencing_token.get());
+        body.held_for_ms = Some(millis(info.held_for()));
+        body.expires_in_ms = Some(millis(info.expires_in()));
+        body.waiters = Some(count(waiters));
+    }
+}
+
+fn count(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,122 @@
+//! The request for a lock.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
+use utoipa::ToSchema;
+
+use super::fields::{distinct_pairs, present};
+use super::limits::Limits;
+use crate::http::problem::Problem;
+use crate::lock::lease::{Digest, Holder, Idempotency, Metadata, Ttl, millis};
+use crate::service::AcquireRequest;
+
+/// The TTL of an acquisition without `ttl_ms`.
+pub const DEFAULT_TTL: Duration = Duration::from_secs(30);
+
+/// The lengths that an `Idempotency-Key` may have, in bytes.
+pub const IDEMPOTENCY_KEY_LENGTH: RangeInclusive<usize> = 16..=255;
+
+/// What to acquire. Every field may be absent, and so may the body.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"ttl_ms": 10_000, "wait_ms": 5_000, "holder": "billing-7d9f", "metadata": {"job": "42"}}))]
+pub struct AcquireBody {
+    /// How long the lease lasts without a renewal, in milliseconds. The maximum is the operator's
+    /// to set (an hour by default).
+    #[serde(default, deserialize_with = "present")]
+    #[schema(minimum = 100, default = 30_000, nullable = false)]
+    pub ttl_ms: Option<u64>,
+    /// How long to wait for a lock that is held, in milliseconds. The maximum is the operator's to
+    /// set (50 seconds by default).
+    #[serde(default, deserialize_with = "present")]
+    #[schema(minimum = 0, default = 0, nullable = false)]
+    pub wait_ms: Option<u64>,
+    /// Who asks, for people to read: 1 to 256 bytes of printable characters.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(min_length = 1, max_length = 256, nullable = false)]
+    pub holder: Option<String>,
+    /// What else people and tools may want to know: at most 32 pairs of strings, 4096 bytes in all.
+    #[serde(default, deserialize_with = "distinct_pairs")]
+    #[schema(nullable = false)]
+    pub metadata: Option<BTreeMap<String, String>>,
+}
+
+impl AcquireBody {
+    /// Checks every bound.
+    ///
+    /// # Errors
+    /// A problem that names the field and its bounds.
+    pub fn into_request(
+        self,
+        limits: &Limits,
+        arrived: Instant,
+        principal: &str,
+        idempotency_key: Option<&str>,
+    ) -> Result<AcquireRequest, Problem> {
+        let default = millis(DEFAULT_TTL.min(limits.max_ttl));
+        let ttl = limits.ttl(self.ttl_ms.unwrap_or(default))?;
+        let wait = Duration::from_millis(self.wait_ms.unwrap_or(0));
+        if wait > limits.max_wait {
+            return Err(Problem::invalid(format!(
+                "wait_ms must be from 0 to {} (LEASEHOLD_MAX_WAIT_MS)",
+                millis(limits.max_wait)
+            )));
+        }
+        let holder = self.holder.map(|text| {
+            Holder::new(text).ok_or_else(|| {
+                Problem::invalid(format!(
+                    "holder must be 1 to {} bytes of printable characters",
+                    Holder::MAX_BYTES
+                ))
+            })
+        });
+        let holder = holder.transpose()?;
+        let metadata = Metadata::new(self.metadata.unwrap_or_default()).ok_or_else(|| {
+            Problem::invalid(format!(
+                "metadata must be at most {} pairs of strings, {} bytes in all, of printable characters, \
+                 with no empty name",
+                Metadata::MAX_PAIRS,
+                Metadata::MAX_BYTES
+            ))
+        })?;
+        let idempotency = idempotency_key.map(|key| Idempotency {
+            key: digest(&[principal.as_bytes(), key.as_bytes()]),
+            fingerprint: fingerprint(ttl, holder.as_ref(), &metadata),
+        });
+        let wait_until = (!wait.is_zero()).then(|| arrived + wait);
+        Ok(AcquireRequest {
+            ttl,
+            wait_until,
+            holder,
+            metadata,
+            idempotency,
+        })
+    }
+}
+
+fn fingerprint(ttl: Ttl, holder: Option<&Holder>, metadata: &Metadata) -> Digest {
+    let ttl = millis(ttl.get()).to_string();
+    let metadata = serde_json::to_vec(metadata.pairs()).expect("a map of strings is JSON");
+    digest(&[
+        ttl.as_bytes(),
+        holder.map_or("", Holder::as_str).as_bytes(),
+        &metadata,
+    ])
+}
+
+/// The first 16 bytes of a SHA-256. The length before each part keeps different splits of the same bytes apart.
+fn digest(parts: &[&[u8]]) -> Digest {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+        hash.update(part);
+    }
+    let mut half = [0; 16];
+    half.copy_from_slice(&hash.finalize()[..16]);
+    Digest::from_bytes(half)
+}

@@ -1,0 +1,84 @@
+//! The status of a lock, and pages of them.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::fields::rfc3339;
+use crate::lock::key::LockKey;
+use crate::lock::lease::millis;
+use crate::lock::rules::LeaseInfo;
+
+/// How a lock stands.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LockStatus {
+    /// The lock.
+    #[schema(example = "my_lock")]
+    pub key: String,
+    /// Whether somebody holds it; the fields below from `metadata` on are there only then.
+    pub held: bool,
+    /// How many requests wait for it.
+    #[schema(minimum = 0)]
+    pub waiters: u64,
+    /// Who holds it, as the acquisition said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub holder: Option<String>,
+    /// What the acquisition attached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub metadata: Option<BTreeMap<String, String>>,
+    /// The token of the current lease; a break must name it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64, nullable = false)]
+    pub fencing_token: Option<u64>,
+    /// When the current lease was granted, on the store's clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime, nullable = false)]
+    pub acquired_at: Option<String>,
+    /// Milliseconds since then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, nullable = false)]
+    pub held_for_ms: Option<u64>,
+    /// Milliseconds left of the current lease, unless it is renewed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, nullable = false)]
+    pub expires_in_ms: Option<u64>,
+    /// How often it was renewed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, nullable = false)]
+    pub renewals: Option<u64>,
+}
+
+/// A page of held locks.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LockPage {
+    /// The locks; may be fewer than `limit`, even none, before the last page.
+    pub locks: Vec<LockStatus>,
+    /// The `cursor` of the next page; absent on the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub next_cursor: Option<String>,
+}
+
+impl LockStatus {
+    /// The status of the lock `key`.
+    #[must_use]
+    pub fn new(key: &LockKey, info: Option<&LeaseInfo>, waiters: usize) -> Self {
+        Self {
+            key: key.as_str().to_owned(),
+            held: info.is_some(),
+            waiters: u64::try_from(waiters).unwrap_or(u64::MAX),
+            holder: info
+                .and_then(|h| h.holder.as_ref())
+                .map(|holder| holder.as_str().to_owned()),
+            metadata: info.map(|h| h.metadata.pairs().clone()),
+            fencing_token: info.map(|h| h.fencing_token.get()),
+            acquired_at: info.map(|h| rfc3339(h.acquired_at)),
+            held_for_ms: info.map(|h| millis(h.held_for())),
+            expires_in_ms: info.map(|h| millis(h.expires_in())),
+            renewals: info.map(|h| h.renewals),
+        }
+    }
+}
