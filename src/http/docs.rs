@@ -41,18 +41,18 @@ const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src '
     info(
         title = "Leasehold",
         description = "A lock service over HTTP: leases with fencing tokens.\n\nAcquire a lock with `POST /locks/{key}`, \
-            keep it with `PUT /locks/{key}/lease`, let it go with `DELETE /locks/{key}`. A client may count on its \
-            lease until the moment it sent the request, plus `waited_ms`, plus `expires_in_ms`, on its own monotonic \
-            clock. Refusals are `application/problem+json`; their `type` is the part to branch on.\n\nIntegers are \
-            written as digits alone: `1e3` and `1.0` are refused. The service counts the length of texts in bytes.\n\nA key may hold \
-            slashes, written `/` or `%2F`.",
+            renew the lease with `PUT /locks/{key}/lease`, release it with `DELETE /locks/{key}`. A client can count on \
+            its lease until the moment at which it sent the request, plus `waited_ms`, plus `expires_in_ms`, on its own \
+            monotonic clock. Refusals are `application/problem+json`; programs branch on their `type`.\n\nIntegers \
+            consist of digits only: the server refuses `1e3` and `1.0`. Limits of texts are in bytes.\n\nA key can \
+            contain slashes, written `/` or `%2F`.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
         contact(name = "Leasehold maintainers"),
     ),
     servers((url = "/", description = "This server")),
     tags(
         (name = "locks", description = "Acquire, renew, release, break, inspect and list."),
-        (name = "health", description = "Whether the server lives, is ready, and what it counts."),
+        (name = "health", description = "Liveness, readiness, metrics, and the front page."),
     ),
     components(schemas(ProblemBody)),
 )]
@@ -140,20 +140,21 @@ fn parameter(name: &str) -> Value {
     match name {
         "key" => json!({
             "name": "key", "in": "path", "required": true,
-            "description": "The name of the lock, percent-encoded; a slash in it may stand as it is. No empty, `.` or `..` \
-                segment, and the last segment is not `lease`.",
+            "description": "The key of the lock, percent-encoded. A slash can be written as `/` or `%2F`. The key must not \
+                have an empty, `.` or `..` segment, and its last segment must not be `lease`.",
             "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY_BYTES, "pattern": KEY_PATTERN},
             "example": "my_lock",
         }),
         "Lease-Id" | "optional Lease-Id" => json!({
             "name": "Lease-Id", "in": "header", "required": name == "Lease-Id",
-            "description": "The `lease_id` that the acquisition answered.",
+            "description": "The `lease_id` of the lease, from the answer to its acquisition.",
             "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
         }),
         "Idempotency-Key" => json!({
             "name": "Idempotency-Key", "in": "header", "required": false,
-            "description": "Makes repeating the request safe: random for each acquisition (such as a UUID), the same for its \
-                repetitions. As secret as a lease id: a client that repeats the request with it gets the lease.",
+            "description": "Makes it safe to repeat the request. Use a random value for each acquisition (such as a UUID), and \
+                the same value for its repetitions. The value is as secret as a lease id: any client that sends it \
+                gets the lease.",
             "schema": {
                 "type": "string", "pattern": "^[!-~]+$",
                 "minLength": IDEMPOTENCY_KEY_LENGTH.start(), "maxLength": IDEMPOTENCY_KEY_LENGTH.end(),
@@ -161,22 +162,22 @@ fn parameter(name: &str) -> Value {
         }),
         "force" => json!({
             "name": "force", "in": "query", "required": false,
-            "description": "`true` breaks somebody else's lease, the one that `fencing_token` names.",
+            "description": "`true` breaks the lease that `fencing_token` names.",
             "schema": {"type": "boolean", "default": false},
         }),
         "fencing_token" => json!({
             "name": "fencing_token", "in": "query", "required": false,
-            "description": "The token of the lease to break, as inspecting the lock answers it; goes with `force=true`.",
+            "description": "The fencing token of the lease to break, from the status of the lock. Only with `force=true`.",
             "schema": {"type": "integer", "format": "int64", "minimum": 0, "maximum": FencingToken::MAX},
         }),
         "prefix" => json!({
             "name": "prefix", "in": "query", "required": false,
-            "description": "Only keys that begin with this, such as `billing/`.",
+            "description": "List only keys that begin with this text, such as `billing/`.",
             "schema": {"type": "string", "maxLength": MAX_KEY_BYTES, "pattern": "^[A-Za-z0-9._~:@/+=,-]*$"},
         }),
         "limit" => json!({
             "name": "limit", "in": "query", "required": false,
-            "description": "The most locks of the page.",
+            "description": "The maximum number of locks of the page.",
             "schema": {
                 "type": "integer", "format": "int32", "minimum": 1, "maximum": MAX_LIST_LIMIT,
                 "default": DEFAULT_LIST_LIMIT,
@@ -184,7 +185,7 @@ fn parameter(name: &str) -> Value {
         }),
         "cursor" => json!({
             "name": "cursor", "in": "query", "required": false,
-            "description": "`next_cursor` of the page before.",
+            "description": "The `next_cursor` of the previous page.",
             "schema": {"type": "string", "minLength": 1, "maxLength": MAX_CURSOR_BYTES},
         }),
         other => unreachable!("{other} is in the table above"),
@@ -196,7 +197,7 @@ pub(super) fn complete(api: &utoipa::openapi::OpenApi, limits: Option<&Limits>) 
     let mut document = serde_json::to_value(api).expect("a document is JSON");
     document["components"]["securitySchemes"] = json!({"bearer": {
         "type": "http", "scheme": "bearer",
-        "description": "`LEASEHOLD_TOKEN`, or `LEASEHOLD_BREAK_TOKEN` to break a lease as well. Not needed where none is set.",
+        "description": "`LEASEHOLD_TOKEN`, or `LEASEHOLD_BREAK_TOKEN`, which also permits breaking a lease. A server without tokens requires none.",
     }});
     document["security"] = json!([{}]);
     document["components"]["headers"] = headers();
@@ -355,9 +356,9 @@ fn headers() -> Value {
     json!({
         "Allow": text("The methods of this route."),
         "IdempotencyReplayed": text("Always `true`."),
-        "Location": text("The path of the lock: its key, percent-encoded."),
-        "RequestId": text("The id of this request: the client's own X-Request-Id, if it sent a plain one."),
-        "RetryAfter": seconds("Seconds to wait before asking again."),
+        "Location": text("The path of the lock, with its key percent-encoded."),
+        "RequestId": text("The id of this request: the `X-Request-Id` of the client if it has 1 to 128 characters of `A-Z a-z 0-9 . _ -`, otherwise a new id."),
+        "RetryAfter": seconds("Seconds to wait before the next attempt."),
         "WwwAuthenticate": text("Always `Bearer`."),
     })
 }
