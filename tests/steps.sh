@@ -14,6 +14,34 @@ step() {
   echo "== $name: $((SECONDS - begun)) s"
 }
 
+# beside COMMAND...: starts a command in the background, for example steps that wait more than they work.
+beside() {
+  beside_output=$(mktemp)
+  trap end_beside EXIT
+  set -m
+  "$@" >"$beside_output" 2>&1 &
+  beside_job=$!
+  set +m
+}
+
+# await_beside: waits for that command and prints its output. If it failed, the whole run stops.
+await_beside() {
+  local code=0
+  wait "$beside_job" || code=$?
+  beside_job=
+  cat "$beside_output"
+  [ "$code" -eq 0 ] || exit 1
+}
+
+# If another step fails first, the command stops with its processes, and its output so far is printed.
+end_beside() {
+  if [ -n "$beside_job" ]; then
+    kill -- "-$beside_job" 2>/dev/null || true
+    cat "$beside_output"
+  fi
+  rm -f "$beside_output"
+}
+
 # campaign OPTION...: runs a fault campaign. The options before `--` select the server and the profile. Exit status 3
 # means that the campaign proved nothing (the machine was too slow, or a fault had no effect): it is repeated once. The
 # campaign needs root, or a user who may create user namespaces; otherwise it fails and says what to do.
@@ -63,11 +91,16 @@ debian_packages() {
     return 1
   fi
   # The packages must not start their services: the tests start their own servers.
-  local policy=/usr/sbin/policy-rc.d
+  local policy=/usr/sbin/policy-rc.d code=0 own_policy=false
   if [ ! -e "$policy" ]; then
     printf '#!/bin/sh\nexit 101\n' >"$policy"
     chmod +x "$policy"
-    trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+    own_policy=true
   fi
-  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+  apt-get update -qq \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null || code=$?
+  if $own_policy; then
+    rm -f "$policy"
+  fi
+  return "$code"
 }

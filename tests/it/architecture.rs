@@ -38,7 +38,7 @@ fn imports_point_down_only() {
 }
 
 #[test]
-fn no_module_is_used_by_what_it_uses() {
+fn modules_have_no_cycles() {
     let mut uses: BTreeMap<Vec<String>, BTreeSet<Vec<String>>> = BTreeMap::new();
     for (file, source) in sources() {
         let own = module_path(&file);
@@ -98,7 +98,7 @@ fn resolve(own: &[String], line: &str) -> Option<Vec<String>> {
 }
 
 #[test]
-fn each_layer_keeps_to_what_it_may_know() {
+fn each_layer_uses_only_the_layers_it_may_use() {
     let forbidden: [(&str, &[&str]); 4] = [
         (
             "lock",
@@ -164,7 +164,7 @@ fn memory_store_holds_no_lock_across_an_await() {
 }
 
 #[test]
-fn statuses_stand_in_one_place() {
+fn one_module_assigns_the_statuses_of_refusals() {
     let numbers = [
         "StatusCode::BAD_REQUEST",
         "StatusCode::CONFLICT",
@@ -182,7 +182,7 @@ fn statuses_stand_in_one_place() {
 }
 
 #[test]
-fn nothing_else_stands_at_the_top() {
+fn top_level_has_no_other_entries() {
     let allowed = [
         "Cargo.toml",
         "Cargo.lock",

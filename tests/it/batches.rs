@@ -175,7 +175,7 @@ fn each_operation_of_a_batch_has_a_token_of_its_own() {
 }
 
 #[test]
-fn token_that_could_not_be_drawn_is_nobodys() {
+fn token_of_a_failed_draw_is_never_granted() {
     let redis = RedisServer::plain();
     let server = with_lanes(&redis.url(), 1);
     let [_held, second] = ["held", "second"].map(|key| granted(&server, key).lease_id());
@@ -221,7 +221,7 @@ fn token_that_could_not_be_drawn_is_nobodys() {
 }
 
 #[test]
-fn acquisition_that_finds_no_memory_keeps_nobody_behind_it_from_letting_go() {
+fn acquisition_without_memory_blocks_no_release_behind_it() {
     // The number of lease operations that go before the acquisitions of a batch.
     const LEASES: usize = 40;
     let redis = RedisServer::plain();
@@ -262,7 +262,7 @@ fn acquisition_that_finds_no_memory_keeps_nobody_behind_it_from_letting_go() {
 }
 
 #[test]
-fn write_that_fails_for_want_of_memory_keeps_nobody_behind_it_from_letting_go() {
+fn write_that_fails_for_want_of_memory_blocks_no_release_behind_it() {
     let redis = RedisServer::plain();
     let server = with_lanes(&redis.url(), 1);
     let renewed = granted(&server, "renewed").lease_id();

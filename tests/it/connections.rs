@@ -94,7 +94,7 @@ fn waiting(server: &Leasehold, number: u64) -> TcpStream {
 }
 
 #[test]
-fn new_connection_takes_the_place_of_the_one_longest_without_a_request() {
+fn new_connection_replaces_the_one_longest_without_a_request() {
     let server = limited(4);
     let mut streams: Vec<_> = (0..4)
         .map(|_| {
@@ -117,7 +117,7 @@ fn new_connection_takes_the_place_of_the_one_longest_without_a_request() {
 }
 
 #[test]
-fn head_that_is_not_complete_keeps_nobody_out() {
+fn incomplete_head_blocks_no_other_client() {
     let server = limited(8);
     let mut slow: Vec<_> = (0..8)
         .map(|_| {
@@ -148,8 +148,7 @@ fn thousands_of_connections_that_come_and_go_leave_none_behind() {
 }
 
 #[test]
-fn where_a_request_is_under_way_on_each_connection_others_are_told_so_and_health_checks_are_answered()
- {
+fn at_capacity_new_requests_are_refused_and_health_checks_answered() {
     let server = limited(3);
     let held = server.api().acquire("held", json!({"ttl_ms": 600_000}));
     assert_eq!(held.status, 201);
@@ -226,7 +225,7 @@ fn with_large_locks(count: usize) -> (Leasehold, u64) {
 }
 
 #[test]
-fn client_that_does_not_read_is_let_go_and_its_memory_comes_back() {
+fn client_that_does_not_read_is_disconnected_and_its_memory_freed() {
     const CLIENTS: u64 = 60;
     let (server, _) = with_large_locks(100);
     let before = server.process().resident_kib();
@@ -280,7 +279,7 @@ fn client_that_reads_slowly_has_the_whole_answer() {
 }
 
 #[test]
-fn clients_that_take_their_time_do_not_hold_up_the_end_where_others_are_done() {
+fn slow_clients_do_not_delay_the_drain_of_others() {
     let redis = RedisServer::plain();
     for server in [Leasehold::in_memory(), Leasehold::on(&redis)] {
         let slow_body = b"POST /locks/slow HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{";
@@ -353,7 +352,7 @@ fn server_with_48_descriptors_starts_and_stays_well() {
 }
 
 #[test]
-fn security_headers_stand_on_every_answer() {
+fn every_answer_has_security_headers() {
     let server = Leasehold::in_memory();
     let get = |path: &str| http(server.addr(), "GET", path, &[], None);
     let mut replies: Vec<Reply> = [

@@ -58,13 +58,13 @@ on_every_store! {
     renewal_can_bring_a_ttl_of_its_own
     expired_lease_cannot_be_renewed
     expired_lease_does_not_revive_after_a_successor
-    only_the_owner_can_renew_or_release
+    only_the_holder_can_renew_or_release
     released_lock_is_free_and_the_release_can_be_repeated_for_ten_seconds
     late_release_does_not_free_a_successor
     only_the_last_sixteen_releases_are_remembered
     releases_with_and_without_an_idempotency_key_are_remembered_alike
     release_is_known_by_its_own_id_alone
-    break_and_undo_keep_the_memory_of_releases
+    break_and_rollback_keep_remembered_releases
     tokens_rise_over_all_keys_and_endings
     replay_is_the_same_lease_with_the_same_deadline
     replay_with_another_request_is_refused
@@ -72,25 +72,25 @@ on_every_store! {
     command_of_a_released_acquisition_that_comes_late_grants_nothing
     replay_after_expiry_is_a_new_lease
     break_ends_the_lease_with_that_token_and_no_other
-    broken_lease_is_lost_to_its_owner
+    broken_lease_is_lost_to_its_holder
     ending_says_how_long_the_lease_was_held
-    undo_takes_back_its_own_attempt_alone
-    cut_shortens_but_never_extends
-    replay_after_a_cut_makes_the_lease_whole
-    renewal_and_replay_void_an_undo
+    rollback_ends_the_grant_of_its_own_attempt_alone
+    shortening_never_extends
+    replay_after_a_shortening_restores_the_ttl
+    rollback_no_longer_applies_after_a_renewal_or_a_replay
     waiter_is_next_when_the_lock_is_released_broken_or_given_up
-    waiter_is_told_that_the_lock_is_reserved_for_it
+    waiter_learns_that_the_lock_is_reserved_for_it
     waiters_are_served_in_the_order_of_their_tickets
-    lock_whose_lease_is_over_is_for_the_first_who_waits
-    reservation_that_nobody_claims_lapses_after_three_seconds
+    lock_with_an_expired_lease_goes_to_the_first_waiter
+    unclaimed_reservation_lapses_after_three_seconds
     waiter_that_gives_up_leaves_nothing_behind
-    place_of_a_request_that_can_be_repeated_is_kept_for_ten_seconds_and_passed_over
-    request_that_waits_no_more_keeps_its_place_and_is_passed_over
-    place_is_lost_after_ten_seconds_although_the_lock_was_held_all_the_time
-    repetition_of_a_request_that_waits_has_its_place
-    no_more_wait_for_a_key_than_there_is_room_for
-    places_that_are_nobodys_take_no_room
-    words_of_the_client_come_back_as_they_were
+    entry_of_a_repeatable_request_is_kept_for_ten_seconds_and_passed_over
+    entry_of_a_timed_out_request_is_kept_and_passed_over
+    kept_entry_ends_after_ten_seconds_although_the_lock_stays_held
+    repetition_of_a_waiting_request_has_its_queue_entry
+    queue_of_a_key_has_a_limit
+    kept_entries_do_not_count_as_waiters
+    holder_and_metadata_come_back_unchanged
     listing_holds_every_held_key_once_the_pages_are_read
     listing_refuses_a_cursor_it_never_gave
     one_of_a_hundred_contenders_wins
@@ -211,7 +211,7 @@ async fn expired_lease_does_not_revive_after_a_successor(s: &Subject) {
     );
 }
 
-async fn only_the_owner_can_renew_or_release(s: &Subject) {
+async fn only_the_holder_can_renew_or_release(s: &Subject) {
     let lease = s.granted(&key("a"), &request(1000)).await;
     let other = s.granted(&key("b"), &request(1000)).await;
     assert_eq!(
@@ -345,7 +345,7 @@ async fn release_is_known_by_its_own_id_alone(s: &Subject) {
     }
 }
 
-async fn break_and_undo_keep_the_memory_of_releases(s: &Subject) {
+async fn break_and_rollback_keep_remembered_releases(s: &Subject) {
     let asked = Acquire {
         idempotency: Some(idempotency(1, 1)),
         ..request(1000)
@@ -511,7 +511,7 @@ async fn break_ends_the_lease_with_that_token_and_no_other(s: &Subject) {
     assert_eq!(breaking(first).await, ENDED);
 }
 
-async fn broken_lease_is_lost_to_its_owner(s: &Subject) {
+async fn broken_lease_is_lost_to_its_holder(s: &Subject) {
     let lease = s.granted(&key("a"), &request(1000)).await;
     s.store
         .break_lease(&key("a"), lease.info.fencing_token)
@@ -565,7 +565,7 @@ async fn ending_says_how_long_the_lease_was_held(s: &Subject) {
     assert_eq!(breaking(token).await, ended(None), "it is over");
 }
 
-async fn undo_takes_back_its_own_attempt_alone(s: &Subject) {
+async fn rollback_ends_the_grant_of_its_own_attempt_alone(s: &Subject) {
     let asked = request(1000);
     let lease = s.granted(&key("a"), &asked).await;
     assert!(!rollback(s, lease.lease_id, Attempt(asked.attempt.0 ^ 1), None).await);
@@ -581,7 +581,7 @@ async fn undo_takes_back_its_own_attempt_alone(s: &Subject) {
     );
 }
 
-async fn cut_shortens_but_never_extends(s: &Subject) {
+async fn shortening_never_extends(s: &Subject) {
     let asked = request(30_000);
     let lease = s.granted(&key("a"), &asked).await;
     assert!(rollback(s, lease.lease_id, asked.attempt, Some(ms(10_000))).await);
@@ -596,7 +596,7 @@ async fn cut_shortens_but_never_extends(s: &Subject) {
     assert_eq!(s.inspect(&key("a")).await, None);
 }
 
-async fn replay_after_a_cut_makes_the_lease_whole(s: &Subject) {
+async fn replay_after_a_shortening_restores_the_ttl(s: &Subject) {
     let asked = Acquire {
         idempotency: Some(idempotency(1, 1)),
         ..request(30_000)
@@ -610,7 +610,7 @@ async fn replay_after_a_cut_makes_the_lease_whole(s: &Subject) {
     assert_eq!(replay.info.deadline, lease.info.deadline);
 }
 
-async fn renewal_and_replay_void_an_undo(s: &Subject) {
+async fn rollback_no_longer_applies_after_a_renewal_or_a_replay(s: &Subject) {
     let asked = Acquire {
         idempotency: Some(idempotency(1, 1)),
         ..request(1000)
@@ -705,7 +705,7 @@ async fn waiter_is_next_when_the_lock_is_released_broken_or_given_up(s: &Subject
     }
 }
 
-async fn waiter_is_told_that_the_lock_is_reserved_for_it(s: &Subject) {
+async fn waiter_learns_that_the_lock_is_reserved_for_it(s: &Subject) {
     let held = s.granted(&key("a"), &request(60_000)).await;
     let next = waiting(60_000, 50_000);
     queued(s, &next).await;
@@ -796,7 +796,7 @@ async fn token_of_a(s: &Subject) -> Option<FencingToken> {
     s.inspect(&key("a")).await.map(|held| held.fencing_token)
 }
 
-async fn lock_whose_lease_is_over_is_for_the_first_who_waits(s: &Subject) {
+async fn lock_with_an_expired_lease_goes_to_the_first_waiter(s: &Subject) {
     let held = s.granted(&key("a"), &request(1000)).await;
     let (first, second) = (waiting(60_000, 50_000), waiting(60_000, 50_000));
     queued(s, &first).await;
@@ -811,7 +811,7 @@ async fn lock_whose_lease_is_over_is_for_the_first_who_waits(s: &Subject) {
     assert!(next.info.fencing_token > held.info.fencing_token);
 }
 
-async fn reservation_that_nobody_claims_lapses_after_three_seconds(s: &Subject) {
+async fn unclaimed_reservation_lapses_after_three_seconds(s: &Subject) {
     let held = s.granted(&key("a"), &request(60_000)).await;
     let line = [(); 3].map(|()| waiting(60_000, 50_000));
     let mut tickets = Vec::new();
@@ -896,9 +896,7 @@ async fn waiter_that_gives_up_leaves_nothing_behind(s: &Subject) {
     s.granted(&key("a"), &repeated(&repeatable)).await;
 }
 
-async fn place_of_a_request_that_can_be_repeated_is_kept_for_ten_seconds_and_passed_over(
-    s: &Subject,
-) {
+async fn entry_of_a_repeatable_request_is_kept_for_ten_seconds_and_passed_over(s: &Subject) {
     let held = s.granted(&key("a"), &request(60_000)).await;
     let first = Acquire {
         idempotency: Some(idempotency(1, 1)),
@@ -929,7 +927,7 @@ async fn place_of_a_request_that_can_be_repeated_is_kept_for_ten_seconds_and_pas
     assert!(queued(s, &repeated(&first)).await > last);
 }
 
-async fn request_that_waits_no_more_keeps_its_place_and_is_passed_over(s: &Subject) {
+async fn entry_of_a_timed_out_request_is_kept_and_passed_over(s: &Subject) {
     let held = s.granted(&key("a"), &request(60_000)).await;
     let first = Acquire {
         idempotency: Some(idempotency(1, 1)),
@@ -977,7 +975,7 @@ async fn request_that_waits_no_more_keeps_its_place_and_is_passed_over(s: &Subje
     assert_eq!(release(s, "a", held.lease_id).await, ENDED);
 }
 
-async fn place_is_lost_after_ten_seconds_although_the_lock_was_held_all_the_time(s: &Subject) {
+async fn kept_entry_ends_after_ten_seconds_although_the_lock_stays_held(s: &Subject) {
     s.granted(&key("a"), &request(60_000)).await;
     let first = Acquire {
         idempotency: Some(idempotency(1, 1)),
@@ -992,7 +990,7 @@ async fn place_is_lost_after_ten_seconds_although_the_lock_was_held_all_the_time
     assert!(queued(s, &repeated(&first)).await > behind);
 }
 
-async fn repetition_of_a_request_that_waits_has_its_place(s: &Subject) {
+async fn repetition_of_a_waiting_request_has_its_queue_entry(s: &Subject) {
     let held = s.granted(&key("a"), &request(60_000)).await;
     let first = Acquire {
         idempotency: Some(idempotency(1, 1)),
@@ -1022,7 +1020,7 @@ async fn repetition_of_a_request_that_waits_has_its_place(s: &Subject) {
     assert_eq!(replay.lease_id, lease.lease_id);
 }
 
-async fn no_more_wait_for_a_key_than_there_is_room_for(s: &Subject) {
+async fn queue_of_a_key_has_a_limit(s: &Subject) {
     s.granted(&key("a"), &request(60_000)).await;
     let with_room_for_two = || Acquire {
         wait: Some(Wait {
@@ -1042,7 +1040,7 @@ async fn no_more_wait_for_a_key_than_there_is_room_for(s: &Subject) {
     queued(s, &line[0]).await;
 }
 
-async fn words_of_the_client_come_back_as_they_were(s: &Subject) {
+async fn holder_and_metadata_come_back_unchanged(s: &Subject) {
     let holder = Holder::new("7 % \"ünïcode\" \\ 🔒 ' L R".into());
     let pairs = [
         ("k %s".to_owned(), "{\"v\": [1]}".to_owned()),
@@ -1162,7 +1160,7 @@ async fn one_of_a_hundred_contenders_wins(s: &Subject) {
 }
 
 #[tokio::test]
-async fn those_who_ask_while_grants_pause_are_served_as_they_came() {
+async fn requests_during_a_recovery_are_served_in_the_order_of_arrival() {
     let server = RedisServer::plain();
     let s = Subject::direct(&server).await;
     let now: u64 = server
@@ -1256,7 +1254,7 @@ async fn rollback(
         .expect("an answer")
 }
 
-async fn places_that_are_nobodys_take_no_room(s: &Subject) {
+async fn kept_entries_do_not_count_as_waiters(s: &Subject) {
     s.granted(&key("a"), &request(60_000)).await;
     let with_room_for_two = |number| Acquire {
         wait: Some(Wait {

@@ -69,7 +69,7 @@ fn acquire(key: &str, body: &Value) -> Vec<u8> {
 }
 
 #[test]
-fn connections_and_waiters_cost_what_is_stated() {
+fn connections_and_waiters_need_the_documented_memory() {
     let half = format!("GET /livez HTTP/1.1\r\nX: {}", "y".repeat(15_000));
     let waiter = acquire("held", &json!({"wait_ms": 50_000}));
     let large = acquire("held", &json!({"wait_ms": 50_000, "metadata": large()}));
@@ -100,7 +100,7 @@ fn connections_and_waiters_cost_what_is_stated() {
 }
 
 #[test]
-fn locks_held_in_memory_cost_what_is_stated() {
+fn locks_held_in_memory_need_the_documented_memory() {
     for (what, body) in [
         ("lock held in memory", json!({"ttl_ms": 600_000})),
         (
@@ -123,7 +123,7 @@ fn locks_held_in_memory_cost_what_is_stated() {
 }
 
 #[test]
-fn log_line_is_no_longer_than_is_stated() {
+fn log_line_is_no_longer_than_documented() {
     let server = Leasehold::in_memory();
     let id = "x".repeat(128);
     let headers = [("X-Request-Id", &*id)];

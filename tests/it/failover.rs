@@ -80,7 +80,7 @@ fn healthy_master_is_replaced_by_hand() {
 }
 
 #[test]
-fn stopped_master_is_replaced_and_does_nothing_when_it_goes_on() {
+fn stopped_master_is_replaced_and_grants_nothing_when_it_resumes() {
     let set = SentinelConfig::new().start();
     let server = set.serve();
     let api = server.api();
@@ -106,7 +106,7 @@ fn stopped_master_is_replaced_and_does_nothing_when_it_goes_on() {
 }
 
 #[test]
-fn successor_in_a_split_brain_grants_higher_tokens_than_the_deposed_ever_will() {
+fn new_master_in_a_split_brain_grants_higher_tokens_than_the_deposed_one() {
     let old = RedisServer::plain();
     let new = RedisConfig::new()
         .replica_of("127.0.0.1", old.port())
@@ -163,7 +163,7 @@ fn deposed_master_grants_nothing() {
 }
 
 #[test]
-fn deposed_master_answers_no_question() {
+fn deposed_master_answers_no_reads() {
     let redis = RedisServer::plain();
     let server = Leasehold::on(&redis);
     assert_eq!(server.api().acquire("a", None).status, 201);
@@ -174,7 +174,7 @@ fn deposed_master_answers_no_question() {
 }
 
 #[test]
-fn nothing_is_granted_under_the_record_of_another_life_of_the_node() {
+fn activation_record_of_an_earlier_process_permits_no_grant() {
     let redis = RedisServer::plain();
     let server = Leasehold::on(&redis);
     let before = server.api().acquire("a", None).fencing_token();

@@ -114,7 +114,7 @@ fn acquire_needs_no_body_and_has_defaults() {
 }
 
 #[test]
-fn held_lock_is_refused_with_what_is_known_of_it() {
+fn refusal_of_a_held_lock_describes_its_lease() {
     for (server, _redis) in servers() {
         let api = server.api();
         let lease = api
@@ -512,7 +512,7 @@ fn health_metrics_and_documents_are_served() {
 }
 
 #[test]
-fn head_asks_but_never_acquires() {
+fn head_never_acquires() {
     for (server, _redis) in servers() {
         assert_eq!(
             http(server.addr(), "HEAD", "/locks/a", &[], None).status,

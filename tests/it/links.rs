@@ -108,7 +108,7 @@ fn markdown_files(root: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn documents_link_to_what_exists_and_have_short_lines() {
+fn documents_have_valid_links_and_short_lines() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     assert!(
         markdown_files(root).len() > 5,

@@ -58,7 +58,7 @@ fn walk(api: &Api, query: &str) -> (Vec<String>, usize) {
 }
 
 #[test]
-fn page_is_bounded_in_bytes_and_none_is_passed_over() {
+fn page_is_bounded_in_bytes_and_skips_no_lock() {
     for (server, _redis) in servers() {
         let api = server.api();
         let held = hold_large(&api, "large", LOCKS);
@@ -122,7 +122,7 @@ fn page_of_small_locks_is_as_long_as_it_was_asked_for() {
 }
 
 #[test]
-fn listing_goes_beside_what_leases_depend_on_and_one_step_at_a_time() {
+fn listing_runs_in_steps_beside_the_operations_of_leases() {
     let redis = RedisServer::plain();
     let server = Leasehold::start([
         ("LEASEHOLD_REDIS_URL", redis.url()),
@@ -160,7 +160,7 @@ fn listing_goes_beside_what_leases_depend_on_and_one_step_at_a_time() {
 }
 
 #[test]
-fn listing_whose_client_hung_up_makes_place_for_another() {
+fn listing_of_a_disconnected_client_frees_its_slot() {
     let redis = RedisServer::plain();
     let server = Leasehold::start([
         ("LEASEHOLD_REDIS_URL", redis.url()),
@@ -229,7 +229,7 @@ fn leases_are_renewed_beside_loops_of_listings() {
 
 /// After a resize of its table, Redis returns other keys for the same cursor, and more of them after a shrink.
 #[test]
-fn no_lock_is_passed_over_when_redis_shrinks_its_table() {
+fn listing_skips_no_lock_when_redis_shrinks_its_table() {
     let redis = RedisConfig::new()
         .line("enable-debug-command", "local")
         .start();

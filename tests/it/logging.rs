@@ -71,7 +71,7 @@ fn log_is_complete_and_in_order_when_the_server_has_ended() {
 }
 
 #[test]
-fn log_that_nobody_reads_stops_nothing_and_what_is_lost_is_counted() {
+fn unread_log_blocks_nothing_and_lost_lines_are_counted() {
     let server = Leasehold::start_unread("127.0.0.1:0", MEMORY);
     let times = MAX_UNWRITTEN_LINES + 2 * IN_PIPES;
     ask(&server, times);
@@ -95,7 +95,7 @@ fn get(server: &Leasehold, path: &str) {
 }
 
 #[test]
-fn what_a_client_makes_up_is_cut_before_it_is_logged() {
+fn text_of_clients_is_truncated_in_the_log() {
     let server = Leasehold::start(MEMORY);
     let encoded = "%00".repeat(5000);
     get(&server, &format!("/locks/{encoded}"));
@@ -123,7 +123,7 @@ fn what_a_client_makes_up_is_cut_before_it_is_logged() {
 }
 
 #[test]
-fn nothing_in_a_log_line_can_hide_or_forge_a_part_of_it() {
+fn log_line_cannot_be_hidden_or_forged() {
     let server = Leasehold::start(MEMORY);
     // DEL, C1 controls, line and paragraph separators, and marks of the writing direction.
     let invisible = [
@@ -150,7 +150,7 @@ fn nothing_in_a_log_line_can_hide_or_forge_a_part_of_it() {
 }
 
 #[test]
-fn log_that_nobody_reads_takes_a_bounded_part_of_the_memory() {
+fn unread_log_uses_bounded_memory() {
     let server = Leasehold::start_unread("127.0.0.1:0", MEMORY);
     ask(&server, 100);
     let before = server.process().resident_kib();

@@ -350,7 +350,7 @@ fn lease_on_redis_is_counted_from_its_grant_to_its_end() {
 }
 
 #[tokio::test]
-async fn lease_on_redis_is_counted_until_it_is_cut_to_or_until_its_end_if_its_client_came_back() {
+async fn shortened_lease_on_redis_counts_until_its_new_deadline_unless_its_client_returns() {
     let redis = RedisServer::plain();
     let s = Subject::direct(&redis).await;
     let counted_until = || redis.cli(&["ZSCORE", "leasehold:leases", "leasehold:lock:a"]);
@@ -371,7 +371,7 @@ async fn lease_on_redis_is_counted_until_it_is_cut_to_or_until_its_end_if_its_cl
 }
 
 #[test]
-fn lease_that_ran_out_on_redis_is_counted_once_whoever_notices() {
+fn expiry_on_redis_is_counted_once_across_servers() {
     let redis = RedisServer::plain();
     let server = Leasehold::on(&redis);
     let api = server.api();
@@ -493,7 +493,7 @@ fn replicas_are_counted_and_so_is_a_failover() {
 }
 
 #[test]
-fn loss_is_counted_and_so_is_what_is_refused_meanwhile() {
+fn loss_is_counted_with_the_requests_refused_during_its_recovery() {
     let redis = RedisServer::plain();
     let server = Leasehold::on(&redis);
     let api = server.api();
@@ -565,7 +565,7 @@ fn server_that_drains_says_so() {
 }
 
 #[test]
-fn each_metric_stands_in_the_table_of_the_readme_and_no_other() {
+fn table_of_metrics_is_complete() {
     let redis = RedisServer::plain();
     let server = Leasehold::on(&redis);
     let in_memory = Leasehold::in_memory();
@@ -652,7 +652,7 @@ async fn lease_that_was_ended_is_not_counted_as_run_out() {
 }
 
 #[tokio::test]
-async fn what_is_reserved_is_held_from_its_claim_on() {
+async fn reserved_lock_counts_as_held_from_its_claim_on() {
     let s = Subject::memory();
     let first = s.granted(&key("a"), &request(1000)).await;
     let second = Acquire {

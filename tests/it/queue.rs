@@ -116,7 +116,7 @@ fn waiters_of_all_servers_are_served_as_they_came() {
 }
 
 #[test]
-fn request_without_patience_does_not_jump_the_queue_of_another_server() {
+fn request_without_a_wait_does_not_jump_the_queue_of_another_server() {
     let (_redis, servers) = pair();
     let [one, two] = [servers[0].api(), servers[1].api()];
     let held = hold(&one);
@@ -211,7 +211,7 @@ fn killed_server_holds_up_the_waiters_of_the_others_for_three_seconds_at_most() 
 }
 
 #[test]
-fn server_that_was_silent_gets_its_places_back() {
+fn silent_server_restores_its_entries() {
     let (_redis, servers) = pair();
     let [one, two] = [servers[0].api(), servers[1].api()];
     let held = hold(&two);
@@ -258,7 +258,7 @@ fn hand_over_waits_for_no_heartbeat() {
 }
 
 #[test]
-fn lost_news_costs_a_second() {
+fn lost_event_costs_a_second() {
     let (redis, servers) = pair();
     let [one, two] = [servers[0].api(), servers[1].api()];
     let held = hold(&one);
@@ -279,7 +279,7 @@ fn lost_news_costs_a_second() {
 }
 
 #[test]
-fn news_lost_on_a_connection_that_stays_up_costs_a_second() {
+fn event_lost_on_a_live_connection_costs_a_second() {
     let redis = RedisServer::plain();
     let proxy = TcpProxy::start(&redis.addr());
     let deaf = Leasehold::start([("LEASEHOLD_REDIS_URL", format!("redis://{}", proxy.addr()))]);
@@ -354,7 +354,7 @@ fn queue_survives_a_failover_with_its_order() {
 }
 
 #[test]
-fn place_of_a_request_that_can_be_repeated_is_kept_and_taken_up_at_another_server() {
+fn entry_of_a_repeatable_request_is_kept_and_resumes_at_another_server() {
     let (_redis, servers) = pair();
     let [one, two] = [servers[0].api(), servers[1].api()];
     let held = hold(&one);
@@ -375,7 +375,7 @@ fn place_of_a_request_that_can_be_repeated_is_kept_and_taken_up_at_another_serve
 }
 
 #[test]
-fn place_at_a_killed_server_is_taken_up_at_another() {
+fn entry_at_a_killed_server_resumes_at_another() {
     let (_redis, servers) = pair();
     let two = servers[1].api();
     let held = hold(&two);
@@ -411,7 +411,7 @@ fn waiter_stays_when_redis_is_away_for_a_moment() {
 }
 
 #[test]
-fn place_that_nobody_comes_back_for_is_kept_for_ten_seconds() {
+fn abandoned_entry_is_kept_for_ten_seconds() {
     let (_redis, servers) = pair();
     let api = servers[0].api();
     let held = hold(&api);
@@ -455,7 +455,7 @@ fn client_that_hangs_up_while_it_waits_is_never_granted() {
 }
 
 #[test]
-fn queue_is_collected_when_everybody_is_gone() {
+fn queue_of_stopped_servers_is_removed() {
     let redis = RedisServer::plain();
     let server = Leasehold::on(&redis);
     let api = server.api();
@@ -472,7 +472,7 @@ fn queue_is_collected_when_everybody_is_gone() {
 }
 
 #[test]
-fn nothing_is_left_in_redis_when_all_is_over() {
+fn redis_is_empty_after_the_last_lease_and_wait() {
     let (redis, servers) = pair();
     let [one, two] = [servers[0].api(), servers[1].api()];
     let held = one.acquire("a", json!({"ttl_ms": 200}));
@@ -497,7 +497,7 @@ fn nothing_is_left_in_redis_when_all_is_over() {
 }
 
 #[test]
-fn server_that_ends_gives_up_its_places_at_once() {
+fn draining_server_removes_its_entries_at_once() {
     let (_redis, servers) = pair();
     let [one, two] = [servers[0].api(), servers[1].api()];
     let held = hold(&two);
@@ -548,7 +548,7 @@ fn waiters_do_not_keep_work_waiting() {
 }
 
 #[test]
-fn request_that_runs_out_of_time_leaves_the_place_to_its_repetition() {
+fn timed_out_request_leaves_its_entry_to_its_repetition() {
     let (_redis, servers) = pair();
     let [one, two] = [servers[0].api(), servers[1].api()];
     let held = hold(&one);
@@ -591,7 +591,7 @@ fn lease_shorter_than_the_one_before_is_noticed_at_another_server() {
 }
 
 #[test]
-fn release_while_grants_pause_is_noticed_by_those_who_wait() {
+fn release_during_a_recovery_reaches_the_waiters() {
     let (redis, servers) = pair();
     let [one, two] = [servers[0].api(), servers[1].api()];
     let held = hold(&one);
@@ -644,7 +644,7 @@ fn waiter_asks_four_times_a_second_while_the_store_has_no_answer() {
 }
 
 #[test]
-fn place_is_taken_up_at_another_server_after_a_time_out_and_after_a_drain() {
+fn entry_resumes_at_another_server_after_a_time_out_and_a_drain() {
     let (_redis, servers) = pair();
     let [one, two] = [servers[0].api(), servers[1].api()];
     let mut held = hold(&two);
@@ -688,7 +688,7 @@ fn lease_that_expires_is_noticed_although_the_server_of_the_first_was_killed() {
 }
 
 #[test]
-fn waiters_of_a_killed_server_keep_nobody_out() {
+fn waiters_of_a_killed_server_block_no_other_client() {
     let (_redis, servers) = pair();
     let [one, two] = [servers[0].api(), servers[1].api()];
     let held = hold(&two);
@@ -716,7 +716,7 @@ fn waiters_of_a_killed_server_keep_nobody_out() {
 }
 
 #[test]
-fn server_that_was_cut_off_from_redis_gets_its_places_back() {
+fn server_cut_off_from_redis_restores_its_entries() {
     let redis = RedisServer::plain();
     let proxy = TcpProxy::start(&redis.addr());
     let cut_off = Leasehold::start([("LEASEHOLD_REDIS_URL", format!("redis://{}", proxy.addr()))]);
@@ -744,7 +744,7 @@ fn server_that_was_cut_off_from_redis_gets_its_places_back() {
 }
 
 #[test]
-fn waiter_is_not_told_of_a_grant_that_no_replica_has() {
+fn waiter_gets_no_grant_that_no_replica_has() {
     let set = SentinelConfig::new().down_after_ms(60_000).start();
     let servers = [set.serve(), set.serve()];
     let [one, two] = [servers[0].api(), servers[1].api()];
@@ -764,7 +764,7 @@ fn waiter_is_not_told_of_a_grant_that_no_replica_has() {
 }
 
 #[test]
-fn those_who_wait_cost_redis_nothing_but_heartbeats() {
+fn waiters_cost_redis_only_heartbeats() {
     let (redis, servers) = pair();
     let api = servers[0].api();
     hold(&api);
@@ -815,7 +815,7 @@ fn ask_and_hang_up(server: &Leasehold, number: usize) {
 }
 
 #[test]
-fn places_that_nobody_comes_back_for_fill_no_queue() {
+fn abandoned_entries_fill_no_queue() {
     const MAX: usize = 20;
     let redis = RedisServer::plain();
     let limit = ("LEASEHOLD_MAX_WAITERS_PER_KEY", MAX.to_string());

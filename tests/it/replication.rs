@@ -99,7 +99,7 @@ fn lease_is_never_promised_for_longer_than_it_lasts() {
 }
 
 #[test]
-fn fixed_number_of_acknowledgements_is_taken_at_its_word() {
+fn fixed_number_of_acknowledgements_is_required_exactly() {
     let redis = RedisServer::plain();
     let with_acks = |acks: &str| {
         let server = Leasehold::start([
@@ -156,7 +156,7 @@ fn lone_master_of_a_set_grants_nothing() {
 }
 
 #[test]
-fn replay_waits_for_replicas_and_an_unconfirmed_grant_is_taken_back() {
+fn replay_waits_for_replicas_and_an_unconfirmed_grant_is_rolled_back() {
     let set = SentinelConfig::new()
         .replicas(1)
         .down_after_ms(60_000)

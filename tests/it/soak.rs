@@ -66,7 +66,7 @@ fn count(figure: &AtomicU64) -> u64 {
 }
 
 #[test]
-fn nothing_is_granted_twice_and_nothing_is_left() {
+fn no_lock_is_granted_twice_and_no_key_is_left() {
     let asked = std::env::var("LEASEHOLD_TEST_SOAK_OPERATIONS").ok();
     let operations = asked
         .map_or(OPERATIONS, |number| number.parse().expect("a number"))

@@ -36,7 +36,7 @@ fn numbers_just_beyond_their_bounds_are_refused_by_name() {
 }
 
 #[test]
-fn numbers_at_their_bounds_are_taken() {
+fn numbers_at_their_bounds_are_accepted() {
     all([
         ("LEASEHOLD_MAX_TTL_MS", "1000"),
         ("LEASEHOLD_MAX_TTL_MS", WEEK_MS),
@@ -64,7 +64,7 @@ fn numbers_at_their_bounds_are_taken() {
 }
 
 #[test]
-fn refusal_of_a_number_says_what_may_be_set() {
+fn refusal_of_a_number_names_its_bounds() {
     all([
         refused(
             &[("LEASEHOLD_MAX_TTL_MS", "999")],
@@ -130,7 +130,7 @@ fn redis_url_of_another_form_is_refused_by_name() {
 }
 
 #[test]
-fn redis_url_of_any_documented_form_is_taken() {
+fn redis_url_of_any_documented_form_is_accepted() {
     all([
         "redis://redis.example",
         "redis://redis.example:6380/15",
@@ -163,7 +163,7 @@ fn sentinel_address_of_another_form_is_refused_by_name() {
 }
 
 #[test]
-fn sentinel_addresses_of_any_documented_form_are_taken() {
+fn sentinel_addresses_of_any_documented_form_are_accepted() {
     all([
         "sentinel",
         "sentinel:26379",

@@ -112,7 +112,7 @@ fn healthcheck_of_a_ready_server_succeeds_in_silence() {
 }
 
 #[test]
-fn healthcheck_asks_where_the_setting_says_that_the_server_listens() {
+fn healthcheck_uses_the_address_of_the_setting() {
     // In an image both commands run with the same variables.
     let server = Leasehold::in_memory();
     let port = server.addr().rsplit(':').next().expect("a port").to_owned();
@@ -127,7 +127,7 @@ fn healthcheck_asks_where_the_setting_says_that_the_server_listens() {
 }
 
 #[test]
-fn healthcheck_fails_in_one_line_when_nobody_is_there() {
+fn healthcheck_fails_in_one_line_without_a_server() {
     let server = Leasehold::in_memory();
     server.kill();
     let (status, stdout, stderr) = run_to_exit(&["healthcheck", "--url", &server.base_url()], NONE);
@@ -167,7 +167,7 @@ fn healthcheck_of_no_http_address_is_refused() {
 }
 
 #[test]
-fn first_lines_say_where_it_listens_what_it_forgets_and_a_call_that_works() {
+fn banner_names_the_address_the_loss_at_a_restart_and_a_call_that_works() {
     let server = Leasehold::in_memory();
     let (stdout, base) = (first_lines(&server), server.base_url());
     let lines: Vec<&str> = stdout.lines().collect();
@@ -187,7 +187,7 @@ fn first_lines_say_where_it_listens_what_it_forgets_and_a_call_that_works() {
 }
 
 #[test]
-fn first_lines_name_the_redis_and_not_its_password() {
+fn banner_names_the_redis_and_not_its_password() {
     let redis = RedisServer::plain();
     let server = Leasehold::start([("LEASEHOLD_REDIS_URL", redis.url())]);
     server.wait_ready();
@@ -200,7 +200,7 @@ fn first_lines_name_the_redis_and_not_its_password() {
 }
 
 #[test]
-fn first_lines_show_a_call_with_a_token_where_one_is_needed() {
+fn banner_shows_a_call_with_a_token_where_one_is_required() {
     let server = Leasehold::start([("LEASEHOLD_TOKEN", "hunter2-hunter2-hunter2")]);
     let stdout = first_lines(&server);
     assert!(!stdout.contains("hunter2"), "{stdout}");

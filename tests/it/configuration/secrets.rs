@@ -64,7 +64,7 @@ fn file_of_a_secret_that_cannot_be_read_is_named() {
 }
 
 #[test]
-fn token_from_a_file_is_taken_without_its_line_end() {
+fn token_file_may_end_with_a_line_feed() {
     let dir = TempDir::new().expect("a temporary directory");
     for (name, end) in [("none", ""), ("unix", "\n"), ("dos", "\r\n")] {
         let path = file(&dir, name, &format!("hunter2-hunter2-hunter2{end}"));
@@ -104,7 +104,7 @@ fn token_from_a_file_is_taken_without_its_line_end() {
 }
 
 #[test]
-fn password_of_redis_from_a_file_is_taken_without_its_line_end() {
+fn password_file_of_redis_may_end_with_a_line_feed() {
     let dir = TempDir::new().expect("a temporary directory");
     let redis = RedisConfig::new().password("hunter2").start();
     let server = Leasehold::start([

@@ -56,7 +56,7 @@ fn service_links_of_kubernetes_are_no_settings() {
 }
 
 #[test]
-fn port_that_somebody_meant_as_a_setting_is_not_taken_for_a_service_link() {
+fn port_meant_as_a_setting_is_not_mistaken_for_a_service_link() {
     // A service link is a URL; this value shows a user's mistaken name of a setting.
     all([
         ("LEASEHOLD_PORT", "9000"),
@@ -67,7 +67,7 @@ fn port_that_somebody_meant_as_a_setting_is_not_taken_for_a_service_link() {
 }
 
 #[test]
-fn port_that_is_taken_is_named_with_the_setting_that_changes_it() {
+fn port_in_use_is_named_with_the_setting_that_changes_it() {
     let (_taken, addr) = taken_port();
     let (status, stdout, stderr) = run_to_exit(&[], [("LEASEHOLD_LISTEN", &addr)]);
     assert_eq!((status.code(), &*stdout), (Some(1), ""), "{stderr}");

@@ -79,7 +79,7 @@ fn user_that_may_not_write() {
 }
 
 #[test]
-fn user_that_lacks_what_only_operations_need() {
+fn user_without_permissions_that_only_operations_need() {
     for missing in ["-set", "-get", "-hincrby"] {
         let redis = redis_with(&format!("~* &* +@all {missing}"));
         let server = server_of(&redis);

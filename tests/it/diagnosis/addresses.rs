@@ -208,7 +208,7 @@ fn sentinels_that_are_down() {
 }
 
 #[test]
-fn host_that_nobody_knows() {
+fn host_that_does_not_resolve() {
     let server = with_redis("redis://no-such-host.invalid:6379");
     says_at_start(
         &server,
@@ -221,7 +221,7 @@ fn host_that_nobody_knows() {
 }
 
 #[test]
-fn sentinel_host_that_nobody_knows() {
+fn sentinel_host_that_does_not_resolve() {
     let server = Leasehold::start([("LEASEHOLD_SENTINELS", "no-such-host.invalid")]);
     says_at_start(
         &server,

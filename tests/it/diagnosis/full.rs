@@ -100,7 +100,7 @@ fn out_of_memory_tells_the_truth_of_a_renewal() {
 }
 
 #[test]
-fn out_of_memory_is_a_degraded_store_with_what_to_do() {
+fn out_of_memory_is_a_degraded_store_with_advice() {
     let redis = RedisServer::plain();
     let server = with_redis(&redis.url());
     server.wait_ready();
@@ -188,7 +188,7 @@ fn redis_that_cannot_save_refuses_a_lock() {
 }
 
 #[test]
-fn redis_that_cannot_save_keeps_nobody_in_the_belief_of_having_let_go() {
+fn redis_that_cannot_save_confirms_no_release() {
     // Redis then refuses every write, including writes that free memory.
     let unsaved = Unsaved::start();
     let server = with_redis(&unsaved.redis.url());
@@ -202,7 +202,7 @@ fn redis_that_cannot_save_keeps_nobody_in_the_belief_of_having_let_go() {
 }
 
 #[test]
-fn redis_that_cannot_save_is_a_degraded_store_with_what_to_do() {
+fn redis_that_cannot_save_is_a_degraded_store_with_advice() {
     let unsaved = Unsaved::start();
     let server = with_redis(&unsaved.redis.url());
     server.wait_ready();

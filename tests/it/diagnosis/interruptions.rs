@@ -42,7 +42,7 @@ fn redis_that_goes_down_and_comes_up() {
 }
 
 #[test]
-fn peer_that_hangs_up_does_not_take_its_reason_back() {
+fn cause_of_a_failure_outlives_the_connection() {
     let redis = RedisConfig::new().password("secret").start();
     let service = TcpProxy::start(&redis.addr());
     let server = with_redis(&format!("redis://{}", service.addr()));
@@ -67,7 +67,7 @@ fn peer_that_hangs_up_does_not_take_its_reason_back() {
 }
 
 #[test]
-fn trouble_is_over_in_the_log_too() {
+fn log_reports_the_end_of_a_failure() {
     let redis = RedisServer::plain();
     let name = TcpProxy::start(&redis.addr());
     let server = with_redis(&format!("redis://{}", name.addr()));

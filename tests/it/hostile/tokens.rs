@@ -33,7 +33,7 @@ fn lock_routes_are_closed_to_all_but_the_bearers_of_the_tokens() {
 }
 
 #[test]
-fn each_route_of_the_document_is_closed_but_for_those_that_are_open_to_all() {
+fn each_route_except_the_public_ones_requires_a_token() {
     let stage = Stage::with(&[
         ("LEASEHOLD_STORE", "memory"),
         ("LEASEHOLD_TOKEN", LOCK_TOKEN),
