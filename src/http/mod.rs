@@ -13,11 +13,13 @@ mod answers;
 mod app;
 pub mod auth;
 mod browsers;
+mod common_headers;
 mod docs;
 pub mod extract;
 mod gate;
 pub mod health;
 mod index;
+mod labels;
 mod locks;
 pub mod problem;
 pub mod wire;
@@ -30,10 +32,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::extract::Request;
-use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
-};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -47,25 +46,19 @@ pub use self::answers::{LargeAnswers, MAX_LARGE_ANSWERS};
 pub use self::app::{App, AppState};
 pub use self::auth::Auth;
 pub use self::browsers::{AllowedHost, AllowedOrigin, Browsers};
+use self::common_headers::{add_common_headers, request_id};
 use self::extract::{Arrived, named_key, set_key_apart};
 pub use self::gate::{AtCapacity, BothLengths, MAX_HEAD_BYTES};
+use self::labels::{method_of, route_of};
 use self::problem::{Kind, Problem};
 use self::wire::Limits;
 use crate::lock::lease::millis;
 use crate::random;
 use crate::telemetry::{self, Label, Limit, RequestLine, Route, cut_for_log, log_request};
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// Answers load nothing, and no page may frame them. `/docs` has a policy of its own.
-const CONTENT_POLICY: &str = "default-src 'none'; frame-ancestors 'none'";
-
 /// A body of more bytes needs a permit of [`LargeAnswers`]. The permits bound the memory that clients can occupy by not
 /// reading their answers.
 const LARGE_BODY_BYTES: u64 = 32 * 1024;
-
-/// The longest request id that the server adopts from a client.
-const MAX_REQUEST_ID_BYTES: usize = 128;
 
 fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(docs::description())
@@ -144,19 +137,18 @@ impl HttpService {
         let (id, route, method) = (random::id(), Route::None, telemetry::Method::Other);
         let problem = Problem::head_too_large(MAX_HEAD_BYTES);
         let mut response = problem.clone().into_response();
-        let status = response.status().as_u16();
         let body = problem.write(&id, &mut response);
         self.app
             .metrics
             .requests
-            .answered(route, method, status, Duration::ZERO);
+            .answered(route, method, response.status(), Duration::ZERO);
         log_request(&RequestLine {
             request_id: &id,
             method: method.text(),
             route: route.text(),
             key: None,
             path: None,
-            status,
+            status: response.status().as_u16(),
             duration_ms: 0,
         });
         let id = HeaderValue::try_from(id).expect("hex digits are a header value");
@@ -196,32 +188,22 @@ async fn answer(app: &App, mut routes: Router, mut request: Request) -> Response
         let body = problem.write(id, &mut response);
         *response.body_mut() = body.into();
     }
-    let status = response.status().as_u16();
+    let status = response.status();
     let took = arrived.elapsed();
     app.metrics
         .requests
-        .answered(route, counted(&method), status, took);
+        .answered(route, method_of(&method), status, took);
     log_request(&RequestLine {
         request_id: id,
         method: &cut_for_log(method.as_str()),
         route: route.text(),
         key: key.as_deref(),
         path: path.as_deref(),
-        status,
+        status: status.as_u16(),
         duration_ms: millis(took),
     });
     add_common_headers(response.headers_mut(), request_id);
     response
-}
-
-fn add_common_headers(headers: &mut HeaderMap, request_id: HeaderValue) {
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    headers
-        .entry(CONTENT_SECURITY_POLICY)
-        .or_insert(HeaderValue::from_static(CONTENT_POLICY));
-    headers.insert(REQUEST_ID, request_id);
 }
 
 /// Sends a large answer in parts under a permit, or refuses the request when no permit is left.
@@ -240,22 +222,6 @@ fn bounded(app: &App, route: Route, response: Response) -> Response {
     }
 }
 
-/// The route of a path without its key. Unknown paths share one label, so that clients cannot create labels of metrics.
-fn route_of(path: &str) -> Route {
-    match path {
-        "/" => Route::Index,
-        "/livez" => Route::Livez,
-        "/readyz" => Route::Readyz,
-        "/metrics" => Route::Metrics,
-        "/openapi.json" => Route::OpenApi,
-        "/locks" => Route::Locks,
-        path if path.starts_with("/docs") => Route::Docs,
-        path if path.starts_with("/locks/") && path.ends_with("/lease") => Route::Lease,
-        path if path.starts_with("/locks/") => Route::Lock,
-        _ => Route::None,
-    }
-}
-
 /// The problem that a response stands for. A refusal that axum itself produces becomes a problem too.
 fn pending_problem(response: &mut Response) -> Option<Problem> {
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
@@ -270,33 +236,6 @@ fn pending_problem(response: &mut Response) -> Option<Problem> {
     let problem = Problem::new(kind, "the server cannot read this request");
     *response.status_mut() = kind.status();
     Some(problem)
-}
-
-/// The client's id if it is safe to log: one header of 1 to 128 plain characters. Otherwise a new id.
-fn request_id(headers: &HeaderMap) -> HeaderValue {
-    let mut given = headers.get_all(&REQUEST_ID).iter();
-    let plain = |id: &&HeaderValue| {
-        let id = id.as_bytes();
-        let allowed = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-        (1..=MAX_REQUEST_ID_BYTES).contains(&id.len()) && id.iter().all(allowed)
-    };
-    if let (Some(id), None) = (given.next().filter(plain), given.next()) {
-        id.clone()
-    } else {
-        HeaderValue::try_from(random::id()).expect("hex digits are a header value")
-    }
-}
-
-/// The metrics' label of a method: methods that the routes do not use share one.
-fn counted(method: &Method) -> telemetry::Method {
-    match *method {
-        Method::GET => telemetry::Method::Get,
-        Method::HEAD => telemetry::Method::Head,
-        Method::POST => telemetry::Method::Post,
-        Method::PUT => telemetry::Method::Put,
-        Method::DELETE => telemetry::Method::Delete,
-        _ => telemetry::Method::Other,
-    }
 }
 
 fn report_panic(_: Box<dyn Any + Send>) -> Response {
