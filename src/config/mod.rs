@@ -88,6 +88,31 @@ impl Settings {
     /// # Errors
     /// The error describes the first invalid setting.
     pub fn validate(self) -> Result<Config, ConfigError> {
+        let limits = self.limits()?;
+        let (token, break_token) = self.tokens()?;
+        Ok(Config {
+            listen: self.listen,
+            store: self.store()?,
+            limits,
+            wait_limits: WaitLimits {
+                max_waiters: self.max_waiters,
+                max_waiters_per_key: self.max_waiters_per_key,
+            },
+            max_connections: self.max_connections()?,
+            header_timeout: bounded_ms(
+                "LEASEHOLD_HEADER_TIMEOUT_MS",
+                self.header_timeout_ms,
+                HEADER_TIMEOUTS_MS,
+            )?,
+            allowed_hosts: parse_all("LEASEHOLD_ALLOWED_HOSTS", &self.allowed_hosts)?,
+            allowed_origins: parse_all("LEASEHOLD_ALLOWED_ORIGINS", &self.allowed_origins)?,
+            token,
+            break_token,
+        })
+    }
+
+    /// The longest TTL and wait, after a check of every limit.
+    fn limits(&self) -> Result<Limits, ConfigError> {
         let longest = 1..=LONGEST_MS;
         let max_ttl = bounded_ms("LEASEHOLD_MAX_TTL_MS", self.max_ttl_ms, 1000..=LONGEST_MS)?;
         let max_wait = bounded_ms("LEASEHOLD_MAX_WAIT_MS", self.max_wait_ms, 0..=LONGEST_MS)?;
@@ -106,6 +131,11 @@ impl Settings {
                 "LEASEHOLD_MAX_WAITERS and LEASEHOLD_MAX_WAITERS_PER_KEY must be at least 1 (to forbid waiting, set LEASEHOLD_MAX_WAIT_MS to 0)",
             );
         }
+        Ok(Limits { max_ttl, max_wait })
+    }
+
+    /// The bearer token of lock routes, and the one for breaking.
+    fn tokens(&self) -> Result<(Option<Secret>, Option<Secret>), ConfigError> {
         let token = secret(
             "LEASEHOLD_TOKEN",
             self.token.as_ref(),
@@ -140,25 +170,7 @@ impl Settings {
                 "LEASEHOLD_TOKEN and LEASEHOLD_BREAK_TOKEN are equal, so every client could break leases: use two different tokens",
             );
         }
-        Ok(Config {
-            listen: self.listen,
-            store: self.store()?,
-            limits: Limits { max_ttl, max_wait },
-            wait_limits: WaitLimits {
-                max_waiters: self.max_waiters,
-                max_waiters_per_key: self.max_waiters_per_key,
-            },
-            max_connections: self.max_connections()?,
-            header_timeout: bounded_ms(
-                "LEASEHOLD_HEADER_TIMEOUT_MS",
-                self.header_timeout_ms,
-                HEADER_TIMEOUTS_MS,
-            )?,
-            allowed_hosts: parse_all("LEASEHOLD_ALLOWED_HOSTS", &self.allowed_hosts)?,
-            allowed_origins: parse_all("LEASEHOLD_ALLOWED_ORIGINS", &self.allowed_origins)?,
-            token,
-            break_token,
-        })
+        Ok((token, break_token))
     }
 
     fn max_connections(&self) -> Result<usize, ConfigError> {

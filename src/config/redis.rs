@@ -25,7 +25,6 @@ impl Settings {
     /// The name of the first given setting that has an effect only with Redis.
     pub(super) fn names_redis_detail(&self) -> Option<&'static str> {
         let set = [
-            (self.sentinel_master.is_some(), "LEASEHOLD_SENTINEL_MASTER"),
             (self.redis_username.is_some(), "LEASEHOLD_REDIS_USERNAME"),
             (self.redis_password.is_some(), "LEASEHOLD_REDIS_PASSWORD"),
             (
@@ -33,28 +32,16 @@ impl Settings {
                 "LEASEHOLD_REDIS_PASSWORD_FILE",
             ),
             (self.redis_db.is_some(), "LEASEHOLD_REDIS_DB"),
-            (
-                self.sentinel_username.is_some(),
-                "LEASEHOLD_SENTINEL_USERNAME",
-            ),
-            (
-                self.sentinel_password.is_some(),
-                "LEASEHOLD_SENTINEL_PASSWORD",
-            ),
-            (
-                self.sentinel_password_file.is_some(),
-                "LEASEHOLD_SENTINEL_PASSWORD_FILE",
-            ),
             (self.redis_tls.is_some(), "LEASEHOLD_REDIS_TLS"),
-            (self.sentinel_tls.is_some(), "LEASEHOLD_SENTINEL_TLS"),
             (self.tls_ca_file.is_some(), "LEASEHOLD_TLS_CA_FILE"),
             (self.tls_cert_file.is_some(), "LEASEHOLD_TLS_CERT_FILE"),
             (self.tls_key_file.is_some(), "LEASEHOLD_TLS_KEY_FILE"),
         ];
-        set.into_iter()
-            .find_map(|(is_set, name)| is_set.then_some(name))
+        let mut set = self.sentinel_details().into_iter().chain(set);
+        set.find_map(|(is_set, name)| is_set.then_some(name))
     }
 
+    /// Where Redis is and how to log in, from the URL or the settings of Sentinel.
     pub(super) fn redis(&self, sentinel: bool) -> Result<RedisOptions, ConfigError> {
         if sentinel && self.redis_url.is_some() {
             return wrong(
@@ -104,6 +91,16 @@ impl Settings {
         refuse_user_without_password(&data, "LEASEHOLD_REDIS")?;
         self.refuse_tls_files_without_tls(data_tls)?;
         data.tls = self.tls(data_tls)?;
+        self.redis_options(discovery, data, db.unwrap_or(0))
+    }
+
+    /// Adds the settings that do not depend on how the server finds Redis.
+    fn redis_options(
+        &self,
+        discovery: Discovery,
+        data: Endpoint,
+        db: u16,
+    ) -> Result<RedisOptions, ConfigError> {
         if !POOL_SIZES.contains(&self.redis_pool_size) {
             let (least, most) = POOL_SIZES.into_inner();
             return wrong(format!(
@@ -114,7 +111,7 @@ impl Settings {
         Ok(RedisOptions {
             discovery,
             data,
-            db: i64::from(db.unwrap_or(0)),
+            db: i64::from(db),
             pool_size: self.redis_pool_size,
             connect_timeout: bounded_ms(
                 "LEASEHOLD_REDIS_CONNECT_TIMEOUT_MS",
@@ -135,8 +132,9 @@ impl Settings {
         })
     }
 
-    fn refuse_sentinel_details(&self) -> Result<(), ConfigError> {
-        let set = [
+    /// The settings that have an effect only with Sentinel, and whether each is given.
+    fn sentinel_details(&self) -> [(bool, &'static str); 5] {
+        [
             (self.sentinel_master.is_some(), "LEASEHOLD_SENTINEL_MASTER"),
             (
                 self.sentinel_username.is_some(),
@@ -151,8 +149,12 @@ impl Settings {
                 "LEASEHOLD_SENTINEL_PASSWORD_FILE",
             ),
             (self.sentinel_tls.is_some(), "LEASEHOLD_SENTINEL_TLS"),
-        ];
-        match set.into_iter().find(|(is_set, _)| *is_set) {
+        ]
+    }
+
+    fn refuse_sentinel_details(&self) -> Result<(), ConfigError> {
+        let mut set = self.sentinel_details().into_iter();
+        match set.find(|(is_set, _)| *is_set) {
             Some((_, name)) => wrong(format!(
                 "{name} is set, but LEASEHOLD_SENTINELS is not: set it, or remove {name}"
             )),

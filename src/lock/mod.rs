@@ -3,6 +3,8 @@
 //! The values a lock is made of ([`key`], [`lease`], [`request`]) are valid by construction; every decision
 //! is a pure function in [`rules`] (with [`queue`]), which takes the present moment as an argument.
 
+mod answers;
+mod grant;
 pub mod key;
 pub mod lease;
 pub mod queue;

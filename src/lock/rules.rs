@@ -9,9 +9,9 @@
 
 use std::time::Duration;
 
-use crate::lock::lease::{
-    Attempt, FencingToken, Holder, Idempotency, LeaseId, Metadata, Timestamp, Ttl,
-};
+pub use crate::lock::answers::{Acquisition, EndOutcome, Lease, LeaseInfo, Loss, Renewal};
+use crate::lock::grant::{Grant, Repetition, same_acquisition};
+use crate::lock::lease::{Attempt, FencingToken, Idempotency, LeaseId, Timestamp, Ttl};
 use crate::lock::queue::{Queue, QueueEntry};
 use crate::lock::request::{Acquire, Ticket, WaiterId};
 
@@ -24,115 +24,12 @@ pub const RESERVATION: Duration = Duration::from_secs(3);
 /// How many releases of one key are remembered.
 pub const MAX_REMEMBERED_RELEASES: usize = 16;
 
-/// What a store keeps of a lease.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Grant {
-    lease_id: LeaseId,
-    fencing_token: FencingToken,
-    holder: Option<Holder>,
-    metadata: Metadata,
-    ttl: Ttl,
-    acquired_at: Timestamp,
-    deadline: Timestamp,
-    renewals: u64,
-    idempotency: Option<Idempotency>,
-    /// The attempt that a rollback must name. `None` after a replay or a renewal: a client may count on the lease.
-    attempt: Option<Attempt>,
-    /// The ticket of its queue entry while the lock is only reserved: no client knows of the grant yet.
-    reserved: Option<Ticket>,
-}
-
-/// The public part of a live lease, as of the store's answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LeaseInfo {
-    /// The holder's name, as the client gave it.
-    pub holder: Option<Holder>,
-    /// The client's name-value pairs.
-    pub metadata: Metadata,
-    /// The token of this grant.
-    pub fencing_token: FencingToken,
-    /// The TTL that a renewal without one of its own applies.
-    pub ttl: Ttl,
-    /// When it was granted.
-    pub acquired_at: Timestamp,
-    /// From this moment on the lease is over.
-    pub deadline: Timestamp,
-    /// How often it was renewed.
-    pub renewals: u64,
-    /// When the store answered.
-    pub read_at: Timestamp,
-}
-
-/// A live lease with its secret: for its holder alone.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lease {
-    /// Proves that a lease is the caller's.
-    pub lease_id: LeaseId,
-    /// All else about it.
-    pub info: LeaseInfo,
-}
-
-/// The answer to an acquisition.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Acquisition {
-    /// A new lease.
-    Granted(Lease),
-    /// The lease that this acquisition was granted before, still alive.
-    Replayed(Lease),
-    /// The lock is held or reserved, and this request does not wait.
-    Held {
-        /// Whose.
-        info: LeaseInfo,
-        /// How many wait.
-        waiters: usize,
-        /// The position of this request in the queue, from one on, if it had an entry.
-        position: Option<usize>,
-    },
-    /// The lock is held or reserved, and this request waits for it.
-    Queued {
-        /// Whose.
-        info: LeaseInfo,
-        /// The number of waiters, this one included.
-        waiters: usize,
-        /// The order of this request's entry.
-        ticket: Ticket,
-    },
-    /// The limit of waiters for the key is reached.
-    TooManyWaiters,
-    /// The idempotency key was used with another TTL, holder or metadata.
-    KeyReused,
-    /// This acquisition was granted and released moments ago.
-    AlreadyReleased,
-}
-
-/// The answer to a renewal.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Renewal {
-    /// The lease lives on.
-    Renewed(Lease),
-    /// The lease is lost.
-    Lost(Loss),
-}
-
-/// The answer to a release or a break.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EndOutcome {
-    /// The lease is over, by this call or by an earlier one like it.
-    Ended {
-        /// How long the lease was held, if this call ended it.
-        held_for: Option<Duration>,
-    },
-    /// The lease was lost before.
-    Lost(Loss),
-}
-
-/// Why the caller no longer has a lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Loss {
-    /// The lock is free.
-    NotHeld,
-    /// Another lease holds the lock.
-    HeldByOther,
+/// The state of one lock.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lock {
+    holders: Vec<Grant>,
+    released: Vec<Release>,
+    queue: Queue,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,14 +37,6 @@ struct Release {
     lease_id: LeaseId,
     idempotency: Option<Idempotency>,
     forget_at: Timestamp,
-}
-
-/// The state of one lock.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Lock {
-    holders: Vec<Grant>,
-    released: Vec<Release>,
-    queue: Queue,
 }
 
 impl Lock {
@@ -462,109 +351,8 @@ impl Lock {
     }
 }
 
-impl Grant {
-    fn new(request: Acquire, fencing_token: FencingToken, now: Timestamp) -> Self {
-        Self {
-            lease_id: request.lease_id,
-            fencing_token,
-            holder: request.holder,
-            metadata: request.metadata,
-            ttl: request.ttl,
-            acquired_at: now,
-            deadline: now.after(request.ttl.get()),
-            renewals: 0,
-            idempotency: request.idempotency,
-            attempt: Some(request.attempt),
-            reserved: None,
-        }
-    }
-
-    /// Turns a reservation into a lease of the asking request.
-    fn claim(&mut self, request: &Acquire, now: Timestamp) -> Acquisition {
-        if let Repetition::Altered = same_acquisition(self.idempotency, request.idempotency) {
-            return Acquisition::KeyReused;
-        }
-        self.reserved = None;
-        self.lease_id = request.lease_id;
-        self.attempt = Some(request.attempt);
-        self.acquired_at = now;
-        self.deadline = now.after(self.ttl.get());
-        Acquisition::Granted(self.lease(now))
-    }
-
-    fn waiter_id(&self) -> WaiterId {
-        WaiterId::of(self.lease_id, self.idempotency)
-    }
-
-    /// How long the lease has been held; `None` for a reservation.
-    fn held_for(&self, now: Timestamp) -> Option<Duration> {
-        self.reserved.is_none().then(|| now.since(self.acquired_at))
-    }
-
-    /// The request that it was granted to.
-    fn request(&self, attempt: Attempt) -> Acquire {
-        Acquire {
-            lease_id: self.lease_id,
-            attempt,
-            ttl: self.ttl,
-            holder: self.holder.clone(),
-            metadata: self.metadata.clone(),
-            idempotency: self.idempotency,
-            wait: None,
-        }
-    }
-
-    fn lease_info(&self, now: Timestamp) -> LeaseInfo {
-        LeaseInfo {
-            holder: self.holder.clone(),
-            metadata: self.metadata.clone(),
-            fencing_token: self.fencing_token,
-            ttl: self.ttl,
-            acquired_at: self.acquired_at,
-            deadline: self.deadline,
-            renewals: self.renewals,
-            read_at: now,
-        }
-    }
-
-    fn lease(&self, now: Timestamp) -> Lease {
-        Lease {
-            lease_id: self.lease_id,
-            info: self.lease_info(now),
-        }
-    }
-}
-
 impl Release {
     fn is_remembered(&self, now: Timestamp) -> bool {
         now < self.forget_at
-    }
-}
-
-impl LeaseInfo {
-    /// The remaining time of the lease when the store answered.
-    #[must_use]
-    pub fn expires_in(&self) -> Duration {
-        self.deadline.since(self.read_at)
-    }
-
-    /// How long it had been held when the store answered.
-    #[must_use]
-    pub fn held_for(&self) -> Duration {
-        self.read_at.since(self.acquired_at)
-    }
-}
-
-enum Repetition {
-    Same,
-    Altered,
-    Other,
-}
-
-fn same_acquisition(known: Option<Idempotency>, asked: Option<Idempotency>) -> Repetition {
-    match (known, asked) {
-        (Some(known), Some(asked)) if known == asked => Repetition::Same,
-        (Some(known), Some(asked)) if known.key == asked.key => Repetition::Altered,
-        _ => Repetition::Other,
     }
 }

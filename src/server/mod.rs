@@ -3,69 +3,37 @@
 mod client;
 mod connection;
 mod connections;
+mod front;
 mod head;
+mod listener;
 
-use std::future::poll_fn;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::yield_now;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tracing::{info, warn};
 
-use self::client::{Client, Timeouts};
-use self::connection::Purpose;
-use self::connections::{Admission, Connections};
+use self::front::Front;
+use self::listener::listen;
 use crate::config::{Config, StoreConfig};
-use crate::http::{App, AppState, Auth, Browsers, HttpService, LargeAnswers};
+use crate::http::{App, AppState, Auth, Browsers, LargeAnswers};
 use crate::secret::Secret;
 use crate::service::LockService;
 use crate::store::contract::Store;
 use crate::store::memory::MemoryStore;
 use crate::store::redis::RedisStore;
 use crate::store::redis::options::Discovery;
-use crate::telemetry::{Limit, LogInterval, Metrics};
+use crate::telemetry::Metrics;
 
 pub use self::client::MAX_READ_AHEAD_BYTES;
-
-/// How long a connection may be idle.
-pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-
-/// How long a write to a client may make no progress.
-pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How many connections the server accepts beyond the limit. On them it answers health checks and metrics, and refuses
-/// other requests.
-pub const MAX_REFUSED_CONNECTIONS: usize = 8;
-
-/// The timeout of a connection beyond the limit, for each of its activities.
-const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// The first TCP keepalive probe goes out after this time of silence. The system drops a connection after the last
-/// probe without an answer, so a waiter on a dead machine leaves the queue after 30 s.
-const KEEPALIVE_TIME: Duration = Duration::from_secs(15);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-const KEEPALIVE_RETRIES: u32 = 3;
+pub use self::front::{IDLE_TIMEOUT, MAX_REFUSED_CONNECTIONS, WRITE_TIMEOUT};
+pub use self::listener::BACKLOG;
 
 /// How long a graceful shutdown may take.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
-
-/// The send buffer of a connection, in bytes; Linux doubles the value. The buffer counts as memory of this process'
-/// control group, and without a bound a client that does not read can fill some megabytes.
-const SEND_BUFFER_BYTES: u32 = 64 * 1024;
-
-/// The listen backlog. Clients of a draining server all reconnect at once; clients beyond the backlog retry only after
-/// 1 s, then after 3 s.
-pub const BACKLOG: u32 = 4096;
-
-/// The pause after the system refuses to accept a connection.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why the server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -136,32 +104,6 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     Ok(())
 }
 
-fn listen(at: SocketAddr) -> io::Result<TcpListener> {
-    let socket = match at {
-        SocketAddr::V4(_) => TcpSocket::new_v4(),
-        SocketAddr::V6(_) => TcpSocket::new_v6(),
-    }?;
-    // A restarted server can use the address while the system still closes connections of the previous one.
-    socket.set_reuseaddr(true)?;
-    // Accepted connections inherit the options of the listening socket.
-    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
-    let options = SockRef::from(&socket);
-    options.set_tcp_keepalive(
-        &TcpKeepalive::new()
-            .with_time(KEEPALIVE_TIME)
-            .with_interval(KEEPALIVE_INTERVAL)
-            .with_retries(KEEPALIVE_RETRIES),
-    )?;
-    // Keepalive does not probe while sent bytes lack an acknowledgement. Without this bound the system retries for
-    // minutes.
-    #[cfg(target_os = "linux")]
-    options.set_tcp_user_timeout(Some(
-        KEEPALIVE_TIME + KEEPALIVE_INTERVAL * KEEPALIVE_RETRIES,
-    ))?;
-    socket.bind(at)?;
-    socket.listen(BACKLOG)
-}
-
 fn build(config: &Config, at: SocketAddr) -> App {
     let metrics = Metrics::new();
     let store: Arc<dyn Store> = match &config.store {
@@ -221,131 +163,5 @@ fn print_banner(config: &Config, at: SocketAddr) {
             "LEASEHOLD_TOKEN is not set: every client that reaches {at} can acquire locks; set it, and \
              LEASEHOLD_BREAK_TOKEN for breaking"
         );
-    }
-}
-
-/// Accepts connections and serves them.
-struct Front {
-    app: App,
-    http: HttpService,
-    timeouts: Timeouts,
-    max: usize,
-    connections: Connections,
-    /// The connections beyond the limit.
-    refused: Connections,
-    not_taken: LogInterval,
-    too_many: LogInterval,
-}
-
-impl Front {
-    fn new(config: &Config, app: App) -> Self {
-        let timeouts = Timeouts {
-            idle: IDLE_TIMEOUT,
-            head: config.header_timeout,
-            write: WRITE_TIMEOUT,
-        };
-        Self::with(app, timeouts, config.max_connections)
-    }
-
-    fn with(app: App, timeouts: Timeouts, max: usize) -> Self {
-        Self {
-            http: HttpService::new(app.clone()),
-            app,
-            timeouts,
-            max,
-            connections: Connections::new(max),
-            refused: Connections::new(MAX_REFUSED_CONNECTIONS),
-            not_taken: LogInterval::default(),
-            too_many: LogInterval::default(),
-        }
-    }
-
-    /// A copy without connections, for those that arrive during the drain. The others still count for its limit.
-    fn anew(&self) -> Self {
-        let room = self.max.saturating_sub(self.connections.count()).max(1);
-        Self::with(self.app.clone(), self.timeouts, room)
-    }
-
-    /// Accepts connections until the caller drops the future.
-    async fn accept(&self, listener: &TcpListener) {
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => self.take(stream),
-                Err(error) => {
-                    if let Some(others) = self.not_taken.due() {
-                        warn!(
-                            "cannot accept a connection: {error} ({others} more such errors since the last log line)"
-                        );
-                    }
-                    // The process may be out of file descriptors: closing an idle connection frees one.
-                    self.connections.close_longest_idle();
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    }
-
-    /// Accepts the connections of the listen backlog: their requests must get an answer too.
-    async fn accept_rest(&self, listener: &TcpListener) {
-        loop {
-            let mut none = true;
-            // The yield lets the runtime learn about new connections from the system.
-            yield_now().await;
-            while let Poll::Ready(Ok((stream, _))) =
-                poll_fn(|context| Poll::Ready(listener.poll_accept(context))).await
-            {
-                none = false;
-                self.take(stream);
-            }
-            if none {
-                return;
-            }
-        }
-    }
-
-    fn take(&self, stream: TcpStream) {
-        // With Nagle's algorithm, small answers wait for the client's acknowledgement. A failure only delays them.
-        let _set = stream.set_nodelay(true);
-        let admission = self.admit_to(&self.connections, stream, Purpose::Serve, self.timeouts);
-        if matches!(admission, Admission::Admitted) {
-            return;
-        }
-        self.app.metrics.locks.limits.count(Limit::Connections);
-        if let Some(others) = self.too_many.due() {
-            warn!(
-                "the limit of {} connections (LEASEHOLD_MAX_CONNECTIONS) is reached: a new connection replaces the one that \
-                 is idle longest, or gets a 503 if none is idle ({others} more such connections since the last log line)",
-                self.max
-            );
-        }
-        if let Admission::Refused(stream) = admission {
-            let timeouts = Timeouts {
-                idle: REFUSAL_TIMEOUT,
-                head: REFUSAL_TIMEOUT,
-                write: REFUSAL_TIMEOUT,
-            };
-            // Beyond this second limit the connection closes without an answer.
-            let _admission = self.admit_to(&self.refused, stream, Purpose::Refuse, timeouts);
-        }
-    }
-
-    fn admit_to(
-        &self,
-        connections: &Connections,
-        stream: TcpStream,
-        purpose: Purpose,
-        timeouts: Timeouts,
-    ) -> Admission {
-        connections.admit(stream, |stream| {
-            let client = Client::new(stream);
-            let ending = connections.ending.clone();
-            let served =
-                connection::serve(client.clone(), self.http.clone(), purpose, timeouts, ending);
-            (client, served)
-        })
-    }
-
-    async fn end(&self) {
-        tokio::join!(self.refused.end(), self.connections.end());
     }
 }

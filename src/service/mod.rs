@@ -9,6 +9,7 @@ mod counting;
 mod detach;
 mod kept;
 mod request;
+mod rollback;
 mod waiters;
 
 use std::future::Future;

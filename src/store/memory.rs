@@ -160,9 +160,7 @@ impl State {
             }
         }
     }
-}
 
-impl State {
     /// Counts one expired lease that is not counted yet, if there is one.
     fn count_expired(&mut self, now: Timestamp) -> bool {
         let over = self

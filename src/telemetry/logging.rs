@@ -4,13 +4,11 @@
 //! of the log cannot block the service. Text from clients is truncated before it is formatted, and its control
 //! characters are escaped, so that it cannot hide or forge a part of the log.
 
-use std::borrow::Cow;
-use std::fmt::Write as _;
 use std::io::{self, BufWriter, IsTerminal, Stderr, Write};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
 use tracing::Level;
@@ -18,20 +16,16 @@ use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuar
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::log_text::escape_invisible;
+
 /// The most lines that wait to be written. The log drops and counts the lines beyond this limit.
 pub const MAX_UNWRITTEN_LINES: usize = 4096;
 
 /// The most bytes of all lines that wait to be written.
 pub const MAX_UNWRITTEN_BYTES: usize = 8 * 1024 * 1024;
 
-/// The most bytes that the log shows of one text from a client.
-pub const MAX_LOGGED_BYTES: usize = 256;
-
 /// The pause of the writing thread after a write. Lines accumulate meanwhile, so that one system call writes many.
 const GATHERING: Duration = Duration::from_millis(2);
-
-/// The shortest time between two log lines of the same repeating warning.
-const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Unset until [`start_logging`] runs.
 static LOG: OnceLock<Log> = OnceLock::new();
@@ -172,81 +166,6 @@ impl Write for BufferedStderr {
     }
 }
 
-/// Limits how often a repeating warning is logged, and counts the suppressed ones.
-#[derive(Debug, Default)]
-pub struct LogInterval(Mutex<Option<(Instant, u64)>>);
-
-impl LogInterval {
-    /// Returns the number of warnings suppressed since the last logged one, or `None` if this one is suppressed too.
-    pub fn due(&self) -> Option<u64> {
-        let mut last = self
-            .0
-            .lock()
-            .expect("nothing panics while it holds the interval");
-        let now = Instant::now();
-        match last.as_mut() {
-            Some((logged, others)) if now.duration_since(*logged) < WARNING_INTERVAL => {
-                *others += 1;
-                None
-            }
-            _ => {
-                let others = last.map_or(0, |(_, others)| others);
-                *last = Some((now, 0));
-                Some(others)
-            }
-        }
-    }
-}
-
-/// Truncates a text from a client for the log, and marks the cut with an ellipsis.
-#[must_use]
-pub fn cut_for_log(text: &str) -> Cow<'_, str> {
-    if text.len() <= MAX_LOGGED_BYTES {
-        return Cow::Borrowed(text);
-    }
-    Cow::Owned(format!("{}…", beginning(text, MAX_LOGGED_BYTES)))
-}
-
-/// The longest prefix of a text that has at most `max_bytes` bytes and ends between two characters.
-#[must_use]
-pub fn beginning(text: &str, max_bytes: usize) -> &str {
-    let at_most = text.len().min(max_bytes);
-    let mut ends = (0..=at_most).rev();
-    let end = ends.find(|end| text.is_char_boundary(*end));
-    &text[..end.unwrap_or(0)]
-}
-
-/// Escapes the characters that JSON leaves as they are, but that a terminal would execute or hide.
-fn escape_invisible(line: &[u8]) -> Cow<'_, [u8]> {
-    if line.is_ascii() && !line.contains(&0x7F) {
-        return Cow::Borrowed(line);
-    }
-    let line = String::from_utf8_lossy(line);
-    let mut escaped = String::with_capacity(line.len());
-    for c in line.chars() {
-        if is_invisible(c) {
-            // Writing to a string cannot fail. All these characters are below U+10000, so four hex digits suffice.
-            let _written = write!(escaped, "\\u{:04x}", u32::from(c));
-        } else {
-            escaped.push(c);
-        }
-    }
-    Cow::Owned(escaped.into_bytes())
-}
-
-/// DEL and C1 controls, line and paragraph separators, and marks that change the text direction.
-fn is_invisible(c: char) -> bool {
-    matches!(
-        c,
-        '\u{7F}'..='\u{9F}'
-            | '\u{61C}'
-            | '\u{200E}'
-            | '\u{200F}'
-            | '\u{2028}'..='\u{202E}'
-            | '\u{2066}'..='\u{2069}'
-    )
-}
-
 /// The fields of a request's log line.
 #[derive(Serialize)]
 pub struct RequestLine<'a> {
@@ -315,26 +234,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_cut_between_characters() {
-        assert_eq!(cut_for_log("short"), "short");
-        let long = format!("{}ééé", "a".repeat(MAX_LOGGED_BYTES - 3));
-        assert_eq!(
-            cut_for_log(&long),
-            format!("{}é…", "a".repeat(MAX_LOGGED_BYTES - 3))
-        );
-    }
-
-    #[test]
-    fn what_a_terminal_obeys_or_hides_is_escaped() {
-        let line =
-            "a\u{7f}\u{85}\u{9b}\u{61c}\u{200e}\u{2028}\u{202e}\u{2066}\u{2069}é\u{200b}\u{1f600}";
-        let escaped = escape_invisible(line.as_bytes());
-        let expected =
-            "a\\u007f\\u0085\\u009b\\u061c\\u200e\\u2028\\u202e\\u2066\\u2069é\u{200b}\u{1f600}";
-        assert_eq!(String::from_utf8_lossy(&escaped), expected);
-    }
-
-    #[test]
     fn lines_are_bounded_in_number_and_in_bytes() {
         let unwritten = Unwritten::default();
         for _ in 0..MAX_UNWRITTEN_LINES {
@@ -345,12 +244,5 @@ mod tests {
         assert!(!unwritten.reserve(MAX_UNWRITTEN_BYTES));
         assert!(unwritten.reserve(MAX_UNWRITTEN_BYTES - (MAX_UNWRITTEN_LINES - 1)));
         assert_eq!(unwritten.lost.load(Ordering::Relaxed), 2);
-    }
-
-    #[test]
-    fn warning_is_logged_once_an_interval() {
-        let interval = LogInterval::default();
-        assert_eq!(interval.due(), Some(0));
-        assert_eq!((interval.due(), interval.due()), (None, None));
     }
 }

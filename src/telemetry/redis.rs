@@ -87,6 +87,12 @@ pub struct RedisMetrics {
     round_trips: Histogram,
     replication_rounds: Histogram,
     confirmations: IntCounter,
+    masters: MasterMetrics,
+}
+
+/// The counters and histograms of changes of the master and of losses.
+#[derive(Clone, Debug)]
+struct MasterMetrics {
     changes: Counters<MasterChange>,
     failovers: Histogram,
     losses: IntCounter,
@@ -137,6 +143,22 @@ impl RedisMetrics {
             "leasehold_replication_confirmations_total",
             "Answers that enough replicas confirmed.",
         );
+        Self {
+            faults,
+            shortfalls,
+            clock_steps,
+            limits,
+            batches,
+            round_trips,
+            replication_rounds,
+            confirmations,
+            masters: MasterMetrics::new(registry),
+        }
+    }
+}
+
+impl MasterMetrics {
+    fn new(registry: &Registry) -> Self {
         let changes = Counters::new(
             registry,
             "leasehold_master_changes_total",
@@ -166,14 +188,6 @@ impl RedisMetrics {
         .expect(VALID);
         register(registry, pause.clone());
         Self {
-            faults,
-            shortfalls,
-            clock_steps,
-            limits,
-            batches,
-            round_trips,
-            replication_rounds,
-            confirmations,
             changes,
             failovers,
             losses,
@@ -181,7 +195,9 @@ impl RedisMetrics {
             pause,
         }
     }
+}
 
+impl RedisMetrics {
     /// Records an answered batch.
     pub(crate) fn batch(&self, operations: usize, took: Duration) {
         self.batches
@@ -201,18 +217,18 @@ impl RedisMetrics {
 
     /// Records a change of the master, and how long the server had no usable master before it.
     pub(crate) fn master_changed(&self, change: MasterChange, away: Duration) {
-        self.changes.count(change);
-        self.failovers.observe(away.as_secs_f64());
+        self.masters.changes.count(change);
+        self.masters.failovers.observe(away.as_secs_f64());
     }
 
     /// Records lost writes, and a loss if leases may be among them.
     pub(crate) fn lost(&self, leases: bool, writes: u64) {
-        self.losses.inc_by(leases.into());
-        self.lost_writes.inc_by(writes);
+        self.masters.losses.inc_by(leases.into());
+        self.masters.lost_writes.inc_by(writes);
     }
 
     /// Sets for how long new grants pause.
     pub(crate) fn paused(&self, pause: Duration) {
-        self.pause.set(pause.as_secs_f64());
+        self.masters.pause.set(pause.as_secs_f64());
     }
 }

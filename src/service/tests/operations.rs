@@ -39,10 +39,9 @@ async fn free_lock_is_granted_and_a_held_one_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn operations_are_counted_by_how_they_end() {
+async fn renewals_and_releases_are_counted_by_how_they_end() {
     let scene = Scene::new();
-    let lease = scene.granted("a").await;
-    let (id, token) = (lease.lease_id, lease.info.fencing_token);
+    let id = scene.granted("a").await.lease_id;
     let renewed = scene.service.renew(key("a"), id, None).await;
     assert!(matches!(
         renewed,
@@ -61,9 +60,7 @@ async fn operations_are_counted_by_how_they_end() {
     );
     let repeated = scene.service.release(key("a"), id).await;
     assert_eq!(repeated, Ok(EndOutcome::Ended { held_for: None }));
-    let over = scene.service.break_lease(key("a"), token).await;
-    assert_eq!(over, Ok(EndOutcome::Ended { held_for: None }));
-    let other = scene.granted("a").await;
+    scene.granted("a").await;
     let lost = scene.service.renew(key("a"), id, None).await;
     assert!(matches!(
         lost,
@@ -72,6 +69,30 @@ async fn operations_are_counted_by_how_they_end() {
             ..
         })
     ));
+    for (series, count) in [
+        ("leasehold_renewals_total{outcome=\"renewed\"}", "1"),
+        ("leasehold_renewals_total{outcome=\"held_by_other\"}", "1"),
+        ("leasehold_releases_total{outcome=\"released\"}", "1"),
+        ("leasehold_releases_total{outcome=\"repeated\"}", "1"),
+        (
+            "leasehold_lease_hold_seconds_sum{ended_by=\"release\"}",
+            "0.5",
+        ),
+    ] {
+        assert_eq!(scene.metric(series), count, "{series}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn breaks_are_counted_by_how_they_end() {
+    let scene = Scene::new();
+    let lease = scene.granted("a").await;
+    let token = lease.info.fencing_token;
+    let released = scene.service.release(key("a"), lease.lease_id).await;
+    assert!(released.is_ok());
+    let over = scene.service.break_lease(key("a"), token).await;
+    assert_eq!(over, Ok(EndOutcome::Ended { held_for: None }));
+    let other = scene.granted("a").await;
     let lost = scene.service.break_lease(key("a"), token).await;
     assert_eq!(lost, Ok(EndOutcome::Lost(Loss::HeldByOther)));
     let broken = scene
@@ -85,17 +106,9 @@ async fn operations_are_counted_by_how_they_end() {
         })
     );
     for (series, count) in [
-        ("leasehold_renewals_total{outcome=\"renewed\"}", "1"),
-        ("leasehold_renewals_total{outcome=\"held_by_other\"}", "1"),
-        ("leasehold_releases_total{outcome=\"released\"}", "1"),
-        ("leasehold_releases_total{outcome=\"repeated\"}", "1"),
         ("leasehold_breaks_total{outcome=\"already_over\"}", "1"),
         ("leasehold_breaks_total{outcome=\"held_by_other\"}", "1"),
         ("leasehold_breaks_total{outcome=\"broken\"}", "1"),
-        (
-            "leasehold_lease_hold_seconds_sum{ended_by=\"release\"}",
-            "0.5",
-        ),
         (
             "leasehold_lease_hold_seconds_count{ended_by=\"break\"}",
             "1",

@@ -99,8 +99,8 @@ async fn waiter_whose_client_is_gone_leaves_the_queue() {
     assert_eq!(scene.service.waiters(), (0, 100));
 }
 
-#[tokio::test(start_paused = true)]
-async fn rollback_is_retried_for_ten_seconds() {
+/// A request for `a` whose outcome is unknown, while each rollback fails.
+async fn unknown_grant_with_failing_rollbacks() -> Scene {
     let scene = Scene::new();
     let failing = (0..100).map(|_| unavailable(UNKNOWN));
     scene
@@ -111,6 +111,12 @@ async fn rollback_is_retried_for_ten_seconds() {
         .extend(failing);
     scene.faults([Fault::Unanswered(ms(0))]);
     assert_eq!(outcome(scene.ask("a", request()).await), UNKNOWN);
+    scene
+}
+
+#[tokio::test(start_paused = true)]
+async fn rollback_is_retried_for_ten_seconds() {
+    let scene = unknown_grant_with_failing_rollbacks().await;
     sleep(ms(60_000)).await;
     let calls = scene.store.calls();
     assert_eq!(
@@ -124,16 +130,7 @@ async fn rollback_is_retried_for_ten_seconds() {
 /// The TTL ends the lease then.
 #[tokio::test(start_paused = true)]
 async fn drain_ends_the_retries_of_a_rollback() {
-    let scene = Scene::new();
-    let failing = (0..100).map(|_| unavailable(UNKNOWN));
-    scene
-        .store
-        .rollbacks
-        .lock()
-        .expect("the faults")
-        .extend(failing);
-    scene.faults([Fault::Unanswered(ms(0))]);
-    assert_eq!(outcome(scene.ask("a", request()).await), UNKNOWN);
+    let scene = unknown_grant_with_failing_rollbacks().await;
     sleep(ms(300)).await;
     let begun = Instant::now();
     scene.service.close().await;
