@@ -175,15 +175,14 @@ impl Settings {
 
     fn max_connections(&self) -> Result<usize, ConfigError> {
         let wanted = self.max_connections;
-        let room =
-            descriptors::room_for_clients(wanted, self.redis_pool_size, self.sentinels.len());
+        let allowed = descriptors::max_clients(wanted, self.redis_pool_size, self.sentinels.len());
         match wanted {
             Some(0) => wrong("LEASEHOLD_MAX_CONNECTIONS must be at least 1"),
-            Some(wanted) if wanted > room => wrong(format!(
-                "LEASEHOLD_MAX_CONNECTIONS is {wanted}, but the limit of open files allows only {room} connections: raise that \
+            Some(wanted) if wanted > allowed => wrong(format!(
+                "LEASEHOLD_MAX_CONNECTIONS is {wanted}, but the limit of open files allows only {allowed} connections: raise that \
                  limit (ulimit -n), or lower the setting"
             )),
-            wanted => Ok(wanted.unwrap_or(room)),
+            wanted => Ok(wanted.unwrap_or(allowed)),
         }
     }
 

@@ -177,7 +177,7 @@ fn at_capacity_new_requests_are_refused_and_health_checks_answered() {
     assert_eq!(server.readiness().status, 200);
     // A waiter that disconnects frees a connection.
     waiters.pop();
-    eventually(SLACK, "a place", || {
+    eventually(SLACK, "a free connection", || {
         server.api().acquire("free", None).status != 503
     });
     let hits = server.metric("leasehold_limits_hit_total{limit=\"connections\"}");

@@ -76,7 +76,7 @@ fn unread_log_blocks_nothing_and_lost_lines_are_counted() {
     let times = MAX_UNWRITTEN_LINES + 2 * IN_PIPES;
     ask(&server, times);
     let lost = server.metric(LOST).expect("a number");
-    assert!(lost > 0, "{times} lines found room");
+    assert!(lost > 0, "none of {times} lines was dropped");
     // The log continues as soon as it is read, and each line is either present or counted as lost.
     server.read_log();
     eventually(LIMIT, "the lines that were not lost", || {

@@ -233,7 +233,7 @@ fn network_that_swallows_everything_is_noticed() {
     works(&server);
 }
 
-/// A reason that names the timeout, while the server is in service but degraded.
+/// Waits for a reason that names the setting of the address. The server stays in service, degraded.
 fn says_while_it_hangs(server: &Leasehold) {
     let reason = super::reason_with(server, 200, &["LEASEHOLD_REDIS_URL"]);
     let readiness = super::readyz(server).json();

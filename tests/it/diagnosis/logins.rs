@@ -152,10 +152,10 @@ fn data_nodes_and_sentinels_have_users_and_passwords_of_their_own() {
         |list: String| list.matches("user=watcher").count() + list.matches("user=app").count();
     assert!(
         users(set.sentinel(0).cli(&["CLIENT", "LIST"])) > 0,
-        "nobody logged in to the Sentinel"
+        "no client is logged in to the Sentinel"
     );
     assert!(
         users(set.nodes()[0].cli(&["CLIENT", "LIST"])) > 0,
-        "nobody logged in to Redis"
+        "no client is logged in to Redis"
     );
 }
