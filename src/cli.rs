@@ -13,13 +13,13 @@ use crate::{client, http, server, telemetry};
 /// How long a health check waits for its answer.
 const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long threads may take to end once all is done.
+/// How long the runtime waits for its threads at the exit.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The exit code for settings or arguments that are wrong, as shells expect it.
+/// The exit code for wrong settings or arguments, as is usual for commands.
 const USAGE: u8 = 2;
 
-/// A lock service over HTTP: leases with fencing tokens, kept in Redis Sentinel.
+/// A lock service over HTTP: leases with fencing tokens, kept in Redis behind Sentinel.
 #[derive(Parser)]
 #[command(
     name = "leasehold",
@@ -36,13 +36,13 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve (the same as no command)
+    /// Run the server (the default)
     Serve(Box<ServeArguments>),
     /// Print the OpenAPI document
     Openapi,
-    /// Ask a server whether it is ready; exit with 0 if so, with 1 if not
+    /// Check whether a server is ready: exit code 0 if it is, 1 if it is not
     Healthcheck {
-        /// Where the server listens; by default where LEASEHOLD_LISTEN says
+        /// Base URL of the server [default: the address in LEASEHOLD_LISTEN]
         #[arg(long, value_name = "URL")]
         url: Option<String>,
     },
@@ -54,13 +54,13 @@ struct ServeArguments {
     settings: Settings,
 }
 
-/// The command line as clap knows it; its arguments name every setting.
+/// The definition of the command line. Its arguments name every setting.
 #[must_use]
 pub fn command() -> clap::Command {
     Cli::command()
 }
 
-/// Does what the command line says, and returns the exit code of the process.
+/// Runs the command of the command line, and returns the exit code of the process.
 #[must_use]
 pub fn run() -> ExitCode {
     let command = command();
@@ -81,7 +81,7 @@ pub fn run() -> ExitCode {
         None => serve(cli.settings, &known),
         Some(Command::Serve(arguments)) => serve(arguments.settings, &known),
         Some(Command::Openapi) => {
-            // The reader may close the pipe early, as `head` does: that is no failure.
+            // The reader may close the pipe early, as `head` does. That is not a failure.
             let _written = std::io::stdout().write_all(http::openapi().as_bytes());
             ExitCode::SUCCESS
         }
@@ -142,7 +142,7 @@ fn runtime() -> tokio::runtime::Runtime {
         .expect("the system gives threads")
 }
 
-/// One line, not a page: whoever reads it looks at a log.
+/// Prints clap's message as one line, because it usually ends up in a log.
 fn refuse_arguments(error: &clap::Error) -> ExitCode {
     if error.use_stderr() {
         let text = error.render().to_string();

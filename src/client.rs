@@ -21,7 +21,7 @@ pub enum ClientError {
     #[error("{0:?} is not http://host:port")]
     Address(String),
     /// The server is unreachable, or does not answer with HTTP.
-    #[error("the server cannot be reached: {0}")]
+    #[error("cannot reach the server: {0}")]
     Transport(String),
 }
 

@@ -2,11 +2,11 @@
 //!
 //! # Architecture
 //!
-//! Imports point down only; a test holds that.
+//! Modules import only modules below them; a test checks this.
 //!
 //! ```text
 //! cli        the command line
-//! server     builds the service out of the configuration, serves, drains
+//! server     builds the service from the configuration, serves, drains
 //! config     settings from flags and variables, validated once
 //! client     a small HTTP client (health check)
 //! http       routes, extractors, problems, documentation
@@ -15,7 +15,7 @@
 //! lock       keys, leases and the rules: pure, no HTTP, no Redis, no clock
 //! telemetry  logs, and the metrics that all of the above count
 //! random     random bits
-//! secret     texts that no log shows
+//! secret     texts that the log never shows
 //! ```
 //!
 //! A request becomes a typed request in [`http`], is carried out by a [`service::LockService`] against

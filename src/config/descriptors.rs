@@ -8,8 +8,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// Reserved for the program itself, for health checks beyond the limit, and for closing connections.
 const OWN: usize = 32;
 
-/// Connections to Redis outside the pool: subscription, confirmation, listing and discovery. [`room`] counts them and
-/// the pool twice, because connections to the old and the new master coexist during a failover.
+/// Connections to Redis outside the pool: subscription, confirmation, listing and discovery. They count twice, as does
+/// the pool, because connections to the old and the new master coexist during a failover.
 const REDIS_BESIDES_POOL: usize = 4;
 
 /// Descriptors for each Sentinel. The server assumes at least five Sentinels, because it discovers the unlisted ones.
@@ -24,27 +24,27 @@ const MOST: usize = 1 << 20;
 
 /// The number of client connections that the limit of open files allows. If the operator wants more, the server first
 /// raises its limit as far as the system permits.
-pub(super) fn room_for_clients(wanted: Option<usize>, pool_size: usize, sentinels: usize) -> usize {
+pub(super) fn max_clients(wanted: Option<usize>, pool_size: usize, sentinels: usize) -> usize {
     let limits = getrlimit(Resource::Nofile);
-    let room_in = |limit: Option<u64>| {
+    let allowed_by = |limit: Option<u64>| {
         let limit = limit.and_then(|limit| usize::try_from(limit).ok());
-        room(limit.unwrap_or(MOST).min(MOST), pool_size, sentinels)
+        connections_for_clients(limit.unwrap_or(MOST).min(MOST), pool_size, sentinels)
     };
-    let has_room = room_in(limits.current);
-    if wanted.is_none_or(|wanted| wanted <= has_room) {
-        return has_room;
+    let allowed = allowed_by(limits.current);
+    if wanted.is_none_or(|wanted| wanted <= allowed) {
+        return allowed;
     }
     let raised = Rlimit {
         current: limits.maximum,
         maximum: limits.maximum,
     };
     match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => room_in(limits.maximum),
-        Err(_) => has_room,
+        Ok(()) => allowed_by(limits.maximum),
+        Err(_) => allowed,
     }
 }
 
-fn room(limit: usize, pool_size: usize, sentinels: usize) -> usize {
+fn connections_for_clients(limit: usize, pool_size: usize, sentinels: usize) -> usize {
     let redis = 2 * (pool_size + REDIS_BESIDES_POOL) + PER_SENTINEL * sentinels.max(SENTINELS);
     limit
         .saturating_sub(OWN + redis)
@@ -54,13 +54,13 @@ fn room(limit: usize, pool_size: usize, sentinels: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::room;
+    use super::connections_for_clients;
 
     #[test]
     fn clients_have_what_the_reserve_leaves_and_a_quarter_where_that_is_little() {
-        assert_eq!(room(1024, 4, 3), 1024 - 32 - 16 - 10);
-        assert_eq!(room(1024, 64, 3), 1024 - 32 - 136 - 10);
-        assert_eq!(room(48, 4, 3), 12);
-        assert_eq!(room(0, 4, 0), 1);
+        assert_eq!(connections_for_clients(1024, 4, 3), 1024 - 32 - 16 - 10);
+        assert_eq!(connections_for_clients(1024, 64, 3), 1024 - 32 - 136 - 10);
+        assert_eq!(connections_for_clients(48, 4, 3), 12);
+        assert_eq!(connections_for_clients(0, 4, 0), 1);
     }
 }

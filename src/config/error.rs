@@ -22,7 +22,7 @@ pub(super) fn bounded_ms(
         Ok(Duration::from_millis(ms))
     } else {
         wrong(format!(
-            "{name} must be from {} to {}",
+            "{name} is {ms}, but must be from {} to {} (milliseconds)",
             bounds.start(),
             bounds.end()
         ))

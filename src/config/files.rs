@@ -12,7 +12,11 @@ pub(super) fn secret(
     file: Option<&Path>,
 ) -> Result<Option<Secret>, ConfigError> {
     let text = match (value, file) {
-        (Some(_), Some(_)) => return wrong(format!("{name} and {name}_FILE are both set")),
+        (Some(_), Some(_)) => {
+            return wrong(format!(
+                "{name} and {name}_FILE are both set: remove one of them"
+            ));
+        }
         (None, None) => return Ok(None),
         (Some(value), None) => value.clone(),
         (None, Some(path)) => std::fs::read_to_string(path)
@@ -26,7 +30,7 @@ pub(super) fn secret(
             .to_owned(),
     };
     if text.is_empty() {
-        return wrong(format!("{name} is empty"));
+        return wrong(format!("{name} is empty: set a value, or remove it"));
     }
     Ok(Some(Secret::new(text)))
 }
@@ -47,7 +51,7 @@ pub(super) fn read_pem(name: &str, path: &Path, label: &str) -> Result<Vec<u8>, 
 
 pub(super) fn not_pem(name: &str, path: &Path, label: &str) -> ConfigError {
     ConfigError(format!(
-        "{name}: {} holds no {label} in PEM",
+        "{name}: {} contains no {label} in PEM format",
         path.display()
     ))
 }

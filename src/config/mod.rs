@@ -128,7 +128,7 @@ impl Settings {
         )?;
         if self.max_waiters_per_key == 0 || self.max_waiters == 0 {
             return wrong(
-                "LEASEHOLD_MAX_WAITERS and LEASEHOLD_MAX_WAITERS_PER_KEY must be at least 1 (set LEASEHOLD_MAX_WAIT_MS to 0 for no waiting)",
+                "LEASEHOLD_MAX_WAITERS and LEASEHOLD_MAX_WAITERS_PER_KEY must be at least 1 (to forbid waiting, set LEASEHOLD_MAX_WAIT_MS to 0)",
             );
         }
         Ok(Limits { max_ttl, max_wait })
@@ -153,21 +153,21 @@ impl Settings {
             let visible = |token: &Secret| token.expose().bytes().all(|b| b.is_ascii_graphic());
             if !token.as_ref().is_none_or(visible) {
                 return wrong(format!(
-                    "{name} must be visible ASCII characters: no other can be sent in a header"
+                    "{name} has a character that clients cannot send in a header: use visible ASCII characters only"
                 ));
             }
             if let Some(token) = token
                 && token.expose().len() < MIN_TOKEN_BYTES
             {
                 return wrong(format!(
-                    "{name} has {} characters and must have at least {MIN_TOKEN_BYTES}, such as `openssl rand -hex 32` prints",
+                    "{name} has {} characters, but must have at least {MIN_TOKEN_BYTES}: create one with `openssl rand -hex 32`",
                     token.expose().len()
                 ));
             }
         }
         if token.is_some() && token == break_token {
             return wrong(
-                "LEASEHOLD_TOKEN and LEASEHOLD_BREAK_TOKEN are the same, so that everybody could break leases",
+                "LEASEHOLD_TOKEN and LEASEHOLD_BREAK_TOKEN are equal, so every client could break leases: use two different tokens",
             );
         }
         Ok((token, break_token))
@@ -175,15 +175,14 @@ impl Settings {
 
     fn max_connections(&self) -> Result<usize, ConfigError> {
         let wanted = self.max_connections;
-        let room =
-            descriptors::room_for_clients(wanted, self.redis_pool_size, self.sentinels.len());
+        let allowed = descriptors::max_clients(wanted, self.redis_pool_size, self.sentinels.len());
         match wanted {
             Some(0) => wrong("LEASEHOLD_MAX_CONNECTIONS must be at least 1"),
-            Some(wanted) if wanted > room => wrong(format!(
-                "LEASEHOLD_MAX_CONNECTIONS is {wanted}, and the limit of open files leaves room for {room} connections: raise it \
-                 (ulimit -n), or lower the setting"
+            Some(wanted) if wanted > allowed => wrong(format!(
+                "LEASEHOLD_MAX_CONNECTIONS is {wanted}, but the limit of open files allows only {allowed} connections: raise that \
+                 limit (ulimit -n), or lower the setting"
             )),
-            wanted => Ok(wanted.unwrap_or(room)),
+            wanted => Ok(wanted.unwrap_or(allowed)),
         }
     }
 
@@ -195,20 +194,21 @@ impl Settings {
                 "LEASEHOLD_STORE is memory, but LEASEHOLD_REDIS_URL or LEASEHOLD_SENTINELS names a Redis: remove one of them",
             ),
             (Some(StoreKind::Redis), false) => wrong(
-                "LEASEHOLD_STORE is redis, but neither LEASEHOLD_REDIS_URL nor LEASEHOLD_SENTINELS says where",
+                "LEASEHOLD_STORE is redis, but LEASEHOLD_REDIS_URL and LEASEHOLD_SENTINELS are not set: set one of them",
             ),
             (_, true) => self
                 .redis(sentinel)
                 .map(|options| StoreConfig::Redis(Box::new(options))),
             (_, false) if self.names_redis_detail().is_some() => wrong(format!(
-                "{} is set, but neither LEASEHOLD_REDIS_URL nor LEASEHOLD_SENTINELS: locks would be kept in memory",
+                "{} is set, but LEASEHOLD_REDIS_URL and LEASEHOLD_SENTINELS are not, and locks would be kept in memory: set one \
+                 of the two",
                 self.names_redis_detail().unwrap_or_default()
             )),
             (Some(StoreKind::Memory), false) => Ok(StoreConfig::Memory),
             (None, false) if self.listen.ip().is_loopback() => Ok(StoreConfig::Memory),
             (None, false) => wrong(format!(
-                "no Redis is named (LEASEHOLD_SENTINELS or LEASEHOLD_REDIS_URL) and {} is not a loopback address: several \
-                 servers with a memory each would grant the same lock; set LEASEHOLD_STORE=memory if this is the only one",
+                "no Redis is configured, and {} is not a loopback address: set LEASEHOLD_SENTINELS or LEASEHOLD_REDIS_URL, or \
+                 LEASEHOLD_STORE=memory if this is the only server (several servers in memory would grant the same lock)",
                 self.listen
             )),
         }

@@ -45,7 +45,7 @@ impl Settings {
     pub(super) fn redis(&self, sentinel: bool) -> Result<RedisOptions, ConfigError> {
         if sentinel && self.redis_url.is_some() {
             return wrong(
-                "LEASEHOLD_REDIS_URL and LEASEHOLD_SENTINELS are both set: name one Redis, or the Sentinels",
+                "LEASEHOLD_REDIS_URL and LEASEHOLD_SENTINELS are both set: remove one of them",
             );
         }
         if !sentinel {
@@ -80,7 +80,7 @@ impl Settings {
                 if self.redis_db.is_some() && parsed.db.is_some_and(|db| Some(db) != self.redis_db)
                 {
                     return wrong(
-                        "LEASEHOLD_REDIS_DB and the database in LEASEHOLD_REDIS_URL are different",
+                        "LEASEHOLD_REDIS_DB and the database in LEASEHOLD_REDIS_URL are different: remove one of them",
                     );
                 }
                 db = db.or(parsed.db);
@@ -104,7 +104,8 @@ impl Settings {
         if !POOL_SIZES.contains(&self.redis_pool_size) {
             let (least, most) = POOL_SIZES.into_inner();
             return wrong(format!(
-                "LEASEHOLD_REDIS_POOL_SIZE must be from {least} to {most}"
+                "LEASEHOLD_REDIS_POOL_SIZE is {}, but must be from {least} to {most}",
+                self.redis_pool_size
             ));
         }
         Ok(RedisOptions {
@@ -155,7 +156,7 @@ impl Settings {
         let mut set = self.sentinel_details().into_iter();
         match set.find(|(is_set, _)| *is_set) {
             Some((_, name)) => wrong(format!(
-                "{name} is set, but LEASEHOLD_SENTINELS names no Sentinel"
+                "{name} is set, but LEASEHOLD_SENTINELS is not: set it, or remove {name}"
             )),
             None => Ok(()),
         }
@@ -164,9 +165,9 @@ impl Settings {
     /// Decides on TLS, and refuses a setting that would switch off the TLS of the URL.
     fn agree_on_tls(&self, in_url: bool) -> Result<bool, ConfigError> {
         match (self.redis_tls, in_url) {
-            (Some(false), true) => {
-                wrong("LEASEHOLD_REDIS_TLS is false, but LEASEHOLD_REDIS_URL is rediss://")
-            }
+            (Some(false), true) => wrong(
+                "LEASEHOLD_REDIS_TLS is false, but LEASEHOLD_REDIS_URL begins with rediss:// (TLS): change one of them",
+            ),
             (setting, in_url) => Ok(in_url || setting.unwrap_or(false)),
         }
     }
@@ -176,7 +177,7 @@ impl Settings {
             // The error does not show the text, because it may contain a password.
             Address::parse(text.trim(), DEFAULT_SENTINEL_PORT).ok_or_else(|| {
                 ConfigError(
-                    "LEASEHOLD_SENTINELS is not host:port, or a list of these separated by commas"
+                    "LEASEHOLD_SENTINELS must be host:port, or several of them separated by commas"
                         .to_owned(),
                 )
             })
@@ -198,7 +199,9 @@ impl Settings {
             .clone()
             .unwrap_or_else(|| "mymaster".to_owned());
         if master.is_empty() || master.chars().any(|c| c.is_control() || c == ' ') {
-            return wrong("LEASEHOLD_SENTINEL_MASTER is not the name of a master set");
+            return wrong(format!(
+                "LEASEHOLD_SENTINEL_MASTER is {master:?}, but a name must not be empty or contain spaces"
+            ));
         }
         Ok(Discovery::Sentinel {
             sentinels,
@@ -213,7 +216,7 @@ impl Settings {
             || self.tls_key_file.is_some();
         if files && !data_tls && !self.sentinel_tls.unwrap_or(false) {
             return wrong(
-                "LEASEHOLD_TLS_*_FILE is set, but TLS is off: set LEASEHOLD_REDIS_TLS or LEASEHOLD_SENTINEL_TLS",
+                "a LEASEHOLD_TLS_*_FILE is set, but TLS is off: set LEASEHOLD_REDIS_TLS or LEASEHOLD_SENTINEL_TLS",
             );
         }
         Ok(())
@@ -235,7 +238,9 @@ impl Settings {
             }
             (None, None) => None,
             _ => {
-                return wrong("LEASEHOLD_TLS_CERT_FILE and LEASEHOLD_TLS_KEY_FILE go together");
+                return wrong(
+                    "LEASEHOLD_TLS_CERT_FILE and LEASEHOLD_TLS_KEY_FILE must be set together",
+                );
             }
         };
         let ca = self
@@ -266,9 +271,11 @@ impl Settings {
 /// Refuses a user without a password: without one the server would silently log in as the default user.
 fn refuse_user_without_password(endpoint: &Endpoint, setting: &str) -> Result<(), ConfigError> {
     match (&endpoint.username, &endpoint.password) {
-        (Some(username), _) if username.is_empty() => wrong(format!("{setting}_USERNAME is empty")),
+        (Some(username), _) if username.is_empty() => wrong(format!(
+            "{setting}_USERNAME is empty: set a name, or remove it"
+        )),
         (Some(_), None) => wrong(format!(
-            "{setting}_USERNAME is set, but no {setting}_PASSWORD"
+            "{setting}_USERNAME is set, but {setting}_PASSWORD is not: set it, or {setting}_PASSWORD_FILE"
         )),
         _ => Ok(()),
     }
@@ -277,7 +284,7 @@ fn refuse_user_without_password(endpoint: &Endpoint, setting: &str) -> Result<()
 fn merge<T>(setting: &mut Option<T>, in_url: Option<T>, name: &str) -> Result<(), ConfigError> {
     match (&setting, in_url) {
         (Some(_), Some(_)) => wrong(format!(
-            "{name} is set, and LEASEHOLD_REDIS_URL has one too: remove one of them"
+            "{name} is set, and LEASEHOLD_REDIS_URL contains the same setting: remove one of them"
         )),
         (None, given) => {
             *setting = given;
@@ -291,7 +298,7 @@ fn check_prefix(prefix: &str) -> Result<String, ConfigError> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || PREFIX_PUNCTUATION.contains(c);
     if prefix.is_empty() || prefix.len() > MAX_PREFIX_BYTES || !prefix.chars().all(allowed) {
         return wrong(format!(
-            "LEASEHOLD_KEY_PREFIX must be 1 to {MAX_PREFIX_BYTES} of A-Z a-z 0-9 {PREFIX_PUNCTUATION}"
+            "LEASEHOLD_KEY_PREFIX must have 1 to {MAX_PREFIX_BYTES} characters of A-Z a-z 0-9 {PREFIX_PUNCTUATION}"
         ));
     }
     Ok(prefix.to_owned())

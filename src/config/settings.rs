@@ -20,10 +20,10 @@ pub struct Settings {
         value_name = "IP:PORT"
     )]
     pub(super) listen: SocketAddr,
-    /// Where locks are kept; by default what the other settings imply
+    /// Store of the locks [default: redis if a Redis is configured, else memory on a loopback address]
     #[arg(long, env = "LEASEHOLD_STORE")]
     pub(super) store: Option<StoreKind>,
-    /// One Redis, direct: redis:// or rediss://[user[:password]@]host[:port][/db]
+    /// One Redis without Sentinel: redis:// or rediss://[user[:password]@]host[:port][/db]
     #[arg(
         long,
         env = "LEASEHOLD_REDIS_URL",
@@ -31,7 +31,7 @@ pub struct Settings {
         value_name = "URL"
     )]
     pub(super) redis_url: Option<String>,
-    /// The Redis Sentinels; the others of the set are found through them
+    /// Addresses of Redis Sentinels; the server discovers the other Sentinels of the set
     #[arg(
         long,
         env = "LEASEHOLD_SENTINELS",
@@ -39,13 +39,13 @@ pub struct Settings {
         value_name = "HOST[:PORT],…"
     )]
     pub(super) sentinels: Vec<String>,
-    /// The master set that the Sentinels watch [default: mymaster]
+    /// Name of the master set that the Sentinels monitor [default: mymaster]
     #[arg(long, env = "LEASEHOLD_SENTINEL_MASTER", value_name = "NAME")]
     pub(super) sentinel_master: Option<String>,
-    /// ACL user on the data nodes
+    /// ACL user for the data nodes (master and replicas)
     #[arg(long, env = "LEASEHOLD_REDIS_USERNAME", value_name = "USER")]
     pub(super) redis_username: Option<String>,
-    /// Password of the data nodes
+    /// Password for the data nodes
     #[arg(
         long,
         env = "LEASEHOLD_REDIS_PASSWORD",
@@ -53,16 +53,16 @@ pub struct Settings {
         value_name = "SECRET"
     )]
     pub(super) redis_password: Option<String>,
-    /// File with the password of the data nodes
+    /// File that contains the password for the data nodes
     #[arg(long, env = "LEASEHOLD_REDIS_PASSWORD_FILE", value_name = "FILE")]
     pub(super) redis_password_file: Option<PathBuf>,
     /// Database number on the data nodes [default: 0]
     #[arg(long, env = "LEASEHOLD_REDIS_DB", value_name = "NUMBER", value_parser = clap::value_parser!(u16))]
     pub(super) redis_db: Option<u16>,
-    /// ACL user on the Sentinels
+    /// ACL user for the Sentinels
     #[arg(long, env = "LEASEHOLD_SENTINEL_USERNAME", value_name = "USER")]
     pub(super) sentinel_username: Option<String>,
-    /// Password of the Sentinels
+    /// Password for the Sentinels
     #[arg(
         long,
         env = "LEASEHOLD_SENTINEL_PASSWORD",
@@ -70,27 +70,27 @@ pub struct Settings {
         value_name = "SECRET"
     )]
     pub(super) sentinel_password: Option<String>,
-    /// File with the password of the Sentinels
+    /// File that contains the password for the Sentinels
     #[arg(long, env = "LEASEHOLD_SENTINEL_PASSWORD_FILE", value_name = "FILE")]
     pub(super) sentinel_password_file: Option<PathBuf>,
-    /// TLS towards the data nodes; rediss:// implies it
+    /// Use TLS for connections to the data nodes; rediss:// implies it
     #[arg(long, env = "LEASEHOLD_REDIS_TLS", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true",
         value_parser = BoolishValueParser::new())]
     pub(super) redis_tls: Option<bool>,
-    /// TLS towards the Sentinels
+    /// Use TLS for connections to the Sentinels
     #[arg(long, env = "LEASEHOLD_SENTINEL_TLS", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true",
         value_parser = BoolishValueParser::new())]
     pub(super) sentinel_tls: Option<bool>,
-    /// Authority that signed the servers' certificates, in PEM; the system's by default
+    /// Authority that signed the certificates of Redis, in PEM format [default: the authorities of the system]
     #[arg(long, env = "LEASEHOLD_TLS_CA_FILE", value_name = "FILE")]
     pub(super) tls_ca_file: Option<PathBuf>,
-    /// Client certificate, in PEM
+    /// Client certificate for Redis, in PEM format
     #[arg(long, env = "LEASEHOLD_TLS_CERT_FILE", value_name = "FILE")]
     pub(super) tls_cert_file: Option<PathBuf>,
-    /// Key of the client certificate, in PEM
+    /// Private key of the client certificate, in PEM format
     #[arg(long, env = "LEASEHOLD_TLS_KEY_FILE", value_name = "FILE")]
     pub(super) tls_key_file: Option<PathBuf>,
-    /// Connections to Redis
+    /// Connections to Redis for operations on locks, 1 to 64
     #[arg(
         long,
         env = "LEASEHOLD_REDIS_POOL_SIZE",
@@ -98,7 +98,7 @@ pub struct Settings {
         value_name = "NUMBER"
     )]
     pub(super) redis_pool_size: usize,
-    /// How long a connection to Redis may take to stand
+    /// Timeout for opening a connection to Redis, 10 to 60000 ms
     #[arg(
         long,
         env = "LEASEHOLD_REDIS_CONNECT_TIMEOUT_MS",
@@ -106,7 +106,7 @@ pub struct Settings {
         value_name = "MS"
     )]
     pub(super) redis_connect_timeout_ms: u64,
-    /// How long Redis may take to answer
+    /// Timeout for a reply of Redis, 10 to 60000 ms
     #[arg(
         long,
         env = "LEASEHOLD_REDIS_RESPONSE_TIMEOUT_MS",
@@ -114,10 +114,10 @@ pub struct Settings {
         value_name = "MS"
     )]
     pub(super) redis_response_timeout_ms: u64,
-    /// Replicas that must confirm a grant or renewal: auto (all online ones, at least one under Sentinel) or a number
+    /// Replicas that must confirm a grant or renewal: auto (all online replicas, with Sentinel at least one), or 0 to 16
     #[arg(long, env = "LEASEHOLD_REPLICA_ACKS", default_value = "auto", value_parser = parse_acks, value_name = "auto|NUMBER")]
     pub(super) replica_acks: ReplicaAcks,
-    /// Begins the name of every key in Redis
+    /// Prefix of all keys and channels in Redis
     #[arg(
         long,
         env = "LEASEHOLD_KEY_PREFIX",
@@ -125,7 +125,7 @@ pub struct Settings {
         value_name = "TEXT"
     )]
     pub(super) key_prefix: String,
-    /// The longest TTL of a lease
+    /// Longest TTL that a client can request, 1000 ms to one week
     #[arg(
         long,
         env = "LEASEHOLD_MAX_TTL_MS",
@@ -133,7 +133,7 @@ pub struct Settings {
         value_name = "MS"
     )]
     pub(super) max_ttl_ms: u64,
-    /// The longest wait for a lock
+    /// Longest wait that a client can request, 0 (no waiting) to one week
     #[arg(
         long,
         env = "LEASEHOLD_MAX_WAIT_MS",
@@ -141,7 +141,7 @@ pub struct Settings {
         value_name = "MS"
     )]
     pub(super) max_wait_ms: u64,
-    /// How far the data nodes' clocks may be apart
+    /// Largest allowed difference between the clocks of the data nodes, 1 ms to one week
     #[arg(
         long,
         env = "LEASEHOLD_MAX_CLOCK_SKEW_MS",
@@ -149,10 +149,10 @@ pub struct Settings {
         value_name = "MS"
     )]
     pub(super) max_clock_skew_ms: u64,
-    /// How long grants may pause after a loss [default: the longest TTL]
+    /// Longest pause of new grants after a loss, 1 ms to one week [default: LEASEHOLD_MAX_TTL_MS]
     #[arg(long, env = "LEASEHOLD_MAX_RECOVERY_MS", value_name = "MS")]
     pub(super) max_recovery_ms: Option<u64>,
-    /// How many requests may wait on this server
+    /// Limit of waiting requests on this server
     #[arg(
         long,
         env = "LEASEHOLD_MAX_WAITERS",
@@ -160,7 +160,7 @@ pub struct Settings {
         value_name = "NUMBER"
     )]
     pub(super) max_waiters: usize,
-    /// How many requests may wait for one key
+    /// Limit of waiting requests for one key, over all servers
     #[arg(
         long,
         env = "LEASEHOLD_MAX_WAITERS_PER_KEY",
@@ -168,10 +168,10 @@ pub struct Settings {
         value_name = "NUMBER"
     )]
     pub(super) max_waiters_per_key: usize,
-    /// How many clients may be connected [default: what the limit of open files leaves room for]
+    /// Limit of client connections [default: what the limit of open files allows]
     #[arg(long, env = "LEASEHOLD_MAX_CONNECTIONS", value_name = "NUMBER")]
     pub(super) max_connections: Option<usize>,
-    /// How long the head of a request may take to arrive
+    /// Timeout for the head of a request to arrive, 100 to 600000 ms
     #[arg(
         long,
         env = "LEASEHOLD_HEADER_TIMEOUT_MS",
@@ -179,7 +179,7 @@ pub struct Settings {
         value_name = "MS"
     )]
     pub(super) header_timeout_ms: u64,
-    /// Names that clients may call this server by, besides loopback names [default: on a loopback address none, elsewhere any]
+    /// Host names that requests can address, besides loopback names [default: none on a loopback address, any elsewhere]
     #[arg(
         long,
         env = "LEASEHOLD_ALLOWED_HOSTS",
@@ -187,7 +187,7 @@ pub struct Settings {
         value_name = "HOST,…"
     )]
     pub(super) allowed_hosts: Vec<String>,
-    /// Origins of web pages that may change locks, besides this server's own
+    /// Other origins whose web pages can change locks
     #[arg(
         long,
         env = "LEASEHOLD_ALLOWED_ORIGINS",
@@ -195,7 +195,7 @@ pub struct Settings {
         value_name = "ORIGIN,…"
     )]
     pub(super) allowed_origins: Vec<String>,
-    /// Bearer token that every lock route needs
+    /// Bearer token that all lock routes require
     #[arg(
         long,
         env = "LEASEHOLD_TOKEN",
@@ -203,10 +203,10 @@ pub struct Settings {
         value_name = "SECRET"
     )]
     pub(super) token: Option<String>,
-    /// File with that token
+    /// File that contains the bearer token of all lock routes
     #[arg(long, env = "LEASEHOLD_TOKEN_FILE", value_name = "FILE")]
     pub(super) token_file: Option<PathBuf>,
-    /// Bearer token that breaking a lease needs
+    /// Bearer token that breaking a lease requires
     #[arg(
         long,
         env = "LEASEHOLD_BREAK_TOKEN",
@@ -214,7 +214,7 @@ pub struct Settings {
         value_name = "SECRET"
     )]
     pub(super) break_token: Option<String>,
-    /// File with that token
+    /// File that contains the bearer token for breaking
     #[arg(long, env = "LEASEHOLD_BREAK_TOKEN_FILE", value_name = "FILE")]
     pub(super) break_token_file: Option<PathBuf>,
 }
@@ -222,7 +222,7 @@ pub struct Settings {
 /// The kinds of store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum StoreKind {
-    /// Embedded, in memory; forgets leases on restart.
+    /// In memory; a restart forgets all leases.
     Memory,
     /// Redis, direct or through Sentinel.
     Redis,
@@ -236,6 +236,6 @@ fn parse_acks(text: &str) -> Result<ReplicaAcks, String> {
             .ok()
             .filter(|number| *number <= 16)
             .map(ReplicaAcks::Fixed)
-            .ok_or_else(|| "auto, or a number from 0 to 16".to_owned()),
+            .ok_or_else(|| "must be auto, or a number from 0 to 16".to_owned()),
     }
 }

@@ -15,8 +15,7 @@ pub(super) struct ParsedUrl {
 }
 
 pub(super) fn parse_url(url: &str) -> Result<ParsedUrl, ConfigError> {
-    const FORM: &str =
-        "LEASEHOLD_REDIS_URL must be redis:// or rediss://[user[:password]@]host[:port][/db]";
+    const FORM: &str = "LEASEHOLD_REDIS_URL must have the form redis://[user[:password]@]host[:port][/db], or rediss://… for TLS";
     let Some(rest) = url
         .strip_prefix("redis://")
         .or_else(|| url.strip_prefix("rediss://"))
@@ -36,7 +35,7 @@ pub(super) fn parse_url(url: &str) -> Result<ParsedUrl, ConfigError> {
         } => (host, *port, true),
         ConnectionAddr::TcpTls { .. } => {
             return wrong(
-                "LEASEHOLD_REDIS_URL asks for TLS without verification (#insecure), which protects nothing",
+                "LEASEHOLD_REDIS_URL ends with #insecure, which turns off the verification of certificates: remove it",
             );
         }
         _ => return wrong(FORM),

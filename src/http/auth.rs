@@ -93,9 +93,9 @@ impl Auth {
                 Ok(Principal::Anyone)
             }
             (false, false) => Err(unauthenticated(if shown.is_some() {
-                "the bearer token is not one that this server knows"
+                "this server does not know the bearer token"
             } else {
-                "send Authorization: Bearer and the token"
+                "send the header Authorization: Bearer and the token"
             })),
         }
     }
@@ -108,10 +108,10 @@ impl Auth {
         match principal {
             Principal::Breaker => Ok(()),
             Principal::Anyone if self.break_token.is_none() => Ok(()),
-            Principal::Anyone => Err(unauthenticated("breaking a lease needs the break token")),
+            Principal::Anyone => Err(unauthenticated("breaking a lease requires the break token")),
             Principal::Client => Err(Problem::new(
                 Kind::Forbidden,
-                "breaking a lease needs the break token",
+                "breaking a lease requires the break token",
             )),
         }
     }
@@ -128,7 +128,7 @@ fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     match token {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(Some(token.trim())),
         _ => Err(unauthenticated(
-            "the Authorization header must be one Bearer token",
+            "the header Authorization must contain one Bearer token",
         )),
     }
 }

@@ -66,7 +66,7 @@ impl Browsers {
         }
         Err(Problem::new(
             Kind::MisdirectedRequest,
-            "this server does not answer to the name in Host; LEASEHOLD_ALLOWED_HOSTS adds names to localhost and 127.0.0.1",
+            "this server does not answer to the host name in Host; LEASEHOLD_ALLOWED_HOSTS adds names to localhost and 127.0.0.1",
         ))
     }
 
@@ -78,7 +78,7 @@ impl Browsers {
         }
         Err(Problem::new(
             Kind::Forbidden,
-            "a page of another origin may not change locks; LEASEHOLD_ALLOWED_ORIGINS names those that may",
+            "a page of another origin must not change locks; LEASEHOLD_ALLOWED_ORIGINS permits origins",
         ))
     }
 

@@ -177,7 +177,7 @@ impl<T: DeserializeOwned + Default> FromRequest<App> for Json<T> {
         if parts.headers.contains_key(CONTENT_ENCODING) {
             return Err(Problem::new(
                 Kind::UnsupportedMediaType,
-                "a body with a Content-Encoding is not taken",
+                "send the body without Content-Encoding",
             ));
         }
         let read = read_body(&parts.headers, body);
@@ -219,14 +219,14 @@ fn parse_with_path<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
 }
 
 fn invalid_body(error: &serde_json::Error) -> Problem {
-    Problem::invalid(format!("the body is not what this route takes: {error}"))
+    Problem::invalid(format!("the body is not valid: {error}"))
 }
 
 async fn read_body(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Problem> {
     let too_large = || {
         Problem::new(
             Kind::PayloadTooLarge,
-            format!("the body may have at most {MAX_BODY_BYTES} bytes"),
+            format!("the body must have at most {MAX_BODY_BYTES} bytes"),
         )
     };
     let announced = headers
@@ -239,7 +239,7 @@ async fn read_body(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Problem> 
         Ok(Ok(collected)) => Ok(collected.to_bytes().into()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(_)) => Err(Problem::invalid(
-            "the body broke off or is not framed as HTTP wants it",
+            "the body is incomplete, or its framing is not valid HTTP",
         )),
         Err(_) => {
             let detail = format!("the body must arrive within {} s", BODY_TIMEOUT.as_secs());
@@ -277,6 +277,8 @@ fn single_header<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<&'h st
             text.map(Some)
                 .map_err(|_| Problem::invalid(format!("{name} must be visible ASCII characters")))
         }
-        _ => Err(Problem::invalid(format!("{name} is given twice"))),
+        _ => Err(Problem::invalid(format!(
+            "send the header {name} only once"
+        ))),
     }
 }

@@ -33,7 +33,7 @@ pub(super) fn check(app: &App, route: Route, request: &Request) -> Result<(), Pr
     let at_capacity = request.extensions().get::<AtCapacity>().is_some();
     if at_capacity && !matches!(route, Route::Metrics) {
         return Err(Problem::too_many_connections(
-            "a request is under way on each of as many connections as may be (LEASEHOLD_MAX_CONNECTIONS)",
+            "the limit of connections is reached (LEASEHOLD_MAX_CONNECTIONS), and each has a request in progress",
         ));
     }
     app.browsers.check_host(request)?;
@@ -69,7 +69,7 @@ fn check_framing(request: &Request) -> Result<(), Problem> {
         (Some(host), None) if is_host(host) => {}
         _ => {
             return Err(Problem::invalid(
-                "the request must have exactly one Host header, a host with or without port",
+                "the request must have exactly one header Host, with a host and an optional port",
             ));
         }
     }
@@ -82,8 +82,6 @@ fn check_framing(request: &Request) -> Result<(), Problem> {
     match (codings.next(), codings.next()) {
         (None, _) => Ok(()),
         (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
-        _ => Err(Problem::invalid(
-            "the only Transfer-Encoding that is taken is chunked",
-        )),
+        _ => Err(Problem::invalid("Transfer-Encoding must be chunked")),
     }
 }

@@ -13,7 +13,7 @@ use crate::http::wire::rfc3339;
 use crate::store::contract::{Condition, Health};
 use crate::telemetry::{Leases, Snapshot, StoreCondition};
 
-/// That the server lives.
+/// The liveness of the server.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Liveness {
     /// Always `alive`.
@@ -21,7 +21,7 @@ pub struct Liveness {
     pub status: &'static str,
 }
 
-/// Whether the server takes requests.
+/// The readiness of the server, and the state of its store.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Readiness {
     /// `ready`, `starting` or `draining`.
@@ -30,15 +30,15 @@ pub struct Readiness {
     /// `ok`, `degraded` or `unreached`.
     #[schema(value_type = String)]
     pub store: StoreStatus,
-    /// What is wrong with the store and what to do, if something is.
+    /// What is wrong with the store, and what to do. It is absent if the store is healthy.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub reason: Option<String>,
-    /// What became of the store's master last, if it is not the one that the server began with.
+    /// The last change of the store's master since the server started.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub last_change: Option<StoreChange>,
-    /// What the settings give up of the guarantees, if they do.
+    /// The guarantee that the settings give up. It is absent if they give up none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub accepted_risk: Option<String>,
@@ -47,10 +47,10 @@ pub struct Readiness {
 /// A change of the store's master.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct StoreChange {
-    /// When this server noticed (RFC 3339).
+    /// The moment at which this server noticed the change (RFC 3339).
     #[schema(format = DateTime, example = "2026-01-01T12:00:00.000Z")]
     pub at: String,
-    /// From where to where, for how long there was no master, and what was lost.
+    /// The old and the new master, the time without a master, and the lost writes.
     pub what: String,
 }
 
@@ -80,22 +80,22 @@ pub enum StoreStatus {
 
 /// Liveness
 ///
-/// Whether the process answers. Never asks the store: a restart would not mend it.
+/// Checks that the process answers. It does not depend on the store, because a restart would not repair the store.
 #[utoipa::path(get, path = "/livez", operation_id = "livez", tag = "health",
-    responses((status = 200, description = "Alive.", body = Liveness)))]
+    responses((status = 200, description = "The process answers.", body = Liveness)))]
 pub(super) async fn livez() -> axum::Json<Liveness> {
     axum::Json(Liveness { status: "alive" })
 }
 
 /// Readiness
 ///
-/// 503 only before the first contact with the store and while the server drains. A store in trouble
-/// later is 200 with `"store": "degraded"` and the reason: taking every server out of service would
-/// turn honest answers into bare ones.
+/// Answers 503 before the first contact with the store, and while the server drains. If the store fails
+/// later, the answer is 200 with `"store": "degraded"` and the reason. With 503, Kubernetes would remove
+/// all servers from the Service, and clients would lose the answers that explain the fault.
 #[utoipa::path(get, path = "/readyz", operation_id = "readyz", tag = "health",
     responses(
-        (status = 200, description = "Takes requests.", body = Readiness),
-        (status = 503, description = "Not yet, or not any more.", body = Readiness),
+        (status = 200, description = "The server is ready.", body = Readiness),
+        (status = 503, description = "The server starts, or drains.", body = Readiness),
     ))]
 pub(super) async fn readyz(State(app): State<App>) -> Response {
     let readiness = readiness(app.service.health(), app.service.is_draining());
@@ -131,12 +131,12 @@ fn readiness(health: Health, draining: bool) -> Readiness {
 
 /// Metrics
 ///
-/// In the Prometheus text format.
+/// Returns the metrics in the Prometheus text format.
 #[utoipa::path(get, path = "/metrics", operation_id = "metrics", tag = "health",
     responses((status = 200, description = "The metrics.", body = String, content_type = "text/plain")))]
 pub(super) async fn metrics(State(app): State<App>) -> Result<Response, Problem> {
     let text = app.metrics.render(&now(&app)).map_err(|error| {
-        tracing::error!("the metrics cannot be written: {error}");
+        tracing::error!("cannot encode the metrics: {error}");
         Problem::internal()
     })?;
     Ok((
@@ -149,7 +149,7 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<Response, Problem>
 /// The gauges of the metrics at this moment.
 fn now(app: &App) -> Snapshot {
     let readiness = readiness(app.service.health(), app.service.is_draining());
-    let census = app.service.lease_stats();
+    let leases = app.service.lease_stats();
     let (waiters, max_waiters) = app.service.waiters();
     Snapshot {
         ready: readiness.status == Status::Ready,
@@ -161,9 +161,9 @@ fn now(app: &App) -> Snapshot {
         },
         waiters,
         max_waiters,
-        leases: census.map(|census| Leases {
-            held: census.held,
-            expired_total: census.expired_total,
+        leases: leases.map(|leases| Leases {
+            held: leases.held,
+            expired_total: leases.expired_total,
         }),
     }
 }

@@ -18,7 +18,7 @@ pub(super) struct Index {
     /// The name of the service.
     #[schema(example = "leasehold")]
     pub(super) name: &'static str,
-    /// The list of held locks; a lock is below it.
+    /// The list of held locks. The path of a lock is below it.
     #[schema(example = "/locks")]
     pub(super) locks: &'static str,
     /// The documentation of the API, for browsers.
@@ -27,10 +27,10 @@ pub(super) struct Index {
     /// The OpenAPI document.
     #[schema(example = "/openapi.json")]
     pub(super) openapi: &'static str,
-    /// Whether the process answers.
+    /// The liveness check.
     #[schema(example = "/livez")]
     pub(super) livez: &'static str,
-    /// Whether the server takes requests.
+    /// The readiness check.
     #[schema(example = "/readyz")]
     pub(super) readyz: &'static str,
     /// The metrics, for Prometheus.
@@ -50,11 +50,11 @@ const INDEX: Index = Index {
 
 /// Front page
 ///
-/// The paths of the server. A client that accepts `text/html`, as browsers do, is led to `/docs` instead.
+/// Returns the paths of the server. A client that accepts `text/html`, such as a browser, is redirected to `/docs`.
 #[utoipa::path(get, path = "/", operation_id = "index", tag = "health",
     responses(
         (status = 200, description = "The paths of the server.", body = Index),
-        (status = 303, description = "For browsers: the documentation is at `/docs`."),
+        (status = 303, description = "For browsers: a redirect to the documentation at `/docs`."),
     ))]
 pub(super) async fn index(headers: HeaderMap) -> Response {
     if accepts_html(&headers) {

@@ -24,18 +24,18 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// Acquire a lock
 ///
-/// Takes the lock if it is free and answers with a lease: exclusive until its deadline, with a
-/// fencing token that is higher than any before. If somebody else holds the lock, the answer is 423,
-/// at once or after `wait_ms` in line.
+/// Grants a lease if the lock is free. The lease is exclusive until its deadline, and its fencing
+/// token is higher than all earlier ones. If another client holds the lock, the request waits in the
+/// queue for up to `wait_ms`, by default not at all. If it does not get the lock, the answer is 423.
 ///
-/// With an `Idempotency-Key`, repeating the request is safe: while the acquisition lives, the answer
-/// is the same lease.
+/// With an `Idempotency-Key`, a client can safely repeat the request: as long as the lease lives, it
+/// gets the same lease.
 #[utoipa::path(
     post, path = "/locks/{key}", operation_id = "acquire", tag = "locks",
-    request_body(content = AcquireBody, description = "What to acquire; may be left out."),
+    request_body(content = AcquireBody, description = "The parameters of the acquisition. Optional."),
     responses(
-        (status = 201, description = "The lock is yours.", body = Lease),
-        (status = 200, description = "This acquisition was granted before, and its lease is alive.", body = Lease),
+        (status = 201, description = "A new lease.", body = Lease),
+        (status = 200, description = "A replay: the lease that an earlier request of this acquisition got.", body = Lease),
     ),
 )]
 pub(super) async fn acquire(
@@ -74,12 +74,12 @@ pub(super) async fn acquire(
 
 /// Renew a lease
 ///
-/// Extends the lease to its TTL from now; never shortens it. A lease that is over does not come back:
-/// the answer is 409, and whatever it protected must stop.
+/// Extends the lease to its TTL from now on, and never shortens it. A lease that has ended does not
+/// come back: the answer is 409, and the client must stop the protected work.
 #[utoipa::path(
     put, path = "/locks/{key}/lease", operation_id = "renew", tag = "locks",
-    request_body(content = RenewBody, description = "How to renew; may be left out."),
-    responses((status = 200, description = "The lease goes on.", body = Lease)),
+    request_body(content = RenewBody, description = "The parameters of the renewal. Optional."),
+    responses((status = 200, description = "The lease with its new deadline.", body = Lease)),
 )]
 pub(super) async fn renew(
     State(app): State<App>,
@@ -107,17 +107,17 @@ pub(super) async fn renew(
     }
 }
 
-/// Release a lease, or break somebody else's
+/// Release or break a lease
 ///
-/// Ends the lease that the `Lease-Id` header names; repeating the request within 10 seconds is
-/// answered 204 again.
+/// Releases the lease that the header `Lease-Id` names. A repetition of the request within 10 seconds
+/// gets 204 again.
 ///
-/// With `force=true` and no `Lease-Id` it breaks the lease whose fencing token is named, whoever
-/// holds it: for administrators, when a holder hangs and its TTL is long. The broken holder is told by
-/// its next renewal, and kept out by fencing until then.
+/// With `force=true` and without `Lease-Id`, the request breaks the lease that `fencing_token` names.
+/// Administrators use it when a holder hangs and its TTL is long. The next renewal of that holder gets
+/// 409; until then, fencing protects the resource.
 #[utoipa::path(
     delete, path = "/locks/{key}", operation_id = "release", tag = "locks",
-    responses((status = 204, description = "That lease is over.")),
+    responses((status = 204, description = "The lease has ended.")),
 )]
 pub(super) async fn release(
     State(app): State<App>,
@@ -131,7 +131,7 @@ pub(super) async fn release(
         (None, None) => return Err(Problem::lease_id_required()),
         (Some(_), Some(_)) => {
             return Err(Problem::invalid(
-                "force=true ends somebody else's lease: send no Lease-Id",
+                "force=true breaks the lease of another client: send no Lease-Id",
             ));
         }
         (Some(token), None) => {
@@ -147,10 +147,10 @@ pub(super) async fn release(
 
 /// Inspect a lock
 ///
-/// Says who holds the lock and how it stands; never the lease id. A key that was never used is free.
+/// Returns the holder and the state of the lock, never the lease id. A key that was never used is free.
 #[utoipa::path(
     get, path = "/locks/{key}", operation_id = "inspect", tag = "locks",
-    responses((status = 200, description = "How the lock stands.", body = LockStatus)),
+    responses((status = 200, description = "The status of the lock.", body = LockStatus)),
 )]
 pub(super) async fn inspect(
     State(app): State<App>,
@@ -164,9 +164,9 @@ pub(super) async fn inspect(
 
 /// List the held locks
 ///
-/// In pages: a page has about 256 KiB at most, and may be shorter than `limit`, even empty, before the last one; a key may
-/// appear twice; a key that is held during the whole listing does appear. The last page has no
-/// `next_cursor`.
+/// Returns the held locks in pages of at most about 256 KiB. A page can be shorter than `limit`, even
+/// empty, and not be the last. A key can appear twice. A key that is held during the whole listing
+/// appears at least once. The last page has no `next_cursor`.
 #[utoipa::path(
     get, path = "/locks", operation_id = "list_locks", tag = "locks",
     responses((status = 200, description = "A page of held locks.", body = LockPage)),

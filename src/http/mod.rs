@@ -103,12 +103,12 @@ impl HttpService {
             .merge(locks)
             .merge(docs::routes(&app.limits))
             .fallback(async || {
-                Problem::new(Kind::NotFound, "the routes are at /docs and /openapi.json")
+                Problem::new(Kind::NotFound, "/docs and /openapi.json list the routes")
             })
             .method_not_allowed_fallback(async || {
                 Problem::new(
                     Kind::MethodNotAllowed,
-                    "the Allow header names the methods of this route",
+                    "the header Allow names the methods of this route",
                 )
             })
             .layer(CatchPanicLayer::custom(report_panic))
@@ -216,7 +216,7 @@ fn bounded(app: &App, route: Route, response: Response) -> Response {
         }
         None => {
             app.metrics.locks.limits.count(Limit::LargeAnswers);
-            Problem::too_many_connections("as many large answers as may be are on their way")
+            Problem::too_many_connections("the limit of large answers in progress is reached")
                 .into_response()
         }
     }
@@ -233,7 +233,7 @@ fn pending_problem(response: &mut Response) -> Option<Problem> {
         status if status.is_client_error() => Kind::InvalidRequest,
         _ => return None,
     };
-    let problem = Problem::new(kind, "the request was refused before it reached a handler");
+    let problem = Problem::new(kind, "the server cannot read this request");
     *response.status_mut() = kind.status();
     Some(problem)
 }

@@ -22,13 +22,13 @@ pub struct LockKey(Arc<str>);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidKey {
     /// No characters at all.
-    #[error("the key is empty; it has 1 to 256 bytes")]
+    #[error("the key is empty, but must have 1 to 256 bytes")]
     Empty,
     /// More than [`MAX_KEY_BYTES`].
     #[error("the key is longer than 256 bytes")]
     TooLong,
     /// A character outside `A-Z a-z 0-9 - . _ ~ : @ / + = ,`.
-    #[error("the key may hold only A-Z a-z 0-9 - . _ ~ : @ / + = , after one percent-decoding")]
+    #[error("the key must contain only A-Z a-z 0-9 - . _ ~ : @ / + = , after one percent-decoding")]
     Character,
     /// A leading, trailing or doubled slash.
     #[error("the key has an empty segment (a leading, trailing or double /)")]

@@ -158,7 +158,9 @@ impl Client {
     /// Makes the system discard unacknowledged bytes when the connection closes, instead of keeping them in memory.
     pub(super) fn discard_unsent(&self) {
         if let Err(error) = self.state().stream.set_zero_linger() {
-            tracing::debug!("what a client has not taken stays for a while: {error}");
+            tracing::debug!(
+                "the system keeps the unsent bytes of a closed connection for a while: {error}"
+            );
         }
     }
 
@@ -226,13 +228,13 @@ impl State {
     fn poll_hung_up(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let mut some = false;
         let ended = loop {
-            let room = MAX_READ_AHEAD_BYTES - self.read_ahead.len();
-            if room == 0 {
+            let free = MAX_READ_AHEAD_BYTES - self.read_ahead.len();
+            if free == 0 {
                 self.read_ahead_full_since.get_or_insert_with(Instant::now);
                 break false;
             }
             let mut step = [0; READ_AHEAD_STEP];
-            let mut step = ReadBuf::new(&mut step[..room.min(READ_AHEAD_STEP)]);
+            let mut step = ReadBuf::new(&mut step[..free.min(READ_AHEAD_STEP)]);
             match Pin::new(&mut self.stream).poll_read(context, &mut step) {
                 Poll::Ready(Ok(())) if !step.filled().is_empty() => {
                     self.read_ahead.extend_from_slice(step.filled());

@@ -86,15 +86,15 @@ pub(super) async fn serve(
     };
     match end {
         End::Hyper(Ok(())) => {}
-        End::Hyper(Err(error)) => tracing::debug!("a connection broke off: {error}"),
+        End::Hyper(Err(error)) => tracing::debug!("a connection failed: {error}"),
         End::Expired => {
-            tracing::debug!("a connection was closed: its client took too long");
+            tracing::debug!("closed a connection because its client was too slow");
             client.discard_unsent();
         }
         End::HeadTooLarge => {
             let refused = timeout(LINGER, refuse_head(client, &http)).await;
             if let Ok(Err(error)) = refused {
-                tracing::debug!("a head that is too large was not answered: {error}");
+                tracing::debug!("could not answer a request whose head is too large: {error}");
             }
         }
     }

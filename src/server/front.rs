@@ -41,7 +41,7 @@ pub(super) struct Front {
     connections: Connections,
     /// The connections beyond the limit.
     refused: Connections,
-    not_taken: LogInterval,
+    not_accepted: LogInterval,
     too_many: LogInterval,
 }
 
@@ -63,15 +63,15 @@ impl Front {
             max,
             connections: Connections::new(max),
             refused: Connections::new(MAX_REFUSED_CONNECTIONS),
-            not_taken: LogInterval::default(),
+            not_accepted: LogInterval::default(),
             too_many: LogInterval::default(),
         }
     }
 
     /// A copy without connections, for those that arrive during the drain. The others still count for its limit.
     pub(super) fn anew(&self) -> Self {
-        let room = self.max.saturating_sub(self.connections.count()).max(1);
-        Self::with(self.app.clone(), self.timeouts, room)
+        let left = self.max.saturating_sub(self.connections.count()).max(1);
+        Self::with(self.app.clone(), self.timeouts, left)
     }
 
     /// Accepts connections until the caller drops the future.
@@ -80,9 +80,9 @@ impl Front {
             match listener.accept().await {
                 Ok((stream, _)) => self.take(stream),
                 Err(error) => {
-                    if let Some(others) = self.not_taken.due() {
+                    if let Some(others) = self.not_accepted.due() {
                         warn!(
-                            "a connection could not be taken: {error} ({others} more since the last such line)"
+                            "cannot accept a connection: {error} ({others} more such errors since the last log line)"
                         );
                     }
                     // The process may be out of file descriptors: closing an idle connection frees one.
@@ -121,8 +121,8 @@ impl Front {
         self.app.metrics.locks.limits.count(Limit::Connections);
         if let Some(others) = self.too_many.due() {
             warn!(
-                "there are {} connections, as many as may be (LEASEHOLD_MAX_CONNECTIONS): a new one takes the place of the \
-                 one that is longest idle ({others} more since the last such line)",
+                "the limit of {} connections (LEASEHOLD_MAX_CONNECTIONS) is reached: a new connection replaces the one that \
+                 is idle longest, or gets a 503 if none is idle ({others} more such connections since the last log line)",
                 self.max
             );
         }

@@ -73,9 +73,9 @@ impl Head {
 
 impl LineStart {
     fn add(&mut self, part: &[u8]) {
-        let taken = part.len().min(KEPT - self.length);
-        self.bytes[self.length..][..taken].copy_from_slice(&part[..taken]);
-        self.length += taken;
+        let length = part.len().min(KEPT - self.length);
+        self.bytes[self.length..][..length].copy_from_slice(&part[..length]);
+        self.length += length;
     }
 
     fn get(&self) -> &[u8] {

@@ -40,14 +40,14 @@ pub const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 pub enum ServeError {
     /// Another program listens on the address.
     #[error(
-        "{0} is taken by another program: stop it, or listen elsewhere with --listen or LEASEHOLD_LISTEN"
+        "another program listens on {0}: stop it, or choose another address with --listen or LEASEHOLD_LISTEN"
     )]
     AddressInUse(SocketAddr),
     /// The address cannot be listened on.
     #[error("cannot listen on {0}: {1}")]
     Listen(SocketAddr, io::Error),
     /// The system refuses signal handlers.
-    #[error("cannot receive signals: {0}")]
+    #[error("cannot install the handlers of SIGTERM and SIGINT: {0}")]
     Signals(io::Error),
 }
 
@@ -96,11 +96,11 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     };
     if timeout(DRAIN_DEADLINE, graceful).await.is_err() {
         warn!(
-            "requests were still under way after {} s; ending without them",
+            "requests are still in progress after {} s: the server stops without answering them",
             DRAIN_DEADLINE.as_secs()
         );
     }
-    info!("ended");
+    info!("stopped");
     Ok(())
 }
 
@@ -131,8 +131,7 @@ fn build(config: &Config, at: SocketAddr) -> App {
 fn print_banner(config: &Config, at: SocketAddr) {
     let store = match &config.store {
         StoreConfig::Memory => {
-            "memory, embedded: it forgets all leases on restart, and is for one server alone"
-                .to_owned()
+            "memory; a restart forgets all leases, and only one server may run with it".to_owned()
         }
         StoreConfig::Redis(options) => match &options.discovery {
             Discovery::Direct(address) => format!("Redis at {address}"),
@@ -141,7 +140,7 @@ fn print_banner(config: &Config, at: SocketAddr) {
             } => {
                 let names: Vec<String> = sentinels.iter().map(ToString::to_string).collect();
                 format!(
-                    "Redis, the master of {master:?} by the Sentinels at {}",
+                    "Redis, master set {master:?} of the Sentinels at {}",
                     names.join(", ")
                 )
             }
@@ -161,7 +160,8 @@ fn print_banner(config: &Config, at: SocketAddr) {
     let _written = io::stdout().write_all(introduction.as_bytes());
     if config.token.is_none() && !at.ip().is_loopback() {
         warn!(
-            "anybody who reaches {at} may take and break locks: set LEASEHOLD_TOKEN and LEASEHOLD_BREAK_TOKEN"
+            "LEASEHOLD_TOKEN is not set: every client that reaches {at} can acquire locks; set it, and \
+             LEASEHOLD_BREAK_TOKEN for breaking"
         );
     }
 }

@@ -42,7 +42,7 @@ type Order = (Instant, u64);
 struct State {
     next_number: u64,
     keys: BTreeMap<Order, LockKey>,
-    places: HashMap<LockKey, BTreeMap<Order, KeptEntry>>,
+    entries: HashMap<LockKey, BTreeMap<Order, KeptEntry>>,
 }
 
 impl KeptEntries {
@@ -55,7 +55,7 @@ impl KeptEntries {
     }
 
     /// Adds an entry that is kept from now on. Returns the entries that must be dropped for it.
-    pub(super) fn keep(&self, place: KeptEntry, now: Instant) -> Vec<KeptEntry> {
+    pub(super) fn keep(&self, entry: KeptEntry, now: Instant) -> Vec<KeptEntry> {
         let mut state = self
             .state
             .lock()
@@ -63,11 +63,11 @@ impl KeptEntries {
         while state.first().is_some_and(|(until, _)| until <= now) {
             state.remove_first();
         }
-        let key = place.key.clone();
-        state.insert(place, now + ENTRY_KEPT);
+        let key = entry.key.clone();
+        state.insert(entry, now + ENTRY_KEPT);
         let mut gone = Vec::new();
-        while state.places[&key].len() > self.max_per_key {
-            let oldest = state.places[&key]
+        while state.entries[&key].len() > self.max_per_key {
+            let oldest = state.entries[&key]
                 .first_key_value()
                 .map(|(order, _)| *order);
             gone.extend(oldest.and_then(|oldest| state.remove(oldest)));
@@ -90,26 +90,26 @@ impl State {
 
     fn remove(&mut self, order: Order) -> Option<KeptEntry> {
         let key = self.keys.remove(&order)?;
-        let places = self.places.get_mut(&key)?;
-        let place = places.remove(&order);
-        if places.is_empty() {
-            self.places.remove(&key);
+        let entries = self.entries.get_mut(&key)?;
+        let entry = entries.remove(&order);
+        if entries.is_empty() {
+            self.entries.remove(&key);
         }
-        place
+        entry
     }
 
     /// Adds an entry. It replaces the waiter's earlier one.
-    fn insert(&mut self, place: KeptEntry, until: Instant) {
+    fn insert(&mut self, entry: KeptEntry, until: Instant) {
         self.next_number += 1;
         let order = (until, self.next_number);
-        let key = place.key.clone();
-        let places = self.places.entry(key.clone()).or_default();
-        let same = |(_, other): &(&Order, &KeptEntry)| other.waiter == place.waiter;
-        if let Some(before) = places.iter().find(same).map(|(order, _)| *order) {
-            places.remove(&before);
+        let key = entry.key.clone();
+        let entries = self.entries.entry(key.clone()).or_default();
+        let same = |(_, other): &(&Order, &KeptEntry)| other.waiter == entry.waiter;
+        if let Some(before) = entries.iter().find(same).map(|(order, _)| *order) {
+            entries.remove(&before);
             self.keys.remove(&before);
         }
-        places.insert(order, place);
+        entries.insert(order, entry);
         self.keys.insert(order, key);
     }
 }
@@ -118,7 +118,7 @@ impl State {
 mod tests {
     use super::*;
 
-    fn place(key: &str, number: u8) -> KeptEntry {
+    fn entry(key: &str, number: u8) -> KeptEntry {
         let lease_id = LeaseId::from_bytes([number; 16]);
         KeptEntry {
             key: LockKey::parse(key).expect("a key"),
@@ -128,38 +128,38 @@ mod tests {
         }
     }
 
-    fn numbers(places: Vec<KeptEntry>) -> Vec<u64> {
-        places.into_iter().map(|place| place.attempt.0).collect()
+    fn numbers(entries: Vec<KeptEntry>) -> Vec<u64> {
+        entries.into_iter().map(|entry| entry.attempt.0).collect()
     }
 
     #[test]
-    fn oldest_place_goes_first_of_its_key_and_of_the_server() {
+    fn oldest_entry_goes_first_of_its_key_and_of_the_server() {
         let kept = KeptEntries::new(WaitLimits {
             max_waiters: 40,
             max_waiters_per_key: 20,
         });
         let now = Instant::now();
-        assert!(numbers(kept.keep(place("a", 1), now)).is_empty());
-        assert!(numbers(kept.keep(place("a", 2), now)).is_empty());
-        // The same waiter again takes no other place.
-        assert!(numbers(kept.keep(place("a", 2), now)).is_empty());
-        assert_eq!(numbers(kept.keep(place("a", 3), now)), [1]);
-        assert!(numbers(kept.keep(place("b", 4), now)).is_empty());
-        assert!(numbers(kept.keep(place("b", 5), now)).is_empty());
-        assert_eq!(numbers(kept.keep(place("c", 6), now)), [2]);
-        // What is over by itself takes no place.
+        assert!(numbers(kept.keep(entry("a", 1), now)).is_empty());
+        assert!(numbers(kept.keep(entry("a", 2), now)).is_empty());
+        // The same waiter again takes no second entry.
+        assert!(numbers(kept.keep(entry("a", 2), now)).is_empty());
+        assert_eq!(numbers(kept.keep(entry("a", 3), now)), [1]);
+        assert!(numbers(kept.keep(entry("b", 4), now)).is_empty());
+        assert!(numbers(kept.keep(entry("b", 5), now)).is_empty());
+        assert_eq!(numbers(kept.keep(entry("c", 6), now)), [2]);
+        // An entry that is no longer kept does not count.
         let later = now + ENTRY_KEPT;
-        assert!(numbers(kept.keep(place("c", 7), later)).is_empty());
+        assert!(numbers(kept.keep(entry("c", 7), later)).is_empty());
     }
 
     #[test]
-    fn however_few_may_wait_one_place_is_kept() {
+    fn one_entry_is_kept_however_low_the_limit_is() {
         let kept = KeptEntries::new(WaitLimits {
             max_waiters: 1,
             max_waiters_per_key: 1,
         });
         let now = Instant::now();
-        assert!(numbers(kept.keep(place("a", 1), now)).is_empty());
-        assert_eq!(numbers(kept.keep(place("b", 2), now)), [1]);
+        assert!(numbers(kept.keep(entry("a", 1), now)).is_empty());
+        assert_eq!(numbers(kept.keep(entry("b", 2), now)), [1]);
     }
 }

@@ -213,7 +213,9 @@ mod tests {
         let key = LockKey::parse("a").expect("a key");
         let handle = |number| {
             let waiter = WaiterId::of(LeaseId::from_bytes([number; 16]), None);
-            waiting.join(&key, waiter).expect("room")
+            waiting
+                .join(&key, waiter)
+                .expect("fewer waiters than the limit")
         };
         let (first, second) = (handle(1), handle(2));
         let until = Instant::now();

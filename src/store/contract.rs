@@ -151,11 +151,11 @@ pub enum StoreError {
         cause: String,
     },
     /// The store has no memory left for another lock; nothing was done.
-    #[error("the store is out of memory: raise maxmemory of Redis, or free memory in it")]
+    #[error("Redis is out of memory and rejects writes: raise maxmemory, or delete other data")]
     OutOfMemory,
     /// The store refuses writes because it cannot save them; nothing was done.
     #[error(
-        "Redis refuses writes because it cannot save to disk (MISCONF): see its log, free the disk"
+        "Redis rejects writes because it cannot save to disk (MISCONF): see its log, and free disk space"
     )]
     NotPersisting,
     /// Too few replicas confirmed the operation in time.
@@ -171,7 +171,7 @@ pub enum StoreError {
         retry_after: Duration,
     },
     /// A list cursor that this store did not issue.
-    #[error("not a cursor of this store")]
+    #[error("this store did not issue the cursor")]
     InvalidCursor,
     /// An unexpected reply of the store.
     #[error("internal error in the store: {cause}")]

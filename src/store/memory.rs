@@ -113,11 +113,11 @@ impl MemoryStore {
         };
         let lock = locks.entry(key.clone()).or_default();
         let due_before = lock.disposable_from();
-        let turn_before = lock.reservation(now);
+        let reservation_before = lock.reservation(now);
         let held_before = lock.held(now);
         let result = operation(lock, now, &mut next_token);
-        let turn = lock.reservation(now);
-        if let (true, Some((waiter, _))) = (turn != turn_before, turn) {
+        let reservation = lock.reservation(now);
+        if let (true, Some((waiter, _))) = (reservation != reservation_before, reservation) {
             // If the channel is full, the waiter finds out when it asks again.
             let _full = self
                 .news

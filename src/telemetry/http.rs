@@ -71,7 +71,7 @@ impl RequestMetrics {
     pub(super) fn new(registry: &Registry, limits: Counters<Limit>) -> Self {
         let options = HistogramOpts::new(
             "leasehold_http_request_duration_seconds",
-            "Time from a request to its answer; an acquisition that waits takes as long as it waits.",
+            "Time from a request to its answer, in seconds. An acquisition that waits includes its wait.",
         );
         let labels = ["route", "method", "status"];
         let family = HistogramVec::new(options.buckets(BUCKETS.to_vec()), &labels).expect(VALID);

@@ -164,24 +164,24 @@ pub struct LockMetrics {
 impl LockMetrics {
     pub(super) fn new(registry: &Registry, limits: Counters<Limit>) -> Self {
         let name = "leasehold_acquires_total";
-        let acquires = Counters::new(registry, name, "Acquisitions by their outcome.", "outcome");
+        let acquires = Counters::new(registry, name, "Acquisitions by outcome.", "outcome");
         let waits = Histograms::new(
             registry,
             "leasehold_acquire_wait_seconds",
-            "How long acquisitions waited in line, by how that ended.",
+            "Time that acquisitions waited in the queue, in seconds, by result.",
             "result",
             &WAIT_BUCKETS,
         );
         let name = "leasehold_renewals_total";
-        let renewals = Counters::new(registry, name, "Renewals by their outcome.", "outcome");
+        let renewals = Counters::new(registry, name, "Renewals by outcome.", "outcome");
         let name = "leasehold_releases_total";
-        let releases = Counters::new(registry, name, "Releases by their outcome.", "outcome");
+        let releases = Counters::new(registry, name, "Releases by outcome.", "outcome");
         let name = "leasehold_breaks_total";
-        let breaks = Counters::new(registry, name, "Breaks by their outcome.", "outcome");
+        let breaks = Counters::new(registry, name, "Breaks by outcome.", "outcome");
         let holds = Histograms::new(
             registry,
             "leasehold_lease_hold_seconds",
-            "How long leases were held that this server ended, by what ended them; expired ones are not among them.",
+            "Time from the grant of a lease to its release or break by this server, in seconds. Expired leases are not included.",
             "ended_by",
             &HOLD_BUCKETS,
         );

@@ -130,13 +130,13 @@ impl Unwritten {
     fn reserve(&self, bytes: usize) -> bool {
         let lines_before = self.lines.fetch_add(1, Ordering::Relaxed);
         let bytes_before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let has_room =
+        let fits =
             lines_before < MAX_UNWRITTEN_LINES && bytes_before + bytes <= MAX_UNWRITTEN_BYTES;
-        if !has_room {
+        if !fits {
             self.free(bytes);
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
-        has_room
+        fits
     }
 
     fn free(&self, bytes: usize) {

@@ -84,11 +84,17 @@ impl Metrics {
         let limits = Counters::new(
             &registry,
             "leasehold_limits_hit_total",
-            "What was refused because a limit was met, by the limit.",
+            "How often a limit of the server was reached, by limit.",
             "limit",
         );
-        let build = IntGaugeVec::new(Opts::new("leasehold_build_info", "Always 1."), &["version"])
-            .expect(VALID);
+        let build = IntGaugeVec::new(
+            Opts::new(
+                "leasehold_build_info",
+                "Always 1. The label names the version of the server.",
+            ),
+            &["version"],
+        )
+        .expect(VALID);
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         register(&registry, build);
         Self {
@@ -146,7 +152,7 @@ impl Gauges {
         let store = IntGaugeVec::new(
             Opts::new(
                 "leasehold_store_condition",
-                "1 for the condition that the store is in, 0 for the others.",
+                "1 for the current condition of the store, 0 for the others.",
             ),
             &["condition"],
         )
@@ -154,28 +160,28 @@ impl Gauges {
         register(registry, store.clone());
         let held = Opts::new(
             "leasehold_leases_held",
-            "Leases that are held in the store; the same number at every server.",
+            "Leases held in the whole store. Each server reports the whole number: take the maximum, not the sum.",
         );
         let leases_held = IntGaugeVec::new(held, &[]).expect(VALID);
         register(registry, leases_held.clone());
         let expired = Opts::new(
             "leasehold_leases_expired_total",
-            "Leases that ran out without a release and were counted by this server; each is counted once, by one of the servers.",
+            "Leases that expired without a release, counted by this server. One of the servers counts each lease: take the sum.",
         );
         let leases_expired = IntCounterVec::new(expired, &[]).expect(VALID);
         register(registry, leases_expired.clone());
         let lost_lines = IntCounter::new(
             "leasehold_log_lines_lost_total",
-            "Lines of the log that nobody read in time, and that were not written.",
+            "Log lines that were dropped because standard error was read too slowly.",
         )
         .expect(VALID);
         register(registry, lost_lines.clone());
         Self {
-            ready: gauge(
-                "leasehold_ready",
-                "1 while this server takes requests, as /readyz says.",
+            ready: gauge("leasehold_ready", "1 while /readyz answers 200, else 0."),
+            draining: gauge(
+                "leasehold_draining",
+                "1 while this server shuts down, else 0.",
             ),
-            draining: gauge("leasehold_draining", "1 while this server is about to end."),
             store,
             waiters: gauge(
                 "leasehold_waiters",
@@ -183,7 +189,7 @@ impl Gauges {
             ),
             max_waiters: gauge(
                 "leasehold_waiters_limit",
-                "How many requests may wait on this server.",
+                "Limit of requests that wait on this server (LEASEHOLD_MAX_WAITERS).",
             ),
             lost_lines,
             leases_held,

@@ -105,37 +105,37 @@ impl RedisMetrics {
         let faults = Counters::new(
             registry,
             "leasehold_redis_errors_total",
-            "What Redis was asked and did not do, by why.",
+            "Failed Redis operations by cause.",
             "kind",
         );
         let shortfalls = Counters::new(
             registry,
             "leasehold_replication_shortfalls_total",
-            "Answers that were refused because too few replicas confirmed them, by why.",
+            "Operations that lacked the confirmation of enough replicas, by reason.",
             "reason",
         );
         let clock_steps = Counters::new(
             registry,
             "leasehold_clock_steps_total",
-            "Steps of the master's clock, by whether they are larger than clocks may be apart.",
+            "Steps of the Redis master's clock: small is within LEASEHOLD_MAX_CLOCK_SKEW_MS, large is beyond it.",
             "size",
         );
         let batches = histogram(
             registry,
             "leasehold_redis_batch_operations",
-            "Operations that went to Redis in one script call.",
+            "Operations that this server sent to Redis in one script call.",
             &BATCH_BUCKETS,
         );
         let round_trips = histogram(
             registry,
             "leasehold_redis_round_trip_seconds",
-            "Time of a batch of operations from this server to Redis and back.",
+            "Time from sending a batch of operations to Redis to its reply, in seconds.",
             &ROUND_TRIP_BUCKETS,
         );
         let replication_rounds = histogram(
             registry,
             "leasehold_replication_round_seconds",
-            "Time in which replicas were asked to confirm all answers of a moment.",
+            "Time of one confirmation round, in seconds. One WAIT covers all answers that need confirmation at that moment.",
             &ROUND_TRIP_BUCKETS,
         );
         let confirmations = counter(
@@ -162,28 +162,28 @@ impl MasterMetrics {
         let changes = Counters::new(
             registry,
             "leasehold_master_changes_total",
-            "How often the master was another, or began anew.",
+            "Changes of the Redis master: failover to another node, or restart (also a reset or a clock step) of the same node.",
             "kind",
         );
         let failovers = histogram(
             registry,
             "leasehold_failover_seconds",
-            "Time without a master in order, for each change of the master.",
+            "Time without a healthy Redis master, in seconds, for each change of the master.",
             &FAILOVER_BUCKETS,
         );
         let losses = counter(
             registry,
             "leasehold_losses_total",
-            "Changes of the master after which leases that clients count on may be gone.",
+            "Changes of the Redis master that may have lost leases on which clients still count.",
         );
         let lost_writes = counter(
             registry,
             "leasehold_lost_writes_total",
-            "Confirmed writes that this server knew of and a new master did not.",
+            "Confirmed writes that this server knew and that a new master lacked.",
         );
         let pause = Gauge::new(
             "leasehold_grant_pause_seconds",
-            "For how long no new lease is granted after a loss.",
+            "Time until the server grants new leases again after a loss, in seconds. 0 if new grants do not pause.",
         )
         .expect(VALID);
         register(registry, pause.clone());

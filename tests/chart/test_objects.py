@@ -518,7 +518,7 @@ class AllowedHosts(unittest.TestCase):
         values = {"settings": {"allowedHosts": ["a.example.com"]}}
         hosts = self.hosts(["a.example.com"])
         (url,) = re.findall(r"http://([^:]+):", " ".join(rendered("Pod", values)["spec"]["containers"][0]["args"]))
-        (note,) = re.findall(r"In the cluster the address is http://([^:]+):", helm.notes(values))
+        (note,) = re.findall(r"In the cluster, the address is http://([^:]+):", helm.notes(values))
         self.assertLessEqual({url, note}, set(hosts))
 
     def test_names_of_ingress_and_route_are_added_if_they_are_enabled(self):
@@ -564,17 +564,17 @@ class Notes(unittest.TestCase):
         self.assertIn('get secret tokens -o go-template=\'{{index .data "t" | base64decode}}\'', helm.notes(tokens))
         self.assertIn('-H "Authorization: Bearer $TOKEN"', helm.notes(tokens))
         only_break = {"auth": {"existingSecret": "tokens", "tokenKey": "", "breakTokenKey": "b"}}
-        self.assertIn("WARNING: only breaking leases needs a token", helm.notes(only_break))
+        self.assertIn("WARNING: only breaking leases requires a token", helm.notes(only_break))
         self.assertIn("WARNING: no password for Redis", helm.notes({"redis": {"existingSecret": ""}}))
         self.assertIn("WARNING: mode is memory", helm.notes(helm.preset("memory")))
         closed = {"redis": {"sentinel": {"nodes": ["a:26379", "b:26380"]}}}
-        self.assertIn("lets nothing out to port 26380 of b:26380", helm.notes(closed))
-        self.assertNotIn("lets nothing out", helm.notes({**closed, "networkPolicy": {"enabled": False}}))
-        self.assertNotIn("lets nothing out", helm.notes({**closed, "networkPolicy": {"sentinelPorts": [26379, 26380]}}))
+        self.assertIn("NetworkPolicy blocks port 26380 of b:26380", helm.notes(closed))
+        self.assertNotIn("NetworkPolicy blocks", helm.notes({**closed, "networkPolicy": {"enabled": False}}))
+        self.assertNotIn("NetworkPolicy blocks", helm.notes({**closed, "networkPolicy": {"sentinelPorts": [26379, 26380]}}))
 
     def test_no_preset_is_locked_out_by_its_own_policy(self):
         for name in helm.presets():
-            self.assertNotIn("lets nothing out", helm.notes(helm.preset(name)), name)
+            self.assertNotIn("NetworkPolicy blocks", helm.notes(helm.preset(name)), name)
 
 
 if __name__ == "__main__":

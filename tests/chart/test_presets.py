@@ -103,7 +103,7 @@ class Pod:
             status, body = call("GET", "/readyz")
             if status == 200 and body["store"] == "ok":
                 raise AssertionError("it is ready")
-            if status == 503 and body["reason"] != "the store was not reached yet":
+            if status == 503 and body["reason"] != "the server has not reached the store yet":
                 return body["reason"]
             time.sleep(0.05)
         raise AssertionError(f"{status} {body}")
@@ -221,7 +221,7 @@ class Presets(unittest.TestCase):
         for name, variable in (("token", "LEASEHOLD_TOKEN"), ("break", "LEASEHOLD_BREAK_TOKEN")):
             short = {"tokens": {**secrets["tokens"], name: "fifteen-letters\n"}}
             with self.subTest(short=name), Pod(values, short) as pod:
-                self.assertIn(f"{variable} has 15 characters and must have at least 16", pod.reason())
+                self.assertIn(f"{variable} has 15 characters, but must have at least 16", pod.reason())
 
     def test_all_settings_are_taken(self):
         settings = {

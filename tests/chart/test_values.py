@@ -123,7 +123,7 @@ REFUSED = {
         "/autoscaling/enabled': value must be false",
     ),
     "unknown mode": ({"mode": "cluster"}, "/mode': value must be one of 'sentinel', 'direct', 'memory'"),
-    "direct without an address": ({"mode": "direct"}, "redis.direct.node .* must be the master's host:port"),
+    "direct without an address": ({"mode": "direct"}, "redis.direct.node .* must be host:port of the master"),
     "direct with a URL": (
         {"mode": "direct", "redis": {"direct": {"node": "redis://:password@redis:6379"}}},
         "redis.direct.node .* passwords belong in redis.existingSecret",
@@ -139,11 +139,11 @@ REFUSED = {
     "no master set": ({"redis": {"sentinel": {"master": ""}}}, "/redis/sentinel/master'"),
     "a user of Redis without a password": (
         {"redis": {"username": "leasehold", "existingSecret": ""}},
-        "redis.username is set, but no redis.existingSecret",
+        "redis.username is set, but redis.existingSecret is not",
     ),
     "a user of the Sentinels without a password": (
         {"redis": {"sentinel": {"username": "leasehold", "existingSecret": ""}}},
-        "redis.sentinel.username is set, but no redis.sentinel.existingSecret",
+        "redis.sentinel.username is set, but redis.sentinel.existingSecret is not",
     ),
     "an authority without TLS": ({"tls": {"ca": {"existingSecret": "ca"}}}, "tls names a Secret, but TLS is off"),
     "a client certificate without TLS": (
@@ -158,15 +158,15 @@ REFUSED = {
         "tls names a Secret, but TLS is off",
     ),
     "a token for breaking without a Secret": (
-        {"auth": {"breakTokenKey": "break"}}, "auth.breakTokenKey is set, but no auth.existingSecret",
+        {"auth": {"breakTokenKey": "break"}}, "auth.breakTokenKey is set, but auth.existingSecret is not",
     ),
     "one token for all": (
         {"auth": {"existingSecret": "tokens", "breakTokenKey": "token"}},
-        "auth.tokenKey and auth.breakTokenKey are the same",
+        "auth.tokenKey and auth.breakTokenKey are equal",
     ),
     "a Secret without a token": (
         {"auth": {"existingSecret": "tokens", "tokenKey": ""}},
-        "auth.tokenKey and auth.breakTokenKey are the same",
+        "auth.tokenKey and auth.breakTokenKey are equal",
     ),
     "killed before the end": (
         {"preStopSleepSeconds": 16},
@@ -175,7 +175,7 @@ REFUSED = {
     "no sleep before the end": ({"preStopSleepSeconds": 0}, "/preStopSleepSeconds': minimum: got 0, want 1"),
     "fewest above most": (
         {"autoscaling": {"enabled": True, "minReplicas": 11}},
-        "autoscaling.minReplicas is more than autoscaling.maxReplicas",
+        "autoscaling.minReplicas must not be greater than autoscaling.maxReplicas",
     ),
     "a gateway that gives up early": (
         {"httpRoute": {"enabled": True, "parentRefs": [{"name": "gateway"}], "requestTimeoutSeconds": 50}},
@@ -194,10 +194,10 @@ REFUSED = {
     "no connections": ({"settings": {"maxConnections": 0}}, "/settings/maxConnections': minimum: got 0, want 1"),
     "more waiters than connections": (
         {"settings": {"maxWaiters": 101, "maxConnections": 100}},
-        r"settings.maxWaiters \(101\) is more than settings.maxConnections \(100\)",
+        r"settings.maxWaiters \(101\) is greater than settings.maxConnections \(100\)",
     ),
     "more waiters than connections by default": (
-        {"settings": {"maxWaiters": 100000}}, r"settings.maxWaiters \(100000\) is more than .* \(8800\)",
+        {"settings": {"maxWaiters": 100000}}, r"settings.maxWaiters \(100000\) is greater than .* \(8800\)",
     ),
     "too little time for a head": (
         {"settings": {"headerTimeoutMs": 99}}, "/settings/headerTimeoutMs': minimum: got 99, want 100",

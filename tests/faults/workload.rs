@@ -166,12 +166,12 @@ impl Worker {
         } else {
             *self.rng.pick(&TTLS_MS)
         };
-        for turn in 0..TRIES {
+        for attempt_number in 0..TRIES {
             let mut call = self.prepare(&attempt, key, Op::Acquire);
             call.idempotent = idempotent;
             call.ttl_ms = Some(ttl_ms);
             call.wait_ms = wait_ms;
-            let patience = if hasty && turn < 2 {
+            let patience = if hasty && attempt_number < 2 {
                 Duration::from_millis(self.rng.between(1, 60) * self.rng.between(1, 10))
             } else {
                 PATIENCE + Duration::from_millis(wait_ms)

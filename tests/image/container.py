@@ -176,7 +176,7 @@ class Container:
         limit = time.monotonic() + READY_LIMIT_S
         while time.monotonic() < limit:
             status, body = self.readiness()
-            if status == 503 and body["reason"] != "the store was not reached yet":
+            if status == 503 and body["reason"] != "the server has not reached the store yet":
                 return body["reason"]
             time.sleep(0.05)
         raise AssertionError(f"{status} {body}\n{self.text()}")

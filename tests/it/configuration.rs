@@ -1,4 +1,4 @@
-//! A misspelt, contradictory or out-of-bounds setting ends the start with one line that names it.
+//! A misspelt, contradictory or out-of-bounds setting stops the start with one line that names it.
 
 mod bounds;
 mod commands;
@@ -19,8 +19,8 @@ type Env<'a> = &'a [(&'a str, &'a str)];
 /// Starts the server with settings that it must refuse in one line with all of `words`; returns a description of any
 /// deviation.
 fn refused(env: Env, words: &[&str]) -> Result<(), String> {
-    // The limit ends a server that accepts the settings by mistake.
-    let (_taken, addr) = taken_port();
+    // The port is in use, so that a server that accepts the settings by mistake exits, with another exit code.
+    let (_listener, addr) = port_in_use();
     let port = [("LEASEHOLD_LISTEN", &*addr)];
     let (status, stdout, stderr) = run_to_exit(&[], port.iter().chain(env).copied());
     refused_line(status.code(), &stdout, &stderr, words)
@@ -59,9 +59,9 @@ fn mentions(line: &str, word: &str) -> bool {
 
 /// Starts the server with correct settings on a port in use: the server must get as far as that error.
 fn accepted(env: Env) -> Result<(), String> {
-    let (_taken, addr) = taken_port();
+    let (_listener, addr) = port_in_use();
     let (status, stdout, stderr) = run_to_exit(&["--listen", &addr], env.iter().copied());
-    let reached = status.code() == Some(1) && stderr.contains("taken by another program");
+    let reached = status.code() == Some(1) && stderr.contains("another program listens");
     if reached && stdout.is_empty() && stderr.lines().count() == 1 {
         Ok(())
     } else {
@@ -70,10 +70,10 @@ fn accepted(env: Env) -> Result<(), String> {
 }
 
 /// A port that is in use as long as the listener lives.
-fn taken_port() -> (TcpListener, String) {
-    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let addr = taken.local_addr().expect("a listener has an address");
-    (taken, addr.to_string())
+fn port_in_use() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = listener.local_addr().expect("a listener has an address");
+    (listener, addr.to_string())
 }
 
 /// Panics with all deviations instead of the first one.

@@ -177,7 +177,7 @@ fn at_capacity_new_requests_are_refused_and_health_checks_answered() {
     assert_eq!(server.readiness().status, 200);
     // A waiter that disconnects frees a connection.
     waiters.pop();
-    eventually(SLACK, "a place", || {
+    eventually(SLACK, "a free connection", || {
         server.api().acquire("free", None).status != 503
     });
     let hits = server.metric("leasehold_limits_hit_total{limit=\"connections\"}");
@@ -347,7 +347,7 @@ fn server_with_48_descriptors_starts_and_stays_well() {
     assert_eq!(limits.len(), 1, "{limits:?}");
     let not_taken = warnings(&server)
         .into_iter()
-        .filter(|line| line.contains("could not be taken"));
+        .filter(|line| line.contains("cannot accept"));
     assert!(not_taken.count() <= 1);
 }
 

@@ -803,7 +803,11 @@ async fn lock_with_an_expired_lease_goes_to_the_first_waiter(s: &Subject) {
     let ticket = queued(s, &second).await;
     s.advance(ms(1000)).await;
     refused(s).await;
-    assert_eq!(s.waiters(&key("a")).await, 1, "the first one's turn");
+    assert_eq!(
+        s.waiters(&key("a")).await,
+        1,
+        "reserved for the first waiter"
+    );
     assert_eq!(queued(s, &second).await, ticket);
     s.advance(Duration::from_micros(2_999_999)).await;
     let next = s.granted(&key("a"), &first).await;
@@ -826,7 +830,10 @@ async fn unclaimed_reservation_lapses_after_three_seconds(s: &Subject) {
     assert_eq!(token_of_a(s).await, reserved);
     s.advance(Duration::from_micros(1)).await;
     refused(s).await;
-    assert!(token_of_a(s).await > reserved, "the next one's turn");
+    assert!(
+        token_of_a(s).await > reserved,
+        "reserved for the next waiter"
+    );
     // The first waiter has lost its entry. It gets the entry back although new waiters are refused.
     let wait = Wait {
         ticket: Some(tickets[0]),
@@ -885,7 +892,10 @@ async fn waiter_that_gives_up_leaves_nothing_behind(s: &Subject) {
     let reserved = token_of_a(s).await;
     assert!(gives_up(s, &line[2], None).await);
     assert!(!gives_up(s, &line[2], None).await);
-    assert!(token_of_a(s).await > reserved, "the next one's turn");
+    assert!(
+        token_of_a(s).await > reserved,
+        "reserved for the next waiter"
+    );
     // The same for a client that can come back for its queue entry.
     assert!(gives_up(s, &repeatable, Some(ms(10_000))).await);
     let held = s.granted(&key("a"), &line[4]).await;
@@ -942,13 +952,16 @@ async fn entry_of_a_timed_out_request_is_kept_and_passed_over(s: &Subject) {
         ..asked.clone()
     };
     // A repetition without a wait removes nothing: the first attempt still waits.
-    let place = async |asked: &Acquire| match s.acquire(&key("a"), asked).await {
+    let queue_position = async |asked: &Acquire| match s.acquire(&key("a"), asked).await {
         Acquisition::Held {
             waiters, position, ..
         } => (waiters, position),
         other => panic!("not held: {other:?}"),
     };
-    assert_eq!(place(&last_of(&repeated(&first))).await, (3, Some(1)));
+    assert_eq!(
+        queue_position(&last_of(&repeated(&first))).await,
+        (3, Some(1))
+    );
     assert_eq!(release(s, "a", held.lease_id).await, ENDED);
     let held = s.granted(&key("a"), &first).await;
     assert_eq!(held.lease_id, first.lease_id);
@@ -959,7 +972,7 @@ async fn entry_of_a_timed_out_request_is_kept_and_passed_over(s: &Subject) {
         ..waiting(60_000, 50_000)
     };
     let ticket = queued(s, &fourth).await;
-    assert_eq!(place(&last_of(&fourth)).await, (4, Some(4)));
+    assert_eq!(queue_position(&last_of(&fourth)).await, (4, Some(4)));
     assert!(gives_up(s, &second, None).await);
     assert!(gives_up(s, &third, None).await);
     let fifth = waiting(60_000, 50_000);
@@ -1007,7 +1020,7 @@ async fn repetition_of_a_waiting_request_has_its_queue_entry(s: &Subject) {
     assert_eq!(queued(s, &again).await, ticket);
     assert!(
         !gives_up(s, &first, None).await,
-        "its place is the repetition's"
+        "the entry belongs to the repetition"
     );
     assert_eq!(s.waiters(&key("a")).await, 2);
     assert_eq!(release(s, "a", held.lease_id).await, ENDED);
@@ -1022,18 +1035,18 @@ async fn repetition_of_a_waiting_request_has_its_queue_entry(s: &Subject) {
 
 async fn queue_of_a_key_has_a_limit(s: &Subject) {
     s.granted(&key("a"), &request(60_000)).await;
-    let with_room_for_two = || Acquire {
+    let with_limit_of_two = || Acquire {
         wait: Some(Wait {
             max_waiters: 2,
             ..wait(50_000)
         }),
         ..request(1000)
     };
-    let line = [with_room_for_two(), with_room_for_two()];
+    let line = [with_limit_of_two(), with_limit_of_two()];
     for next in &line {
         queued(s, next).await;
     }
-    let refused = s.acquire(&key("a"), &with_room_for_two()).await;
+    let refused = s.acquire(&key("a"), &with_limit_of_two()).await;
     assert_eq!(refused, Acquisition::TooManyWaiters);
     assert_eq!(s.waiters(&key("a")).await, 2);
     // A waiter in the queue asks again.
@@ -1256,7 +1269,7 @@ async fn rollback(
 
 async fn kept_entries_do_not_count_as_waiters(s: &Subject) {
     s.granted(&key("a"), &request(60_000)).await;
-    let with_room_for_two = |number| Acquire {
+    let with_limit_of_two = |number| Acquire {
         wait: Some(Wait {
             max_waiters: 2,
             ..wait(1_000)
@@ -1265,9 +1278,9 @@ async fn kept_entries_do_not_count_as_waiters(s: &Subject) {
         ..request(1000)
     };
     for number in 1..3 {
-        queued(s, &with_room_for_two(number)).await;
+        queued(s, &with_limit_of_two(number)).await;
     }
     s.advance(ms(11_000)).await;
     assert_eq!(s.waiters(&key("a")).await, 0, "nobody waits any more");
-    queued(s, &with_room_for_two(3)).await;
+    queued(s, &with_limit_of_two(3)).await;
 }

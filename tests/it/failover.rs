@@ -60,7 +60,7 @@ fn survives(set: &SentinelSet, server: &Leasehold, fault: impl FnOnce(&SentinelS
     for said in [&what, &server.stderr()] {
         assert!(said.contains(&change), "{said}");
         assert!(
-            said.contains("no confirmed write that this server knows of is missing"),
+            said.contains("no confirmed write that this server knows is missing"),
             "{said}"
         );
     }

@@ -65,7 +65,7 @@ fn log_is_complete_and_in_order_when_the_server_has_ended() {
     assert_eq!(logged(&server), expected);
     let log = server.stderr();
     assert!(
-        log.ends_with("\"message\":\"ended\",\"target\":\"leasehold::server\"}\n"),
+        log.ends_with("\"message\":\"stopped\",\"target\":\"leasehold::server\"}\n"),
         "{log}"
     );
 }
@@ -76,7 +76,7 @@ fn unread_log_blocks_nothing_and_lost_lines_are_counted() {
     let times = MAX_UNWRITTEN_LINES + 2 * IN_PIPES;
     ask(&server, times);
     let lost = server.metric(LOST).expect("a number");
-    assert!(lost > 0, "{times} lines found room");
+    assert!(lost > 0, "none of {times} lines was dropped");
     // The log continues as soon as it is read, and each line is either present or counted as lost.
     server.read_log();
     eventually(LIMIT, "the lines that were not lost", || {

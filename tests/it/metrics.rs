@@ -401,11 +401,7 @@ fn expiry_on_redis_is_counted_once_across_servers() {
 async fn lease_that_ran_out_on_redis_is_counted_although_its_lock_was_reserved_before_that() {
     let redis = RedisServer::plain();
     let s = Subject::direct(&redis).await;
-    let expired = || {
-        s.store
-            .lease_stats()
-            .map_or(0, |census| census.expired_total)
-    };
+    let expired = || s.store.lease_stats().map_or(0, |stats| stats.expired_total);
     s.granted(&key("a"), &request(1000)).await;
     let waiting = Acquire {
         wait: Some(wait(60_000)),
@@ -583,8 +579,8 @@ fn table_of_metrics_is_complete() {
 
 /// The statistics of the memory store; they are exact because only the test moves the time.
 fn lease_stats(subject: &Subject) -> (u64, u64) {
-    let census = subject.store.lease_stats().expect("memory always knows");
-    (census.held, census.expired_total)
+    let stats = subject.store.lease_stats().expect("memory always knows");
+    (stats.held, stats.expired_total)
 }
 
 #[tokio::test]

@@ -99,19 +99,19 @@ fn wait_on_a_connection(server: &Leasehold, waiters: u64, idempotency_key: &str)
 fn waiters_of_all_servers_are_served_as_they_came() {
     let (_redis, servers) = pair();
     let mut held = hold(&servers[0].api());
-    let turns = servers.iter().cycle();
+    let alternating = servers.iter().cycle();
     let line: Vec<_> = (1..=12)
-        .zip(turns)
+        .zip(alternating)
         .map(|(number, server)| wait(&server.api(), number, &[]))
         .collect();
     let mut last = held.fencing_token();
-    for (place, waiting) in line.into_iter().enumerate() {
-        let api = servers[place % 2].api();
+    for (position, waiting) in line.into_iter().enumerate() {
+        let api = servers[position % 2].api();
         assert_eq!(api.release("a", &held.lease_id()).status, 204);
         held = granted(waiting);
         assert!(held.fencing_token() > last);
         last = held.fencing_token();
-        assert_eq!(api.inspect("a").json()["waiters"], 11 - place);
+        assert_eq!(api.inspect("a").json()["waiters"], 11 - position);
     }
 }
 
@@ -323,9 +323,9 @@ fn queue_is_repaired_in_its_order_when_redis_has_lost_it() {
     redis.cli(&["FLUSHALL"]);
     // The lost lease must end first; then the waiters follow in order.
     let mut last = held.fencing_token();
-    for (place, waiting) in line.into_iter().enumerate() {
+    for (position, waiting) in line.into_iter().enumerate() {
         let next = granted(waiting);
-        assert!(next.fencing_token() > last, "{place}");
+        assert!(next.fencing_token() > last, "{position}");
         last = next.fencing_token();
         assert_eq!(one.release("a", &next.lease_id()).status, 204);
     }
@@ -734,7 +734,7 @@ fn server_cut_off_from_redis_restores_its_entries() {
     let held = granted(second);
     until_waiting(&two, "a", 1);
     proxy.heal();
-    eventually(SLACK * 2, "its waiter has a place again", || {
+    eventually(SLACK * 2, "its waiter has an entry again", || {
         two.inspect("a").json()["waiters"] == 2
     });
     assert_eq!(two.release("a", &held.lease_id()).status, 204);

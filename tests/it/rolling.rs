@@ -4,7 +4,7 @@
 
 mod client;
 mod lease;
-mod line;
+mod queue;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -25,7 +25,7 @@ use crate::support::leasehold::Leasehold;
 use crate::support::net::free_port;
 use crate::support::redis::RedisServer;
 use client::{Client, Service};
-use line::{Line, Pace};
+use queue::{LockQueue, Pace};
 
 const LEASES: usize = 1_000;
 /// The number of waiters per lock, and of locks. Some locks change hands all the time, the others after the update.
@@ -79,13 +79,13 @@ fn rolling_update_loses_no_lease_and_no_waiter() {
         held.load(Ordering::SeqCst) == LEASES
     });
     let paces = [(Pace::Quiet, QUIET_LOCKS), (Pace::Busy, BUSY_LOCKS)];
-    let lines: Vec<_> = paces
+    let queues: Vec<_> = paces
         .into_iter()
         .flat_map(|(pace, number)| (0..number).map(move |number| (pace, number)))
-        .map(|(pace, number)| Line::form(&service, pace, number, &stage, runtime.handle()))
+        .map(|(pace, number)| LockQueue::form(&service, pace, number, &stage, runtime.handle()))
         .collect();
-    eventually(SLACK * 3, "all stand in line", || {
-        waiters(&servers) == WAITERS && lines.iter().all(Line::stands)
+    eventually(SLACK * 3, "all waiters are in their queues", || {
+        waiters(&servers) == WAITERS && queues.iter().all(LockQueue::is_complete)
     });
 
     let begun = Instant::now();
@@ -99,19 +99,19 @@ fn rolling_update_loses_no_lease_and_no_waiter() {
     stage.send_replace(Stage::Over);
 
     eventually(SLACK * 2, "the busy locks are through", || {
-        let busy = |line: &&Line| line.pace() == Pace::Busy;
-        lines.iter().filter(busy).all(Line::is_through)
+        let busy = |queue: &&LockQueue| queue.pace() == Pace::Busy;
+        queues.iter().filter(busy).all(LockQueue::is_through)
     });
-    eventually(SLACK, "everybody else waits again", || {
+    eventually(SLACK, "all other waiters wait again", || {
         waiters(&servers) == QUIET_LOCKS * WAITERS_PER_LOCK
     });
     // The server counts requests shortly before it asks Redis.
     sleep(Duration::from_millis(500));
-    // By now every lease has been renewed or has ended.
+    // One TTL after the beginning, every lease has been renewed or has ended.
     sleep((begun + TTL).saturating_duration_since(Instant::now()));
     let opened = Instant::now();
-    for line in lines.iter().filter(|line| line.pace() == Pace::Quiet) {
-        line.open();
+    for queue in queues.iter().filter(|queue| queue.pace() == Pace::Quiet) {
+        queue.open();
     }
     println!("{LEASES} leases and {WAITERS} waiters; the update took {took:.2?}");
     for (ended, ready) in told {
@@ -119,8 +119,8 @@ fn rolling_update_loses_no_lease_and_no_waiter() {
     }
     println!("{}", service.figures.told());
     let mut tokens = Vec::new();
-    for line in lines {
-        tokens.extend(runtime.block_on(line.end()));
+    for queue in queues {
+        tokens.extend(runtime.block_on(queue.end()));
     }
     let through = opened.elapsed();
     stage.send_replace(Stage::End);
@@ -136,7 +136,7 @@ fn rolling_update_loses_no_lease_and_no_waiter() {
     assert!(waits >= QUIET_LOCKS * WAITERS_PER_LOCK, "{waits} refusals");
 
     let quiet = QUIET_LOCKS * WAITERS_PER_LOCK;
-    println!("{quiet} waiters were then served in turn within {through:.2?}");
+    println!("{quiet} waiters were then served in order within {through:.2?}");
 }
 
 fn serve(redis: &RedisServer, address: &str) -> Leasehold {
@@ -181,7 +181,7 @@ fn waiters(servers: &[Leasehold; 2]) -> usize {
     usize::try_from(waiters.sum::<u64>()).expect("some thousands")
 }
 
-/// Raises the limit of this process and of the servers that it starts, where it is a desk's.
+/// Raises the limit of open files of this process, and of the servers that it starts, if it is too low.
 fn allow_open_files() {
     let limits = fs::read_to_string("/proc/self/limits").expect("Linux");
     let line = limits

@@ -313,7 +313,7 @@ fn no_more_may_wait_than_the_limits_say() {
     assert_eq!(
         api.acquire("a", None).status,
         423,
-        "who does not wait needs no room"
+        "a request that does not wait is not refused"
     );
     assert_eq!(
         api.acquire("c", json!({"wait_ms": 1000})).status,

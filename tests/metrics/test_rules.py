@@ -78,32 +78,32 @@ CASES = {
         [ready(0, 1, 0), {series("ready"): brief(0).replace("0+0", "1+0")}],
     ),
     "LeaseholdStoreDegraded": (
-        {**ready(1, 1, 1), **store(0, 1, 0)}, "2m", {**JOB, "severity": "critical"}, "2 Leasehold servers are in trouble with their store.",
+        {**ready(1, 1, 1), **store(0, 1, 0)}, "2m", {**JOB, "severity": "critical"}, "2 Leasehold servers have a degraded store.",
         [{**ready(1, 1), **store(1, 1)}, {**ready(1, 0), **store(1, 0)}],
     ),
     "LeaseholdGrantsUnconfirmed": (
         counter("replication_shortfalls_total", rising(1), reason="offline"), "5m", {**JOB, "severity": "critical"},
-        "Grants are refused because replicas do not confirm them.",
+        "Leasehold rejects grants because too few replicas confirm them.",
         [
             counter("replication_shortfalls_total", once(), reason="unconfirmed"),
             counter("replication_shortfalls_total", rising(1), reason="superseded"),
         ],
     ),
     "LeaseholdFailoverSlow": (
-        failovers(once(), always(0)), "6m", {**JOB, "severity": "warning"}, "There was no master for more than 30 seconds.",
+        failovers(once(), always(0)), "6m", {**JOB, "severity": "warning"}, "A failover left Leasehold without a healthy Redis master for more than 30 s.",
         [failovers(once(), once()), failovers(rising(1), rising(1))],
     ),
     "LeaseholdLeasesLost": (
-        counter("losses_total", once()), "6m", {**JOB, "severity": "critical"}, "A master came up without leases that clients count on.",
+        counter("losses_total", once()), "6m", {**JOB, "severity": "critical"}, "A new Redis master may lack leases on which clients still count.",
         [counter("losses_total", always(1))],
     ),
     "LeaseholdGrantsPaused": (
-        counter("grant_pause_seconds", always(42)), "2m", {**JOB, "severity": "critical"}, "No new lease is granted for 42s.",
+        counter("grant_pause_seconds", always(42)), "2m", {**JOB, "severity": "critical"}, "Leasehold grants no new lease for another 42s.",
         [counter("grant_pause_seconds", always(0)), counter("grant_pause_seconds", brief(1))],
     ),
     "LeaseholdErrors": (
         {**requests("POST", "201", 9), **requests("POST", "503", 1)}, "15m", {**JOB, "severity": "critical"},
-        "10% of the requests for locks fail with a 5xx.",
+        "10% of the requests for locks get a 5xx answer.",
         [
             {**requests("POST", "201", 99), **requests("POST", "503", 1)},
             {**requests("POST", "201", 9), **requests("POST", "423", 90)},
@@ -111,12 +111,12 @@ CASES = {
         ],
     ),
     "LeaseholdSlow": (
-        latency(90, 10), "20m", {**JOB, "severity": "warning"}, "The slowest hundredth of renewals and releases takes 925ms.",
+        latency(90, 10), "20m", {**JOB, "severity": "warning"}, "The 99th percentile of renewals and releases takes 925ms.",
         [latency(1000, 1), latency(90, 10, method="POST")],
     ),
     "LeaseholdRenewalsLost": (
         {**counter("renewals_total", rising(9), outcome="renewed"), **counter("renewals_total", rising(1), outcome="held_by_other")}, "25m",
-        {**JOB, "severity": "warning"}, "10% of the renewals come too late.",
+        {**JOB, "severity": "warning"}, "10% of the renewals find their lease lost.",
         [{**counter("renewals_total", rising(99), outcome="renewed"), **counter("renewals_total", rising(1), outcome="not_held")}],
     ),
     "LeaseholdLeasesExpire": (
@@ -124,7 +124,7 @@ CASES = {
             **counter("leases_expired_total", rising(1)), series("leases_expired_total", "b"): rising(1),
             **counter("acquires_total", rising(2), outcome="granted"),
         },
-        "28m", {**JOB, "severity": "warning"}, "120 leases ran out without a release within 15 minutes.",
+        "28m", {**JOB, "severity": "warning"}, "120 leases expired without a release within 15 minutes.",
         [
             {**counter("leases_expired_total", rising(1)), **counter("acquires_total", rising(10), outcome="granted")},
             {**counter("leases_expired_total", once(5)), **counter("acquires_total", once(5), outcome="granted")},
@@ -132,12 +132,12 @@ CASES = {
     ),
     "LeaseholdWaitersNearLimit": (
         {series("waiters", "b"): always(900), series("waiters_limit", "b"): always(1000)}, "5m", {**JOB, "severity": "warning"},
-        "A Leasehold server has 90% of the waiters that it may have.",
+        "A Leasehold server has 90% of its limit of waiters.",
         [{series("waiters"): always(700), series("waiters_limit"): always(1000)}],
     ),
     "LeaseholdLimitHit": (
         counter("limits_hit_total", once(), limit="key_waiters"), "7m", {**JOB, "limit": "key_waiters", "severity": "warning"},
-        "Requests are refused because of the limit key_waiters.",
+        "Leasehold reached the limit key_waiters.",
         [
             counter("limits_hit_total", rising(1), limit="body_bytes"), counter("limits_hit_total", rising(1), limit="head_bytes"),
             counter("limits_hit_total", always(7), limit="redis_queue"),
@@ -145,7 +145,7 @@ CASES = {
     ),
     "LeaseholdClockStepped": (
         counter("clock_steps_total", once(), size="large"), "6m", {**JOB, "severity": "warning"},
-        "The clock of the Redis master stepped by more than clocks may be apart.",
+        "The clock of the Redis master stepped by more than LEASEHOLD_MAX_CLOCK_SKEW_MS.",
         [counter("clock_steps_total", rising(1), size="small")],
     ),
 }

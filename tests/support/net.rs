@@ -21,9 +21,9 @@ pub(crate) fn free_port() -> u16 {
     // Parallel test processes start at different ports.
     let offset = process::id().wrapping_mul(997);
     for _ in PORTS {
-        let turn = u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
-        let place = offset.wrapping_add(turn) % u32::from(PORTS.end - PORTS.start);
-        let port = PORTS.start + u16::try_from(place).expect("a place in a range of u16");
+        let number = u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
+        let index = offset.wrapping_add(number) % u32::from(PORTS.end - PORTS.start);
+        let port = PORTS.start + u16::try_from(index).expect("an index in a range of u16");
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
@@ -51,7 +51,7 @@ impl TcpProxy {
             listener: Some(listener),
             targets: vec![target.to_owned()],
             mark: String::new(),
-            turn: 0,
+            forwarded: 0,
             links: Vec::new(),
             stopped: false,
         };
@@ -85,7 +85,7 @@ impl TcpProxy {
     pub(crate) fn round_robin(&self, targets: &[&str]) {
         let mut state = self.shared.state();
         state.targets = targets.iter().map(ToString::to_string).collect();
-        state.turn = 0;
+        state.forwarded = 0;
         self.reopen(&mut state);
     }
 
@@ -206,7 +206,7 @@ struct State {
     /// A connection with this text in its data is held back from then on; empty means off.
     mark: String,
     /// How many connections the proxy has forwarded since the last change of targets.
-    turn: usize,
+    forwarded: usize,
     links: Vec<Weak<Link>>,
     stopped: bool,
 }
@@ -294,9 +294,9 @@ fn accept_all(shared: &Arc<Shared>) {
         let target = if shared.is_blackhole() {
             None
         } else {
-            let address = &state.targets[state.turn % state.targets.len()];
+            let address = &state.targets[state.forwarded % state.targets.len()];
             let target = TcpStream::connect(address);
-            state.turn += 1;
+            state.forwarded += 1;
             match target {
                 Ok(target) => Some(target),
                 // Dropping the client closes the connection, because the target does not answer.

@@ -33,18 +33,18 @@ const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src '
     info(
         title = "Leasehold",
         description = "A lock service over HTTP: leases with fencing tokens.\n\nAcquire a lock with `POST /locks/{key}`, \
-            keep it with `PUT /locks/{key}/lease`, let it go with `DELETE /locks/{key}`. A client may count on its \
-            lease until the moment it sent the request, plus `waited_ms`, plus `expires_in_ms`, on its own monotonic \
-            clock. Refusals are `application/problem+json`; their `type` is the part to branch on.\n\nIntegers are \
-            written as digits alone: `1e3` and `1.0` are refused. The service counts the length of texts in bytes.\n\nA key may hold \
-            slashes, written `/` or `%2F`.",
+            renew the lease with `PUT /locks/{key}/lease`, release it with `DELETE /locks/{key}`. A client can count on \
+            its lease until the moment at which it sent the request, plus `waited_ms`, plus `expires_in_ms`, on its own \
+            monotonic clock. Refusals are `application/problem+json`; programs branch on their `type`.\n\nIntegers \
+            consist of digits only: the server refuses `1e3` and `1.0`. Limits of texts are in bytes.\n\nA key can \
+            contain slashes, written `/` or `%2F`.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
         contact(name = "Leasehold maintainers"),
     ),
     servers((url = "/", description = "This server")),
     tags(
         (name = "locks", description = "Acquire, renew, release, break, inspect and list."),
-        (name = "health", description = "Whether the server lives, is ready, and what it counts."),
+        (name = "health", description = "Liveness, readiness, metrics, and the front page."),
     ),
     components(schemas(ProblemBody)),
 )]
@@ -60,7 +60,7 @@ pub(super) fn complete(api: &utoipa::openapi::OpenApi, limits: Option<&Limits>) 
     let mut document = serde_json::to_value(api).expect("a document is JSON");
     document["components"]["securitySchemes"] = json!({"bearer": {
         "type": "http", "scheme": "bearer",
-        "description": "`LEASEHOLD_TOKEN`, or `LEASEHOLD_BREAK_TOKEN` to break a lease as well. Not needed where none is set.",
+        "description": "`LEASEHOLD_TOKEN`, or `LEASEHOLD_BREAK_TOKEN`, which also permits breaking a lease. A server without tokens requires none.",
     }});
     document["security"] = json!([{}]);
     document["components"]["headers"] = headers();

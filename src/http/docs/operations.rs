@@ -144,9 +144,9 @@ pub(super) fn headers() -> Value {
     json!({
         "Allow": text("The methods of this route."),
         "IdempotencyReplayed": text("Always `true`."),
-        "Location": text("The path of the lock: its key, percent-encoded."),
-        "RequestId": text("The id of this request: the client's own X-Request-Id, if it sent a plain one."),
-        "RetryAfter": seconds("Seconds to wait before asking again."),
+        "Location": text("The path of the lock, with its key percent-encoded."),
+        "RequestId": text("The id of this request: the `X-Request-Id` of the client if it has 1 to 128 characters of `A-Z a-z 0-9 . _ -`, otherwise a new id."),
+        "RetryAfter": seconds("Seconds to wait before the next attempt."),
         "WwwAuthenticate": text("Always `Bearer`."),
     })
 }

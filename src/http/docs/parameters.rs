@@ -18,20 +18,21 @@ pub(super) fn parameter(name: &str) -> Value {
     match name {
         "key" => json!({
             "name": "key", "in": "path", "required": true,
-            "description": "The name of the lock, percent-encoded; a slash in it may stand as it is. No empty, `.` or `..` \
-                segment, and the last segment is not `lease`.",
+            "description": "The key of the lock, percent-encoded. A slash can be written as `/` or `%2F`. The key must not \
+                have an empty, `.` or `..` segment, and its last segment must not be `lease`.",
             "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY_BYTES, "pattern": KEY_PATTERN},
             "example": "my_lock",
         }),
         "Lease-Id" | "optional Lease-Id" => json!({
             "name": "Lease-Id", "in": "header", "required": name == "Lease-Id",
-            "description": "The `lease_id` that the acquisition answered.",
+            "description": "The `lease_id` of the lease, from the answer to its acquisition.",
             "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
         }),
         "Idempotency-Key" => json!({
             "name": "Idempotency-Key", "in": "header", "required": false,
-            "description": "Makes repeating the request safe: random for each acquisition (such as a UUID), the same for its \
-                repetitions. As secret as a lease id: a client that repeats the request with it gets the lease.",
+            "description": "Makes it safe to repeat the request. Use a random value for each acquisition (such as a UUID), and \
+                the same value for its repetitions. The value is as secret as a lease id: any client that sends it \
+                gets the lease.",
             "schema": {
                 "type": "string", "pattern": "^[!-~]+$",
                 "minLength": IDEMPOTENCY_KEY_LENGTH.start(), "maxLength": IDEMPOTENCY_KEY_LENGTH.end(),
@@ -39,22 +40,22 @@ pub(super) fn parameter(name: &str) -> Value {
         }),
         "force" => json!({
             "name": "force", "in": "query", "required": false,
-            "description": "`true` breaks somebody else's lease, the one that `fencing_token` names.",
+            "description": "`true` breaks the lease that `fencing_token` names.",
             "schema": {"type": "boolean", "default": false},
         }),
         "fencing_token" => json!({
             "name": "fencing_token", "in": "query", "required": false,
-            "description": "The token of the lease to break, as inspecting the lock answers it; goes with `force=true`.",
+            "description": "The fencing token of the lease to break, from the status of the lock. Only with `force=true`.",
             "schema": {"type": "integer", "format": "int64", "minimum": 0, "maximum": FencingToken::MAX},
         }),
         "prefix" => json!({
             "name": "prefix", "in": "query", "required": false,
-            "description": "Only keys that begin with this, such as `billing/`.",
+            "description": "List only keys that begin with this text, such as `billing/`.",
             "schema": {"type": "string", "maxLength": MAX_KEY_BYTES, "pattern": "^[A-Za-z0-9._~:@/+=,-]*$"},
         }),
         "limit" => json!({
             "name": "limit", "in": "query", "required": false,
-            "description": "The most locks of the page.",
+            "description": "The maximum number of locks of the page.",
             "schema": {
                 "type": "integer", "format": "int32", "minimum": 1, "maximum": MAX_LIST_LIMIT,
                 "default": DEFAULT_LIST_LIMIT,
@@ -62,7 +63,7 @@ pub(super) fn parameter(name: &str) -> Value {
         }),
         "cursor" => json!({
             "name": "cursor", "in": "query", "required": false,
-            "description": "`next_cursor` of the page before.",
+            "description": "The `next_cursor` of the previous page.",
             "schema": {"type": "string", "minLength": 1, "maxLength": MAX_CURSOR_BYTES},
         }),
         other => unreachable!("{other} is in the table above"),

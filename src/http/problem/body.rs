@@ -31,21 +31,21 @@ pub enum Effect {
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
 #[schema(as = Problem)]
 pub struct ProblemBody {
-    /// `urn:leasehold:problem:` and the name of the problem; the part to branch on.
+    /// `urn:leasehold:problem:` and the name of the problem. Programs branch on it.
     #[serde(rename = "type")]
     #[schema(example = "urn:leasehold:problem:lock-held")]
     pub kind: String,
-    /// The kind of problem in words; the same each time.
+    /// A short description, the same for all problems of this type.
     pub title: &'static str,
-    /// The HTTP status again.
+    /// The HTTP status of the answer.
     #[schema(minimum = 400, maximum = 599)]
     pub status: u16,
-    /// What is wrong with this request.
+    /// What is wrong with this request, and what to do.
     #[schema(value_type = String)]
     pub detail: Cow<'static, str>,
-    /// The `X-Request-Id` of the answer; the server's log has it too.
+    /// The `X-Request-Id` of the answer. The log of the server has the same id.
     pub request_id: String,
-    /// Who holds the lock, in that client's own words (`lock-held`, `wait-timeout`).
+    /// The name of the holder, as that client gave it (`lock-held`, `wait-timeout`).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "billing-7d9f", nullable = false)]
     pub holder: Option<String>,
@@ -57,26 +57,26 @@ pub struct ProblemBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, nullable = false)]
     pub held_for_ms: Option<u64>,
-    /// Milliseconds left of the current lease, unless it is renewed (`lock-held`, `wait-timeout`).
+    /// Milliseconds until the current lease expires without a renewal (`lock-held`, `wait-timeout`).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, nullable = false)]
     pub expires_in_ms: Option<u64>,
-    /// How many requests wait for the lock (`lock-held`, `wait-timeout`).
+    /// The number of requests that wait for the lock (`lock-held`, `wait-timeout`).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, nullable = false)]
     pub waiters: Option<u64>,
-    /// The place of this request in the line when its time was over; 1 is the first
+    /// The position of this request in the queue when the wait timed out; 1 is the first
     /// (`wait-timeout`).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, nullable = false)]
     pub position: Option<u64>,
-    /// Why the lease is lost (`lease-lost`): `not_held` (nobody holds the lock), `held_by_other`, or
-    /// `released` (this acquisition was granted and released moments ago).
+    /// Why the lease is lost (`lease-lost`): `not_held` (no client holds the lock), `held_by_other`, or
+    /// `released` (this acquisition was granted, and then released at most 10 seconds ago).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, value_type = String)]
     pub reason: Option<Reason>,
-    /// Whether an operation that failed may have taken effect (5xx): `none` (it certainly did not) or
-    /// `unknown` (ask again, with the same `Idempotency-Key` or `Lease-Id`).
+    /// Whether the failed operation may have had an effect (5xx): `none` (it had no effect) or `unknown` (it
+    /// may have: repeat it with the same `Idempotency-Key` or `Lease-Id`).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, value_type = String)]
     pub outcome: Option<Effect>,

@@ -18,7 +18,7 @@ impl From<ServiceError> for Problem {
             ServiceError::ShuttingDown => Self::with_outcome(
                 Kind::ShuttingDown,
                 Outcome::None,
-                "ask another server, or this one when it is back",
+                "no effect; retry with another server, or with this one after its restart",
             ),
         }
     }
@@ -31,9 +31,9 @@ impl From<StoreError> for Problem {
         let problem = match error {
             StoreError::Unavailable { .. } => {
                 let detail = match outcome {
-                    Outcome::None => "nothing was done; GET /readyz says what the store is missing",
+                    Outcome::None => "no effect; GET /readyz has the reason",
                     Outcome::Unknown => {
-                        "the store did not answer in time; it may have done what was asked"
+                        "the store did not answer in time; the operation may have had an effect"
                     }
                 };
                 Self::with_outcome(Kind::StoreUnavailable, outcome, detail)
@@ -41,27 +41,27 @@ impl From<StoreError> for Problem {
             StoreError::OutOfMemory => Self::with_outcome(
                 Kind::StoreOutOfMemory,
                 outcome,
-                "nothing was done; releasing still works",
+                "no effect; releases still work",
             ),
             StoreError::NotPersisting => {
-                Self::with_outcome(Kind::StoreNotPersisting, outcome, "nothing was done")
+                Self::with_outcome(Kind::StoreNotPersisting, outcome, "no effect; retry later")
             }
             StoreError::ReplicationUnconfirmed { .. } => Self::with_outcome(
                 Kind::ReplicationUnconfirmed,
                 outcome,
-                "the operation is not on enough replicas to survive a failover; count on nothing",
+                "too few replicas confirmed the operation, so a failover could lose it; do not rely on it",
             ),
             StoreError::Recovering { retry_after } => {
                 let mut problem = Self::with_outcome(
                     Kind::Recovering,
                     outcome,
-                    "after a failover or a loss nothing new is granted until the leases that may still be counted on are known or over; renewals and releases go on",
+                    "new grants pause until the leases on which clients may still count are known or have ended; renewals and releases continue",
                 );
                 problem.set_retry_after(retry_after);
                 problem
             }
             StoreError::InvalidCursor => {
-                Self::invalid("cursor is not one that this service gave out in next_cursor")
+                Self::invalid("cursor must be the next_cursor of an earlier page")
             }
             StoreError::Internal { .. } => Self::internal(),
         };

@@ -21,7 +21,7 @@ impl Problem {
             Kind::Internal => Self::internal(),
             Kind::ShuttingDown => ServiceError::ShuttingDown.into(),
             kind if kind.status() == StatusCode::SERVICE_UNAVAILABLE => {
-                Self::with_outcome(kind, Outcome::None, "nothing was done")
+                Self::with_outcome(kind, Outcome::None, "no effect; retry later")
             }
             kind => Self::new(kind, kind.title()),
         }

@@ -12,7 +12,7 @@ impl Problem {
     pub fn lease_id_required() -> Self {
         Self::new(
             Kind::LeaseIdRequired,
-            "send the lease_id that the acquisition answered in the Lease-Id header",
+            "send the lease_id of the acquisition in the header Lease-Id",
         )
     }
 
@@ -21,7 +21,7 @@ impl Problem {
     pub fn held(held_by: HeldBy) -> Self {
         let mut problem = Self::new(
             Kind::LockHeld,
-            "somebody else holds the lock; wait_ms waits for it",
+            "another client holds the lock; set wait_ms to wait for it",
         );
         problem.describe(held_by);
         problem
@@ -32,7 +32,7 @@ impl Problem {
     pub fn wait_timeout(held_by: HeldBy, ahead: usize) -> Self {
         let mut problem = Self::new(
             Kind::WaitTimeout,
-            "somebody else held the lock until wait_ms had passed",
+            "another client held the lock until wait_ms had passed",
         );
         problem.describe(held_by);
         problem.body.position = Some(count(ahead) + 1);
@@ -45,9 +45,9 @@ impl Problem {
         let (reason, detail) = match loss {
             Loss::NotHeld => (
                 Reason::NotHeld,
-                "nobody holds the lock: the lease expired or was ended",
+                "no client holds the lock: the lease expired, or was released or broken",
             ),
-            Loss::HeldByOther => (Reason::HeldByOther, "somebody else holds the lock"),
+            Loss::HeldByOther => (Reason::HeldByOther, "another client holds the lock"),
         };
         Self::lease_lost(reason, detail)
     }
@@ -72,7 +72,7 @@ impl Problem {
     pub fn key_reused() -> Self {
         Self::new(
             Kind::IdempotencyKeyReused,
-            "this Idempotency-Key was used with another ttl_ms, holder or metadata; take a new one for each acquisition",
+            "this Idempotency-Key was used with another ttl_ms, holder or metadata; use a new key for each acquisition",
         )
     }
 
@@ -81,16 +81,16 @@ impl Problem {
     pub fn too_many_waiters() -> Self {
         Self::new(
             Kind::TooManyWaiters,
-            "as many requests wait as may; try again later, or without wait_ms",
+            "the limit of waiters is reached; retry later, or without wait_ms",
         )
     }
 
-    /// The limit of listings under way is reached.
+    /// The limit of listings in progress is reached.
     #[must_use]
     pub fn too_many_listings() -> Self {
         Self::new(
             Kind::TooManyListings,
-            "this server lists for as many requests as it may at once; try again later",
+            "this server has reached its limit of listings; retry later",
         )
     }
 
@@ -99,7 +99,7 @@ impl Problem {
     pub fn head_too_large(max_bytes: usize) -> Self {
         Self::new(
             Kind::HeadTooLarge,
-            format!("request line and headers may have at most {max_bytes} bytes"),
+            format!("request line and headers must have at most {max_bytes} bytes"),
         )
     }
 
@@ -115,7 +115,7 @@ impl Problem {
         Self::with_outcome(
             Kind::Internal,
             Outcome::Unknown,
-            "the request id finds the cause in the server's log",
+            "the log of the server has the cause, under this request id",
         )
     }
 

@@ -21,26 +21,26 @@ pub const DEFAULT_TTL: Duration = Duration::from_secs(30);
 /// The lengths that an `Idempotency-Key` may have, in bytes.
 pub const IDEMPOTENCY_KEY_LENGTH: RangeInclusive<usize> = 16..=255;
 
-/// What to acquire. Every field may be absent, and so may the body.
+/// The parameters of an acquisition. Every field is optional, and so is the body.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"ttl_ms": 10_000, "wait_ms": 5_000, "holder": "billing-7d9f", "metadata": {"job": "42"}}))]
 pub struct AcquireBody {
-    /// How long the lease lasts without a renewal, in milliseconds. The maximum is the operator's
-    /// to set (an hour by default).
+    /// How long the lease lasts without a renewal, in milliseconds. The operator sets the maximum
+    /// (by default an hour).
     #[serde(default, deserialize_with = "present")]
     #[schema(minimum = 100, default = 30_000, nullable = false)]
     pub ttl_ms: Option<u64>,
-    /// How long to wait for a lock that is held, in milliseconds. The maximum is the operator's to
-    /// set (50 seconds by default).
+    /// How long to wait for a held lock, in milliseconds. The operator sets the maximum (by default
+    /// 50 seconds).
     #[serde(default, deserialize_with = "present")]
     #[schema(minimum = 0, default = 0, nullable = false)]
     pub wait_ms: Option<u64>,
-    /// Who asks, for people to read: 1 to 256 bytes of printable characters.
+    /// A name for the holder, which other clients can see: 1 to 256 bytes of printable characters.
     #[serde(default, deserialize_with = "present")]
     #[schema(min_length = 1, max_length = 256, nullable = false)]
     pub holder: Option<String>,
-    /// What else people and tools may want to know: at most 32 pairs of strings, 4096 bytes in all.
+    /// Further information, which other clients can see: at most 32 pairs of strings, 4096 bytes in all.
     #[serde(default, deserialize_with = "distinct_pairs")]
     #[schema(nullable = false)]
     pub metadata: Option<BTreeMap<String, String>>,

@@ -37,7 +37,7 @@ pub(super) fn distinct_pairs<'de, D: Deserializer<'de>>(
                     )));
                 }
                 if let Some(_first) = pairs.insert(name, value) {
-                    return Err(serde::de::Error::custom("a name is given twice"));
+                    return Err(serde::de::Error::custom("a name occurs twice"));
                 }
             }
             Ok(pairs)

@@ -17,40 +17,41 @@ use crate::store::contract::Timed;
 /// A lease: exclusive until its deadline.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Lease {
-    /// The lock.
+    /// The key of the lock.
     #[schema(example = "my_lock")]
     pub key: String,
-    /// The secret that proves that the lease is yours; `Lease-Id` of renewals and of the release.
+    /// The secret that proves that the lease is yours. Renewals and the release send it as `Lease-Id`.
     #[schema(
         example = "5f0c2f7f1c7e4f0b9a4d2b6c8e1f3a57",
         pattern = "^[0-9a-f]{32}$"
     )]
     pub lease_id: String,
-    /// Rises with every grant of the whole service. Send it to the resource that the lock protects,
-    /// which refuses any token lower than the highest it has seen.
+    /// A number that rises with every grant of the whole service. Send it to the protected resource,
+    /// which must reject each token that is lower than the highest it has seen.
     #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64)]
     pub fencing_token: u64,
-    /// Who holds it, as the acquisition said.
+    /// The name of the holder, as the acquisition gave it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub holder: Option<String>,
-    /// What the acquisition attached.
+    /// The metadata of the acquisition.
     pub metadata: BTreeMap<String, String>,
-    /// How long a renewal extends it, in milliseconds.
+    /// The TTL of the lease, in milliseconds. A renewal without `ttl_ms` extends the lease to this
+    /// time from then on.
     #[schema(minimum = 100)]
     pub ttl_ms: u64,
-    /// When it was granted, on the store's clock.
+    /// The moment of the grant, on the clock of the store.
     #[schema(format = DateTime)]
     pub acquired_at: String,
-    /// When it is over unless it is renewed, on the store's clock. For people; programs count
+    /// The deadline of the lease, on the clock of the store. It is for people: programs count
     /// `expires_in_ms` on their own monotonic clock.
     #[schema(format = DateTime)]
     pub expires_at: String,
-    /// Milliseconds left when this was answered. A client may count on the lease until the moment it
-    /// *sent* the request, plus `waited_ms`, plus this.
+    /// Milliseconds from the answer to the deadline. A client can count on the lease until the moment at
+    /// which it *sent* the request, plus `waited_ms`, plus `expires_in_ms`.
     #[schema(minimum = 0)]
     pub expires_in_ms: u64,
-    /// When to renew: a third of the TTL.
+    /// Milliseconds until the client should renew the lease: a third of the TTL.
     #[schema(minimum = 0)]
     pub renew_after_ms: u64,
     /// Milliseconds from the arrival of the request to its answer.
@@ -90,12 +91,12 @@ impl Lease {
     }
 }
 
-/// How to renew. The field may be absent, and so may the body.
+/// The parameters of a renewal. The field is optional, and so is the body.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"ttl_ms": 10_000}))]
 pub struct RenewBody {
-    /// The lease's TTL from now on, in milliseconds; what it was if absent.
+    /// The new TTL of the lease, in milliseconds. If it is absent, the TTL stays the same.
     #[serde(default, deserialize_with = "present")]
     #[schema(minimum = 100, nullable = false)]
     pub ttl_ms: Option<u64>,

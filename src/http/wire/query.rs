@@ -64,7 +64,7 @@ impl ListParameters {
         let plain = |cursor: &String| cursor.is_ascii() && cursor.len() <= MAX_CURSOR_BYTES;
         if !self.cursor.as_ref().is_none_or(plain) {
             return Err(Problem::invalid(
-                "cursor is not one that this service gave out in next_cursor",
+                "cursor must be the next_cursor of an earlier page",
             ));
         }
         Ok(ListQuery {
@@ -84,10 +84,10 @@ impl ReleaseParameters {
         match (self.force, &self.fencing_token) {
             (false, None) => Ok(None),
             (false, Some(_)) => Err(Problem::invalid(
-                "fencing_token goes with force=true; a release is by Lease-Id",
+                "fencing_token requires force=true; a release needs only the header Lease-Id",
             )),
             (true, None) => Err(Problem::invalid(
-                "force=true needs the fencing_token of the lease to break",
+                "force=true requires the fencing_token of the lease to break",
             )),
             (true, Some(text)) => integer(text)
                 .and_then(FencingToken::new)

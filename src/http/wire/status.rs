@@ -10,42 +10,43 @@ use crate::lock::key::LockKey;
 use crate::lock::lease::millis;
 use crate::lock::rules::LeaseInfo;
 
-/// How a lock stands.
+/// The status of a lock.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct LockStatus {
-    /// The lock.
+    /// The key of the lock.
     #[schema(example = "my_lock")]
     pub key: String,
-    /// Whether somebody holds it; the fields below from `metadata` on are there only then.
+    /// Whether a client holds the lock, or the lock is reserved for a waiter. All fields below
+    /// `waiters` are present only if it is true.
     pub held: bool,
-    /// How many requests wait for it.
+    /// The number of requests that wait for the lock.
     #[schema(minimum = 0)]
     pub waiters: u64,
-    /// Who holds it, as the acquisition said.
+    /// The name of the holder, if the acquisition gave one.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub holder: Option<String>,
-    /// What the acquisition attached.
+    /// The metadata of the acquisition.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub metadata: Option<BTreeMap<String, String>>,
-    /// The token of the current lease; a break must name it.
+    /// The fencing token of the current lease. A break must name it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64, nullable = false)]
     pub fencing_token: Option<u64>,
-    /// When the current lease was granted, on the store's clock.
+    /// The moment at which the current lease was granted, on the clock of the store.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = DateTime, nullable = false)]
     pub acquired_at: Option<String>,
-    /// Milliseconds since then.
+    /// Milliseconds since the current lease was granted.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, nullable = false)]
     pub held_for_ms: Option<u64>,
-    /// Milliseconds left of the current lease, unless it is renewed.
+    /// Milliseconds until the current lease expires without a renewal.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, nullable = false)]
     pub expires_in_ms: Option<u64>,
-    /// How often it was renewed.
+    /// How often the current lease was renewed.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, nullable = false)]
     pub renewals: Option<u64>,
@@ -54,9 +55,9 @@ pub struct LockStatus {
 /// A page of held locks.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct LockPage {
-    /// The locks; may be fewer than `limit`, even none, before the last page.
+    /// The locks. A page can have fewer than `limit`, even none, and not be the last.
     pub locks: Vec<LockStatus>,
-    /// The `cursor` of the next page; absent on the last one.
+    /// The `cursor` of the next page. It is absent on the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub next_cursor: Option<String>,

@@ -141,7 +141,8 @@ impl Activator {
             }
         }
         Err(Diagnosis::passing(format!(
-            "{} is activated again and again",
+            "a report to {} failed {MAX_REPORTS} times because its activation or its clock kept changing; the server tries \
+             again",
             node.address
         )))
     }
@@ -289,7 +290,7 @@ fn number(text: &str) -> u64 {
 fn misunderstood(node: &Node, reply: &Value) -> Diagnosis {
     let answer = text(reply).unwrap_or("a list");
     Diagnosis::disqualifying(format!(
-        "{} answered something else than asked for: {answer}",
+        "{} sent an unexpected reply: {answer}",
         node.address
     ))
 }
@@ -298,16 +299,17 @@ fn misunderstood(node: &Node, reply: &Value) -> Diagnosis {
 pub(super) fn explain_guard(address: &Address, reason: &str, detail: &str) -> Diagnosis {
     Diagnosis::disqualifying(match reason {
         "role" => format!(
-            "{address} is a replica now ({detail}) and cannot hold locks: a failover is under way, or the address is no master's"
+            "{address} is a replica now ({detail}) and cannot hold locks: a failover is in progress, or the \
+             address is not that of a master"
         ),
         "format" => format!(
             "the data at {address} has format {detail}, newer than this version of Leasehold can read ({DATA_FORMAT}): \
-             run the newer version"
+             run a newer version"
         ),
         "clock" => format!(
-            "the clocks of {address} and of this server are more than {} hours apart: set both right",
+            "the clocks of {address} and of this server differ by more than {} hours: correct them",
             MAX_ACTIVATION_CLOCK_DIFFERENCE.as_secs() / 3600
         ),
-        other => format!("{address} refused: {other} {detail}"),
+        other => format!("{address} rejected the operation: {other} {detail}"),
     })
 }

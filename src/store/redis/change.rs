@@ -72,22 +72,23 @@ impl fmt::Display for Change {
         if let Some(epoch) = self.epoch {
             write!(f, " (configuration epoch {epoch})")?;
         }
-        write!(f, "; without a master for {} ms; ", millis(self.away))?;
+        write!(f, "; no healthy master for {} ms; ", millis(self.away))?;
         let missing = self.missing;
         match (missing, self.lost_leases()) {
-            (0, false) => f.write_str("no confirmed write that this server knows of is missing"),
+            (0, false) => f.write_str("no confirmed write that this server knows is missing"),
             (_, false) => write!(
                 f,
-                "{missing} confirmed writes are missing, of leases that are over within a second"
+                "{missing} confirmed writes are missing, but their leases end within 1 s"
             ),
             (_, true) => {
                 let what = match missing {
-                    0 => "another server misses confirmed writes, or a clock stepped".to_owned(),
+                    0 => "another server reported missing writes, or the clock stepped".to_owned(),
                     _ => format!("{missing} confirmed writes are missing"),
                 };
                 write!(
                     f,
-                    "{what}: no new grants for {} ms, until the leases that may be lost are over; renewals and releases go on",
+                    "{what}: no new grants for {} ms, until the leases that may be lost have ended; renewals and releases \
+                     continue",
                     millis(self.pause)
                 )
             }

@@ -224,7 +224,7 @@ impl Lane {
     /// Runs a batch at the current generation, and again at a newer one for as long as it certainly
     /// did nothing and there is time.
     async fn run_batch(&mut self, mut batch: Vec<Queued>) {
-        let mut why = "Redis is slow, and the operation waited for too long to be sent".to_owned();
+        let mut why = "Redis is slow: the operation waited too long to be sent".to_owned();
         let mut generation = self.around.topology.current();
         let mut before = None;
         loop {
@@ -250,7 +250,7 @@ impl Lane {
                     if batch.is_empty() {
                         return;
                     }
-                    "the master is another since it was activated, or its clock stepped"
+                    "the master restarted or was replaced since its activation, or its clock stepped"
                         .clone_into(&mut why);
                 }
                 Run::Failed(error) => return fail(batch, &error),
@@ -286,7 +286,7 @@ impl Lane {
             .call(&mut connection, generation, &operations);
         let Some(reply) = node.retired.run_until_cancelled(call).await else {
             drop(Connection::take(connection));
-            return Run::Lost("the master changed while the operation was under way".into());
+            return Run::Lost("the master changed while the operation was in progress".into());
         };
         match reply {
             Ok(value) => {
@@ -362,7 +362,7 @@ impl Lane {
                         replies,
                         stepped: false,
                     }),
-                    _ => Run::Lost("a batch was answered without its numbers".into()),
+                    _ => Run::Lost("the reply to a batch lacks its numbers".into()),
                 };
             }
             Ok(other) => return misread(&Value::Array(other.into())),
@@ -430,7 +430,9 @@ impl Lane {
                 }
                 Some("clock") if !done.stepped => {
                     self.around.metrics.faults.count(Fault::Late);
-                    Err(not_done("the command reached Redis too late"))
+                    Err(not_done(
+                        "the command reached Redis too late to be executed",
+                    ))
                 }
                 Some(_) => {
                     again.push(queued);
@@ -484,7 +486,7 @@ fn misread(reply: &Value) -> Run {
     // The values may hold lease ids, so only the shape is told.
     let length = list(reply).map(<[Value]>::len);
     Run::Lost(format!(
-        "a batch was answered with something else (a list of {length:?})"
+        "the reply to a batch is not as expected (length {length:?})"
     ))
 }
 

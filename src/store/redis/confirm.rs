@@ -333,7 +333,7 @@ impl Work {
             let undos: Vec<_> = undos.iter().collect();
             let undone = self.batches.call(connection, generation, &undos).await;
             if let Err(error) = undone {
-                tracing::debug!("taking back unconfirmed grants failed: {error}");
+                tracing::debug!("cannot roll back unconfirmed grants: {error}");
                 self.connection = None;
             }
         }

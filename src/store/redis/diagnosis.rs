@@ -81,7 +81,7 @@ impl Target {
         if lacks_permission(said) {
             self.too_few_permissions(at, said)
         } else {
-            Diagnosis::passing(format!("{at} refuses operations: {}", one_line(said)))
+            Diagnosis::passing(format!("{at} rejects operations: {}", one_line(said)))
         }
     }
 
@@ -89,35 +89,35 @@ impl Target {
         let settings = self.credentials;
         if error.kind() == ErrorKind::AuthenticationFailed {
             return Some(Diagnosis::disqualifying(format!(
-                "{at} refused the password: check {settings} (and that it has a password at all)"
+                "{at} rejected the password: check {settings}, and that {at} has a password"
             )));
         }
         (error.code() == Some("NOAUTH"))
-            .then(|| Diagnosis::disqualifying(format!("{at} wants a password: set {settings}")))
+            .then(|| Diagnosis::disqualifying(format!("{at} requires a password: set {settings}")))
     }
 
     fn explain_tls(&self, at: &Address, said: &str) -> Option<Diagnosis> {
         let text = match said {
             _ if said.contains("UnknownIssuer") => format!(
-                "the certificate of {at} is signed by an authority that is not trusted: set LEASEHOLD_TLS_CA_FILE to \
-                 the one that signed it"
+                "this server does not trust the authority that signed the certificate of {at}: set LEASEHOLD_TLS_CA_FILE to \
+                 the certificate of that authority"
             ),
             _ if said.contains("CertificateRequired") => format!(
-                "{at} wants a client certificate: set LEASEHOLD_TLS_CERT_FILE and LEASEHOLD_TLS_KEY_FILE"
+                "{at} requires a client certificate: set LEASEHOLD_TLS_CERT_FILE and LEASEHOLD_TLS_KEY_FILE"
             ),
             _ if said.contains("UnknownCA") || said.contains("received fatal alert") => format!(
-                "{at} does not trust the client certificate ({said}): the one in LEASEHOLD_TLS_CERT_FILE must be signed by \
-                 an authority that it knows"
+                "{at} does not trust the client certificate ({said}): set LEASEHOLD_TLS_CERT_FILE to a certificate from an \
+                 authority that {at} trusts"
             ),
             _ if self.tls && timed_out(said) => format!(
-                "{at} did not answer to TLS in time: if it speaks none, use redis:// and leave {} unset; else check that \
-                 the network lets this server through, and {}",
+                "{at} did not answer the TLS handshake in time: if it does not use TLS, use redis:// and leave {} unset; \
+                 otherwise check that the network allows the connection, and {}",
                 self.tls_setting, self.address_setting
             ),
             _ if !self.tls && (said.contains("reset by peer") || said.contains("end of file")) => {
                 format!(
-                    "{at} cannot be reached ({said}): if it wants TLS, use rediss:// or set {}; else check that it runs, and \
-                 {}",
+                    "{at} cannot be reached ({said}): if it requires TLS, use rediss:// or set {}; otherwise check that it \
+                     runs, and {}",
                     self.tls_setting, self.address_setting
                 )
             }
@@ -137,21 +137,21 @@ impl Target {
             _ if lower.contains("unknown command") && lower.contains("select") => sentinel(at),
             _ if lower.contains("cluster mode") => cluster(at),
             _ if lower.contains("db index is out of range") => Diagnosis::disqualifying(format!(
-                "{at} has no database {}: set LEASEHOLD_REDIS_DB (or the number in LEASEHOLD_REDIS_URL) to one that it has",
+                "{at} has no database {}: set LEASEHOLD_REDIS_DB (or the number in LEASEHOLD_REDIS_URL) to one that exists",
                 self.db
             )),
             _ if error.code() == Some("OOM") || said.contains("OOM ") => {
                 Diagnosis::passing(format!(
-                    "{at} is out of memory and takes no writes: raise maxmemory, or free memory in it"
+                    "{at} is out of memory and rejects writes: raise maxmemory, or delete other data"
                 ))
             }
             _ if error.code() == Some("MISCONF") || said.contains("MISCONF ") => {
                 Diagnosis::passing(format!(
-                    "{at} takes no writes because it cannot save to disk: see its log, free the disk"
+                    "{at} rejects writes because it cannot save to disk: see its log, and free disk space"
                 ))
             }
             ErrorKind::Parse => Diagnosis::disqualifying(format!(
-                "{at} does not answer as a Redis does: check the host and port, {}",
+                "{at} does not use the protocol of Redis: check host and port, {}",
                 self.address_setting
             )),
             _ => return None,
@@ -160,7 +160,7 @@ impl Target {
 
     fn unreachable(&self, at: &Address, said: &str) -> Diagnosis {
         Diagnosis::passing(format!(
-            "{at} cannot be reached ({said}): check that it runs, that the network lets this server through, and {}",
+            "{at} cannot be reached ({said}): check that it runs, that the network allows the connection, and {}",
             self.address_setting
         ))
     }
@@ -172,7 +172,7 @@ impl Target {
             ..
         } = self;
         Diagnosis::disqualifying(format!(
-            "the user {username} has too few permissions on {at} ({}): give it: ACL SETUSER {username} ~{key_prefix}* \
+            "the user {username} has too few permissions on {at} ({}): run ACL SETUSER {username} ~{key_prefix}* \
              &{key_prefix}* {ACL_COMMANDS}",
             one_line(said)
         ))
@@ -182,14 +182,14 @@ impl Target {
 /// A Sentinel where a Redis was expected.
 pub(super) fn sentinel(at: &Address) -> Diagnosis {
     Diagnosis::disqualifying(format!(
-        "{at} is a Sentinel, not a Redis: name it in LEASEHOLD_SENTINELS"
+        "{at} is a Sentinel, not a Redis data node: set LEASEHOLD_SENTINELS to its address"
     ))
 }
 
 /// A node of a cluster.
 pub(super) fn cluster(at: &Address) -> Diagnosis {
     Diagnosis::disqualifying(format!(
-        "{at} is part of a Redis Cluster, which is not supported: use Sentinel or one Redis"
+        "{at} is part of a Redis Cluster, which Leasehold does not support: use Sentinel or one Redis"
     ))
 }
 

@@ -482,7 +482,7 @@ fn misunderstood(reply: &Reply) -> StoreError {
     // The value may hold a lease id, so only its shape is told.
     StoreError::Internal {
         cause: format!(
-            "a script replied {:?} with other fields than expected",
+            "a script replied {:?} with unexpected fields",
             outcome(&reply.value)
         ),
     }

@@ -180,15 +180,15 @@ impl Node {
             ("sentinel", ..) => return Err(diagnosis::sentinel(at)),
             ("cluster", ..) => return Err(diagnosis::cluster(at)),
             _ if !is_recent(field("redis_version")) => format!(
-                "{at} runs Redis {}, which is too old: {}.{} or later is needed",
+                "{at} runs Redis {}, which is too old: Leasehold requires {}.{} or newer",
                 field("redis_version"),
                 MIN_REDIS_VERSION.0,
                 MIN_REDIS_VERSION.1
             ),
             (_, "slave", _) => self.explain_replica(field("master_host"), field("master_port")),
             (_, _, policy) if policy != "noeviction" && field("maxmemory") != "0" => format!(
-                "{at} evicts keys when its memory is full (maxmemory-policy {policy}), and with them locks that \
-                 somebody holds: set maxmemory-policy to noeviction"
+                "{at} evicts keys when its memory is full (maxmemory-policy {policy}), and can drop locks that are held: \
+                 set maxmemory-policy to noeviction"
             ),
             _ if field("loading") == "1" => {
                 return Err(Diagnosis::passing(format!(
@@ -216,16 +216,16 @@ impl Node {
 
     pub(super) fn any_node_service(&self) -> Diagnosis {
         Diagnosis::disqualifying(format!(
-            "{} leads to another node with each connection, as a Service over all nodes of a set does: \
-             set LEASEHOLD_SENTINELS, or the address of the master alone",
+            "{} leads to different nodes, as a Service for master and replicas does: set LEASEHOLD_SENTINELS, or use the \
+             address of the master",
             self.address
         ))
     }
 
     fn explain_replica(&self, host: &str, port: &str) -> String {
         format!(
-            "{} is a replica (of {host}:{port}) and cannot hold locks: name the master's address in \
-             LEASEHOLD_REDIS_URL, or the Sentinels in LEASEHOLD_SENTINELS, which follow it",
+            "{} is a replica (of {host}:{port}) and cannot hold locks: set LEASEHOLD_REDIS_URL to the master's address, or \
+             use LEASEHOLD_SENTINELS to follow the master",
             self.address
         )
     }

@@ -274,13 +274,13 @@ impl RedisOptions {
         match self.replica_acks {
             ReplicaAcks::Auto => None,
             ReplicaAcks::Fixed(0) => Some(
-                "LEASEHOLD_REPLICA_ACKS=0: no replica has to confirm a lease, so a failover may lose leases that were \
-                 granted; new grants then pause until those that a server remembers are over"
+                "LEASEHOLD_REPLICA_ACKS=0: no replica confirms a lease, so a failover may lose granted leases; new grants \
+                 then pause until the leases that a server remembers have ended"
                     .to_owned(),
             ),
             ReplicaAcks::Fixed(number) => Some(format!(
-                "LEASEHOLD_REPLICA_ACKS={number}: a failover to a replica beyond these {number} may lose leases that were \
-                 granted; new grants then pause until those that a server remembers are over"
+                "LEASEHOLD_REPLICA_ACKS={number}: a failover to a replica that did not confirm may lose granted leases; new \
+                 grants then pause until the leases that a server remembers have ended"
             )),
         }
     }

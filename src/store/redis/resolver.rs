@@ -54,7 +54,7 @@ pub(super) fn start(
     metrics: RedisMetrics,
 ) -> (Topology, Resolver) {
     let starting = Health {
-        condition: Condition::Starting("the store was not reached yet".into()),
+        condition: Condition::Starting("the server has not reached the store yet".into()),
         last_change: None,
         accepted_risk: options.accepted_risk(),
     };
@@ -290,8 +290,8 @@ impl Work {
         let trouble = match pause {
             Duration::ZERO => self.topology.trouble(),
             _ => Some(Diagnosis::passing(format!(
-                "{address} has lost leases that may still be counted on, or its clock stepped: renewals go on, new grants \
-                 wait until they are over"
+                "{address} lost leases on which clients may still count, or its clock stepped: new grants pause until \
+                 these leases have ended; renewals and releases continue"
             ))),
         };
         let condition = trouble.as_ref().map_or(Condition::Ready, |trouble| {
@@ -299,7 +299,7 @@ impl Work {
         });
         match &trouble {
             None if self.last_complaint.is_some() && !is_new => {
-                info!(%address, "the store is in order again");
+                info!(%address, "the store is healthy again");
             }
             Some(trouble) if self.last_complaint.as_ref() == Some(trouble) => {}
             Some(trouble) if pause.is_zero() => error!("the store is not usable: {trouble}"),
@@ -331,7 +331,7 @@ impl Work {
             Some(change) if change.lost_leases() => error!("{change}"),
             Some(change) => warn!("{change}"),
             None if self.last_complaint.is_none() => info!(%address, "the store is ready"),
-            None => info!(%address, away_ms = millis(away), "the store is ready after all"),
+            None => info!(%address, away_ms = millis(away), "the store is now ready"),
         }
     }
 

@@ -141,8 +141,9 @@ impl Sentinels {
                 Ok(Ok(answer)) => count.add(answer),
                 Ok(Err(error)) => refusals.push(self.explain(&address, &error)),
                 Err(_) => refusals.push(Diagnosis::passing(format!(
-                    "{address} does not answer: check that it runs, that the network lets this server through, and the \
-                     addresses in LEASEHOLD_SENTINELS"
+                    "{address} did not answer within {} ms: check that it runs, that the network allows the connection, and \
+                     the addresses in LEASEHOLD_SENTINELS",
+                    ANSWER_TIMEOUT.as_millis()
                 ))),
             }
             if patience.is_none() && count.majority().is_some() {
@@ -260,8 +261,8 @@ impl Sentinels {
             .contains("unknown command")
         {
             return Diagnosis::disqualifying(format!(
-                "{address} is a Redis, not a Sentinel: LEASEHOLD_SENTINELS wants the Sentinels (port 26379 as a \
-                 rule), LEASEHOLD_REDIS_URL a Redis"
+                "{address} is a Redis data node, not a Sentinel: set LEASEHOLD_SENTINELS to the Sentinels (usually port \
+                 26379), or LEASEHOLD_REDIS_URL to a Redis without Sentinels"
             ));
         }
         self.target.explain(address, error)
@@ -271,12 +272,12 @@ impl Sentinels {
         let master = &self.master;
         if count.answered > 0 && count.unaware == count.answered {
             return Diagnosis::disqualifying(format!(
-                "no Sentinel knows a master set named {master:?}: set LEASEHOLD_SENTINEL_MASTER to the name in \
-                 `sentinel monitor`"
+                "no Sentinel knows a master set named {master:?}: set LEASEHOLD_SENTINEL_MASTER to the name in the line \
+                 `sentinel monitor` of their configuration"
             ));
         }
         let mut text = format!(
-            "no majority of the Sentinels names a master of {master:?} ({} of {} known answered)",
+            "no majority of the Sentinels names a master for {master:?} ({} of {} Sentinels answered)",
             count.answered,
             count.known.len().max(refusals.len())
         );

@@ -52,7 +52,7 @@ impl Lease<'_> {
         self.proofs
             .iter()
             .enumerate()
-            .map(move |(place, proof)| (proof.from, proof.until.min(end), place))
+            .map(move |(index, proof)| (proof.from, proof.until.min(end), index))
             .filter(|(from, until, _)| from < until)
     }
 

@@ -27,7 +27,7 @@ pub(super) struct Attack {
 /// All attacks, which run at the same time.
 pub(super) const ATTACKS: [Attack; 15] = [
     attack("waiters that hang up behind unread bytes", 2, ghosts),
-    attack("waiters that hang up and may come back", 2, places),
+    attack("waiters that hang up and may come back", 2, kept_entries),
     attack("listings without a pause", 16, listings),
     attack("clients that do not read", 1, silent_readers),
     attack("paths that fill the log", 2, log_bombs),
@@ -117,7 +117,7 @@ fn ghosts(target: &Target<'_>) -> u64 {
     })
 }
 
-fn places(target: &Target<'_>) -> u64 {
+fn kept_entries(target: &Target<'_>) -> u64 {
     let body = r#"{"wait_ms":45000,"ttl_ms":3600000}"#;
     target.attack(5, |number| {
         let key = format!(

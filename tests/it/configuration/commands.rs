@@ -15,7 +15,7 @@ use crate::support::redis::RedisServer;
 const NONE: [(&str, &str); 0] = [];
 const BINARY: &str = env!("CARGO_BIN_EXE_leasehold");
 
-/// All of section 6 of the design.
+/// Settings whose names users rely on.
 const SETTINGS: [&str; 32] = [
     "LEASEHOLD_LISTEN",
     "LEASEHOLD_STORE",
@@ -91,7 +91,7 @@ fn openapi_prints_the_document() {
 
 #[test]
 fn openapi_into_a_pipe_that_was_closed_ends_quietly() {
-    // Like `leasehold openapi | head`, with a reader that is certainly gone.
+    // Like `leasehold openapi | head`, with a reader that has certainly closed the pipe.
     let mut command = Command::new("sh");
     command.args(["-c", &format!("(sleep 0.3; {BINARY} openapi) | true")]);
     let (_, _, stderr) = process::run(&mut command, "sh", Duration::from_secs(10));
@@ -137,8 +137,8 @@ fn healthcheck_fails_in_one_line_without_a_server() {
 
 #[test]
 fn healthcheck_fails_when_the_server_is_not_ready() {
-    let nobody = format!("redis://127.0.0.1:{}", free_port());
-    let server = Leasehold::start([("LEASEHOLD_REDIS_URL", nobody)]);
+    let unreachable = format!("redis://127.0.0.1:{}", free_port());
+    let server = Leasehold::start([("LEASEHOLD_REDIS_URL", unreachable)]);
     let (status, stdout, stderr) = run_to_exit(&["healthcheck", "--url", &server.base_url()], NONE);
     assert_eq!((status.code(), &*stdout), (Some(1), ""));
     assert!(stderr.contains("not ready"), "{stderr}");

@@ -84,7 +84,7 @@ fn login_in_the_url_and_beside_it_is_refused() {
 
 #[test]
 fn user_without_a_password_is_refused() {
-    // Redis has no such login: it would ignore the name and use the default user.
+    // Without a password, the client library would ignore the name and log in as the default user.
     all([
         refused(
             &[REDIS, ("LEASEHOLD_REDIS_USERNAME", "app")],

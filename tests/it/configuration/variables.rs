@@ -1,6 +1,6 @@
 //! Names: the server refuses a misspelt variable, and accepts those that Kubernetes sets by itself.
 
-use super::{accepted, all, refused, refused_line, taken_port};
+use super::{accepted, all, port_in_use, refused, refused_line};
 use crate::support::leasehold::run_to_exit;
 
 #[test]
@@ -57,7 +57,7 @@ fn service_links_of_kubernetes_are_no_settings() {
 
 #[test]
 fn port_meant_as_a_setting_is_not_mistaken_for_a_service_link() {
-    // A service link is a URL; this value shows a user's mistaken name of a setting.
+    // The value of a service link is a URL. A number shows that the user mistook the name of a setting.
     all([
         ("LEASEHOLD_PORT", "9000"),
         ("LEASEHOLD_LISTEN_PORT", "9000"),
@@ -68,7 +68,7 @@ fn port_meant_as_a_setting_is_not_mistaken_for_a_service_link() {
 
 #[test]
 fn port_in_use_is_named_with_the_setting_that_changes_it() {
-    let (_taken, addr) = taken_port();
+    let (_listener, addr) = port_in_use();
     let (status, stdout, stderr) = run_to_exit(&[], [("LEASEHOLD_LISTEN", &addr)]);
     assert_eq!((status.code(), &*stdout), (Some(1), ""), "{stderr}");
     assert_eq!(stderr.lines().count(), 1, "{stderr}");

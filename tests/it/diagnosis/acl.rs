@@ -72,7 +72,7 @@ fn user_that_may_not_write() {
     for missing in ["-@write", "-hset", "-time", "-hmget"] {
         let redis = redis_with(&format!("~* &* +@all {missing}"));
         let server = server_of(&redis);
-        says_at_start(&server, &["user", "give it", "+@write", "+time"]);
+        says_at_start(&server, &["user", "ACL SETUSER", "+@write", "+time"]);
         allow(&redis, &[&missing.replacen('-', "+", 1)]);
         becomes_ready(&server);
     }
@@ -124,7 +124,7 @@ fn says_once_asked(server: &Leasehold, refusal: &str, rule: &str) {
 fn user_with_just_the_recommended_rules_can_do_all() {
     let redis = redis_with("+ping");
     let server = server_of(&redis);
-    let reason = says_at_start(&server, &["permission", "give it"]);
+    let reason = says_at_start(&server, &["permission", "ACL SETUSER"]);
     let rules = recommended(&reason);
     assert!(
         !rules.iter().any(|rule| rule == "+@all" || rule == "~*"),
@@ -145,7 +145,7 @@ fn user_with_just_the_recommended_rules_can_do_all() {
 #[test]
 fn user_with_just_the_recommended_rules_can_do_all_behind_sentinels() {
     let poor = redis_with("+ping");
-    let reason = says_at_start(&server_of(&poor), &["give it"]);
+    let reason = says_at_start(&server_of(&poor), &["ACL SETUSER"]);
     let rules = recommended(&reason).join(" ");
     let set = SentinelConfig::new()
         .replicas(1)

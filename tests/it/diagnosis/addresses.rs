@@ -71,7 +71,7 @@ fn service_over_any_node() {
         let service = TcpProxy::start(&a);
         service.round_robin(&targets);
         let server = with_redis(&url(&service));
-        says_at_start(&server, &["another node", "LEASEHOLD_SENTINELS"]);
+        says_at_start(&server, &["different nodes", "LEASEHOLD_SENTINELS"]);
         assert_eq!(complaints(&server).len(), 1, "{:#?}", complaints(&server));
         service.set_target(&a);
         service.cut();
@@ -89,7 +89,7 @@ fn service_over_any_node_that_led_to_the_master_at_first() {
     service.cut();
     // Regardless of the order of connections, one of these leads to the replica.
     connect_often(&server);
-    says_later(&server, &["another node", "LEASEHOLD_SENTINELS"]);
+    says_later(&server, &["different nodes", "LEASEHOLD_SENTINELS"]);
     service.set_target(&master.addr());
     service.cut();
     becomes_ready(&server);
@@ -114,7 +114,7 @@ fn service_over_any_node_that_shows_only_in_the_connections_of_requests() {
     // The resolver keeps its connection to the master; the connections for requests do not exist yet.
     service.round_robin(&[&replica.addr(), &master.addr()]);
     connect_often(&server);
-    says_later(&server, &["another node", "LEASEHOLD_SENTINELS"]);
+    says_later(&server, &["different nodes", "LEASEHOLD_SENTINELS"]);
     service.set_target(&master.addr());
     service.cut();
     becomes_ready(&server);

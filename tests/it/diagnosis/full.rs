@@ -17,7 +17,7 @@ fn fill(redis: &RedisServer) {
     assert!(redis.cli(&["SET", "filler", "x"]).starts_with("OOM"));
 }
 
-fn make_room(redis: &RedisServer) {
+fn free_memory(redis: &RedisServer) {
     assert_eq!(redis.cli(&["CONFIG", "SET", "maxmemory", "0"]), "OK");
 }
 
@@ -47,7 +47,7 @@ fn out_of_memory_refuses_a_lock_and_leaves_nothing_behind() {
         "store-out-of-memory",
     );
     assert_eq!(redis.keys(), keys);
-    make_room(&redis);
+    free_memory(&redis);
     // The refused attempt left no record: the same idempotency key starts anew.
     let granted = server.api().acquire_with("new", &with_key, None);
     assert_eq!(granted.status, 201, "{granted:?}");
@@ -95,7 +95,7 @@ fn out_of_memory_tells_the_truth_of_a_renewal() {
         is_refused(&renewed, "store-out-of-memory");
         assert!(left(&server) <= Some(60_000), "{renewed:?}");
     }
-    make_room(&redis);
+    free_memory(&redis);
     assert_eq!(server.api().renew("held", &id, None).status, 200);
 }
 
@@ -108,7 +108,7 @@ fn out_of_memory_is_a_degraded_store_with_advice() {
     is_refused(&server.api().acquire("new", None), "store-out-of-memory");
     let reason = reason_with(&server, 200, &["memory", "maxmemory"]);
     assert_eq!(readyz(&server).json()["store"], "degraded", "{reason}");
-    make_room(&redis);
+    free_memory(&redis);
     becomes_ready(&server);
 }
 
@@ -119,7 +119,7 @@ fn out_of_memory_at_the_start_is_named() {
     let server = with_redis(&redis.url());
     let reason = says_at_start(&server, &["memory", "maxmemory"]);
     assert!(!reason.contains("cannot be reached"), "{reason}");
-    make_room(&redis);
+    free_memory(&redis);
     becomes_ready(&server);
 }
 

@@ -46,7 +46,7 @@ fn cause_of_a_failure_outlives_the_connection() {
     let redis = RedisConfig::new().password("secret").start();
     let service = TcpProxy::start(&redis.addr());
     let server = with_redis(&format!("redis://{}", service.addr()));
-    let reason = says_at_start(&server, &["wants a password"]);
+    let reason = says_at_start(&server, &["requires a password"]);
     let mute = TcpListener::bind("127.0.0.1:0").expect("a port");
     let mute_addr = mute.local_addr().expect("an address").to_string();
     // The thread ends with the test's process; it closes each connection at once.
@@ -77,7 +77,7 @@ fn log_reports_the_end_of_a_failure() {
     name.heal();
     becomes_ready(&server);
     assert!(
-        server.stderr().contains("in order again"),
+        server.stderr().contains("healthy again"),
         "{}",
         server.stderr()
     );
@@ -233,7 +233,7 @@ fn network_that_swallows_everything_is_noticed() {
     works(&server);
 }
 
-/// A reason that names the timeout, while the server is in service but degraded.
+/// Waits for a reason that names the setting of the address. The server stays in service, degraded.
 fn says_while_it_hangs(server: &Leasehold) {
     let reason = super::reason_with(server, 200, &["LEASEHOLD_REDIS_URL"]);
     let readiness = super::readyz(server).json();

@@ -33,7 +33,10 @@ fn wrong_password_of_redis() {
 fn missing_password_of_redis() {
     let redis = RedisConfig::new().password("right").start();
     let server = with_redis(&format!("redis://{}", redis.addr()));
-    let reason = says_at_start(&server, &["wants a password", "LEASEHOLD_REDIS_PASSWORD"]);
+    let reason = says_at_start(
+        &server,
+        &["requires a password", "LEASEHOLD_REDIS_PASSWORD"],
+    );
     assert!(reason.contains(&redis.addr()), "{reason}");
     redis.cli(&["CONFIG", "SET", "requirepass", ""]);
     becomes_ready(&server);
@@ -78,7 +81,7 @@ fn missing_password_of_the_data_nodes_behind_sentinels() {
     let set = small().password("right").start();
     let env = set.env().into_iter();
     let server = Leasehold::start(env.filter(|(name, _)| name != DATA[0]));
-    let reason = says_at_start(&server, &["wants a password", DATA[0]]);
+    let reason = says_at_start(&server, &["requires a password", DATA[0]]);
     assert!(!reason.contains(SENTINEL[0]), "{reason}");
 }
 
@@ -97,7 +100,7 @@ fn missing_password_of_the_sentinels() {
     let set = small().sentinel_password("right").start();
     let env = set.env().into_iter();
     let server = Leasehold::start(env.filter(|(name, _)| name != SENTINEL[0]));
-    let reason = says_at_start(&server, &["wants a password", SENTINEL[0]]);
+    let reason = says_at_start(&server, &["requires a password", SENTINEL[0]]);
     assert!(!reason.contains(DATA[0]), "{reason}");
     set_sentinel_password(&set, "nopass");
     becomes_ready(&server);
@@ -149,10 +152,10 @@ fn data_nodes_and_sentinels_have_users_and_passwords_of_their_own() {
         |list: String| list.matches("user=watcher").count() + list.matches("user=app").count();
     assert!(
         users(set.sentinel(0).cli(&["CLIENT", "LIST"])) > 0,
-        "nobody logged in to the Sentinel"
+        "no client is logged in to the Sentinel"
     );
     assert!(
         users(set.nodes()[0].cli(&["CLIENT", "LIST"])) > 0,
-        "nobody logged in to Redis"
+        "no client is logged in to Redis"
     );
 }

@@ -85,7 +85,7 @@ fn redis_cluster() {
     let name = TcpProxy::start(&cluster.addr());
     let redis = RedisServer::plain();
     let server = with_redis(&format!("redis://{}", name.addr()));
-    says_at_start(&server, &["Redis Cluster", "not supported", "Sentinel"]);
+    says_at_start(&server, &["Redis Cluster", "not support", "Sentinel"]);
     assert_eq!(cluster.keys(), [""; 0]);
     name.set_target(&redis.addr());
     name.cut();
@@ -97,7 +97,7 @@ fn redis_cluster_with_a_database_number() {
     // A cluster has only database 0, so it refuses earlier.
     let cluster = RedisConfig::new().line("cluster-enabled", "yes").start();
     let server = with_redis(&format!("{}/3", cluster.url()));
-    says_at_start(&server, &["Cluster", "not supported"]);
+    says_at_start(&server, &["Cluster", "not support"]);
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn data_of_a_newer_format_is_left_alone() {
     redis.cli(&["SET", "leasehold:lock:trouble", "of another format"]);
     let before = contents(&redis);
     let server = with_redis(&redis.url());
-    says_at_start(&server, &["format 2", "newer", "run the newer version"]);
+    says_at_start(&server, &["format 2", "newer", "run a newer version"]);
     assert_eq!(contents(&redis), before);
     redis.cli(&["DEL", "leasehold:meta", "leasehold:lock:trouble"]);
     becomes_ready(&server);
@@ -131,7 +131,7 @@ fn data_that_becomes_of_a_newer_format_is_left_alone() {
     let before = contents(&redis);
     let released = server.api().release("held", &id);
     super::is_unavailable(&released, &["none"]);
-    says_later(&server, &["format 2", "newer", "run the newer version"]);
+    says_later(&server, &["format 2", "newer", "run a newer version"]);
     assert_eq!(contents(&redis), before);
     redis.cli(&["HSET", "leasehold:meta", "format", "1"]);
     becomes_ready(&server);

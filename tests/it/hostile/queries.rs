@@ -207,7 +207,7 @@ fn refusal_of_a_query_says_what_is_wrong_and_what_is_right() {
         ),
         (
             page("cursor=%FF"),
-            "cursor is not one that this service gave out in next_cursor",
+            "cursor must be the next_cursor of an earlier page",
         ),
         (
             end("token=1"),

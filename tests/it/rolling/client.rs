@@ -153,7 +153,10 @@ impl Client {
                     let kind = &answer.body["type"];
                     if *kind == "urn:leasehold:problem:shutting-down" {
                         assert_eq!(answer.body["outcome"], "none");
-                        assert_eq!(call.method, "POST", "leases are kept and let go to the end");
+                        assert_eq!(
+                            call.method, "POST",
+                            "a draining server renews and releases leases"
+                        );
                     }
                     let pause = answer.retry_after.expect("Retry-After");
                     assert!(pause >= Duration::from_secs(1), "{pause:?}");
@@ -161,7 +164,7 @@ impl Client {
                 }
                 Ok(answer) => {
                     if let Some(since) = without_since {
-                        // A waiter is back once its request has arrived, not once the lock is free.
+                        // A waiter is back when it sends the request that gets the answer, not when the lock is free.
                         let back = if waits { answer.sent } else { Instant::now() };
                         figures.was_without(back - since, waits);
                     }
@@ -193,7 +196,7 @@ impl Client {
             self.connection = None;
             self.server = 1 - self.server;
         }
-        unreachable!("it is asked until there is an answer")
+        unreachable!("the loop ends with an answer")
     }
 
     async fn exchange(&mut self, call: &Call) -> Result<Answer, Failure> {
@@ -319,7 +322,7 @@ impl Figures {
         let read = |figure: &AtomicUsize| figure.load(Ordering::Relaxed);
         format!(
             "{} answers 503 shutting-down and {} others, {} connections refused, {} requests cut off while a server ended; {} renewals, {} of \
-             them asked for again; longest without a server: {} ms for a renewal, {} ms for a waiter (Retry-After included); {} waits of 50 s in vain",
+             them repeated; longest without a server: {} ms for a renewal, {} ms for a waiter (Retry-After included); {} waits of 50 s in vain",
             read(&self.refusals),
             read(&self.busy),
             read(&self.unreachable),

@@ -29,7 +29,7 @@ pub(super) enum Pace {
     Quiet,
 }
 
-pub(super) struct Line {
+pub(super) struct LockQueue {
     state: Arc<State>,
     first: JoinHandle<u64>,
     waiters: JoinHandle<JoinSet<()>>,
@@ -40,9 +40,9 @@ struct State {
     pace: Pace,
     /// Lets the first holder of a quiet lock release it.
     open: watch::Sender<bool>,
-    stands: AtomicBool,
+    is_complete: AtomicBool,
     /// Whether the first holder has the lock.
-    taken: AtomicBool,
+    held: AtomicBool,
     through: AtomicUsize,
     /// In the order in which clients learned of them.
     grants: Mutex<Vec<Grant>>,
@@ -50,16 +50,16 @@ struct State {
 
 #[derive(Clone, Debug)]
 struct Grant {
-    place: usize,
+    position: usize,
     /// The client has an idempotency key and was back in time.
-    keeps_its_place: bool,
+    keeps_its_entry: bool,
     token: u64,
     /// When the client's last request reached a server.
     came: Instant,
     heard: Instant,
 }
 
-impl Line {
+impl LockQueue {
     /// The first holder acquires the lock; then the waiters join one by one, alternating between the servers.
     pub(super) fn form(
         service: &Arc<Service>,
@@ -72,18 +72,14 @@ impl Line {
             key: format!("{pace:?}/{number}"),
             pace,
             open: watch::channel(false).0,
-            stands: AtomicBool::new(false),
-            taken: AtomicBool::new(false),
+            is_complete: AtomicBool::new(false),
+            held: AtomicBool::new(false),
             through: AtomicUsize::new(0),
             grants: Mutex::default(),
         });
         let holder = Client::new(service, number % 2);
         let first = runtime.spawn(hold(holder, Arc::clone(&state), update.subscribe()));
-        let waiters = runtime.spawn(stand_in_line(
-            Arc::clone(service),
-            Arc::clone(&state),
-            number,
-        ));
+        let waiters = runtime.spawn(join_queue(Arc::clone(service), Arc::clone(&state), number));
         Self {
             state,
             first,
@@ -96,8 +92,8 @@ impl Line {
     }
 
     /// Whether all waiters wait.
-    pub(super) fn stands(&self) -> bool {
-        self.state.stands.load(Ordering::SeqCst)
+    pub(super) fn is_complete(&self) -> bool {
+        self.state.is_complete.load(Ordering::SeqCst)
     }
 
     /// Whether all waiters have had the lock.
@@ -111,7 +107,7 @@ impl Line {
 
     /// Waits until all waiters have had the lock, and returns all tokens.
     pub(super) async fn end(self) -> Vec<u64> {
-        let waiters = self.waiters.await.expect("a line");
+        let waiters = self.waiters.await.expect("a queue");
         waiters.join_all().await;
         let first = self.first.await.expect("a first holder");
         let grants = self.state.grants.lock();
@@ -130,10 +126,10 @@ impl Line {
 fn check_order(state: &State, grants: &[Grant]) {
     let in_order: Vec<_> = grants
         .iter()
-        .filter(|grant| grant.keeps_its_place)
+        .filter(|grant| grant.keeps_its_entry)
         .collect();
     println!(
-        "{}: {} of {} kept their places",
+        "{}: {} of {} kept their queue entries",
         state.key,
         in_order.len(),
         grants.len()
@@ -145,15 +141,15 @@ fn check_order(state: &State, grants: &[Grant]) {
         state.key
     );
     if state.pace == Pace::Quiet {
-        let places: Vec<_> = in_order.iter().map(|grant| grant.place).collect();
-        assert!(places.is_sorted(), "{}: {places:?}", state.key);
+        let positions: Vec<_> = in_order.iter().map(|grant| grant.position).collect();
+        assert!(positions.is_sorted(), "{}: {positions:?}", state.key);
         return;
     }
     for (at, later) in in_order.iter().enumerate() {
         for earlier in &in_order[..at] {
             let was_there = later.came + UNTIL_QUEUED < earlier.heard;
             assert!(
-                later.place > earlier.place || !was_there,
+                later.position > earlier.position || !was_there,
                 "{}: {later:?} waited when {earlier:?} was served",
                 state.key
             );
@@ -167,7 +163,7 @@ async fn hold(mut client: Client, state: Arc<State>, mut update: watch::Receiver
         .call(&acquisition(&state.key, None, Some(random_key())))
         .await;
     assert_eq!(lease.status, 201, "{}", lease.body);
-    state.taken.store(true, Ordering::SeqCst);
+    state.held.store(true, Ordering::SeqCst);
     let mut open = state.open.subscribe();
     let pace = state.pace;
     let end = async {
@@ -177,38 +173,38 @@ async fn hold(mut client: Client, state: Arc<State>, mut update: watch::Receiver
         }
     };
     let kept = renew_until(&mut client, &state.key, &lease, end).await;
-    state.taken.store(false, Ordering::SeqCst);
+    state.held.store(false, Ordering::SeqCst);
     release(&mut client, &state.key, &lease.lease_id()).await;
     kept.token
 }
 
 /// Each waiter joins once the previous one is seen to wait.
-async fn stand_in_line(service: Arc<Service>, state: Arc<State>, number: usize) -> JoinSet<()> {
+async fn join_queue(service: Arc<Service>, state: Arc<State>, number: usize) -> JoinSet<()> {
     let mut looking = Client::new(&service, number % 2);
-    while !state.taken.load(Ordering::SeqCst) {
+    while !state.held.load(Ordering::SeqCst) {
         sleep(Duration::from_millis(2)).await;
     }
     let mut waiters = JoinSet::new();
-    for place in 0..WAITERS_PER_LOCK {
-        let client = Client::new(&service, (number + place) % 2);
-        waiters.spawn(wait(client, Arc::clone(&state), place));
+    for position in 0..WAITERS_PER_LOCK {
+        let client = Client::new(&service, (number + position) % 2);
+        waiters.spawn(wait(client, Arc::clone(&state), position));
         let look = Call {
             method: "GET",
             path: format!("/locks/{}", state.key),
             header: None,
             body: None,
         };
-        while looking.call(&look).await.number("waiters") <= place as u64 {
+        while looking.call(&look).await.number("waiters") <= position as u64 {
             sleep(Duration::from_millis(2)).await;
         }
     }
-    state.stands.store(true, Ordering::SeqCst);
+    state.is_complete.store(true, Ordering::SeqCst);
     waiters
 }
 
 /// Waits for the lock, holds it for a while, and releases it.
-async fn wait(mut client: Client, state: Arc<State>, place: usize) {
-    let has_a_key = place % ONE_WITHOUT_A_KEY != ONE_WITHOUT_A_KEY - 1;
+async fn wait(mut client: Client, state: Arc<State>, position: usize) {
+    let has_a_key = position % ONE_WITHOUT_A_KEY != ONE_WITHOUT_A_KEY - 1;
     let idempotency_key = has_a_key.then(random_key);
     let acquisition = acquisition(&state.key, Some(WAIT_MS), idempotency_key);
     let mut lease = client.call(&acquisition).await;
@@ -218,8 +214,8 @@ async fn wait(mut client: Client, state: Arc<State>, place: usize) {
     }
     // A replay, if the answer to the first request was lost with its server.
     assert!(matches!(lease.status, 200 | 201), "{}", lease.body);
-    let was_taken = state.taken.swap(true, Ordering::SeqCst);
-    assert!(!was_taken, "{} is held twice: {}", state.key, lease.body);
+    let was_held = state.held.swap(true, Ordering::SeqCst);
+    assert!(!was_held, "{} is held twice: {}", state.key, lease.body);
     let heard = Instant::now();
     let came = heard
         .checked_sub(lease.millis("waited_ms"))
@@ -229,8 +225,8 @@ async fn wait(mut client: Client, state: Arc<State>, place: usize) {
         .map(|since| came.saturating_duration_since(since));
     let was_back = away.is_none_or(|away| away < SURELY_KEPT);
     let grant = Grant {
-        place,
-        keeps_its_place: has_a_key && was_back,
+        position,
+        keeps_its_entry: has_a_key && was_back,
         token: lease.number("fencing_token"),
         came,
         heard,
@@ -240,7 +236,7 @@ async fn wait(mut client: Client, state: Arc<State>, place: usize) {
     if state.pace == Pace::Busy {
         sleep(BUSY_FOR).await;
     }
-    state.taken.store(false, Ordering::SeqCst);
+    state.held.store(false, Ordering::SeqCst);
     release(&mut client, &state.key, &lease.lease_id()).await;
     state.through.fetch_add(1, Ordering::SeqCst);
 }
