@@ -377,12 +377,10 @@ fn batch_that_is_stalled_does_not_hold_up_those_on_other_connections() {
             asked
         })
         .collect();
-    let begun = Instant::now();
-    for number in 0..OPERATIONS {
+    for number in 0..20 {
         let reply = api.acquire(&format!("a/{number}"), None);
         assert_eq!(reply.status, 201, "{}", reply.body);
     }
-    println!("{OPERATIONS} operations in {:?}", begun.elapsed());
     assert!(!stalled.iter().any(JoinHandle::is_finished));
     assert_eq!(proxy.held(), LANES - 1);
     proxy.hold_who_says("");

@@ -837,6 +837,7 @@ fn abandoned_entries_fill_no_queue() {
         let last = format!("comes-back-{:05}", MAX + 4);
         let another = wait(&api, 3, &[]);
         let back = wait(&api, 3, &[(KEY, &last)]);
+        until_asking(&server, 2);
         // The last client keeps its queue entry, ahead of the later waiter.
         assert_eq!(api.release("a", &held.lease_id()).status, 204);
         let first = granted(back);
