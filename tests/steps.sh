@@ -15,31 +15,35 @@ step() {
 }
 
 # beside COMMAND...: starts a command in the background, for example steps that wait more than they work.
+beside_jobs=()
+beside_outputs=()
 beside() {
-  beside_output=$(mktemp)
+  local output
+  output=$(mktemp)
   trap end_beside EXIT
   set -m
-  "$@" >"$beside_output" 2>&1 &
-  beside_job=$!
+  "$@" >"$output" 2>&1 &
   set +m
+  beside_jobs+=($!)
+  beside_outputs+=("$output")
 }
 
-# await_beside: waits for that command and prints its output. If it failed, the whole run stops.
+# await_beside: waits for these commands and prints their outputs. If one failed, the whole run stops.
 await_beside() {
-  local code=0
-  wait "$beside_job" || code=$?
-  beside_job=
-  cat "$beside_output"
+  local job code=0
+  for job in "${beside_jobs[@]}"; do wait "$job" || code=1; done
+  beside_jobs=()
   [ "$code" -eq 0 ] || exit 1
+  end_beside
 }
 
-# If another step fails first, the command stops with its processes, and its output so far is printed.
+# Prints the outputs. Commands that still run, because another step failed, stop with their processes.
 end_beside() {
-  if [ -n "$beside_job" ]; then
-    kill -- "-$beside_job" 2>/dev/null || true
-    cat "$beside_output"
-  fi
-  rm -f "$beside_output"
+  local job
+  for job in "${beside_jobs[@]}"; do kill -- "-$job" 2>/dev/null || true; done
+  cat "${beside_outputs[@]}" /dev/null
+  rm -f "${beside_outputs[@]}"
+  beside_outputs=()
 }
 
 # campaign OPTION...: runs a fault campaign. The options before `--` select the server and the profile. Exit status 3
