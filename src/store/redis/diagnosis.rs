@@ -11,7 +11,7 @@ use super::options::Address;
 
 /// What an ACL user needs besides its keys and channels.
 const ACL_COMMANDS: &str =
-    "+@read +@write +@scripting +@connection +info +time +wait +publish +subscribe";
+    "+@read +@write +@scripting +@connection +info +time +wait +unwatch +publish +subscribe";
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
