@@ -32,12 +32,12 @@ RUN cargo build --release --locked --target host-tuple --bin leasehold \
 FROM ${RUNTIME_IMAGE}
 COPY --from=builder /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=builder /build/leasehold /leasehold
-# Reachable from outside of the container. So memory has to be asked for: LEASEHOLD_STORE=memory.
+# Reachable from outside the container, so the embedded store needs LEASEHOLD_STORE=memory.
 ENV LEASEHOLD_LISTEN=0.0.0.0:8080
 EXPOSE 8080
-# Nobody's number, and the chart's. It is a number so that Kubernetes can tell that it is not root; it owns no file.
+# No account has this number, and the chart uses the same. Kubernetes can tell from a number that it is not root.
 USER 65532:65532
-# Kubernetes has probes of its own and does not look at this.
+# Kubernetes ignores this, because it has its own probes.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 CMD ["/leasehold", "healthcheck"]
 ENTRYPOINT ["/leasehold"]
 ARG VERSION=0.1.0

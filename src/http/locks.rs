@@ -126,7 +126,7 @@ pub(super) async fn release(
     Query(parameters): Query<ReleaseParameters>,
     OptionalLeaseId(lease_id): OptionalLeaseId,
 ) -> Result<StatusCode, Problem> {
-    let ending = match (parameters.broken_token()?, lease_id) {
+    let outcome = match (parameters.broken_token()?, lease_id) {
         (None, Some(lease_id)) => app.service.release(key, lease_id).await?,
         (None, None) => return Err(Problem::lease_id_required()),
         (Some(_), Some(_)) => {
@@ -139,7 +139,7 @@ pub(super) async fn release(
             app.service.break_lease(key, token).await?
         }
     };
-    match ending {
+    match outcome {
         EndOutcome::Ended { .. } => Ok(StatusCode::NO_CONTENT),
         EndOutcome::Lost(loss) => Err(Problem::lost(loss)),
     }

@@ -72,7 +72,7 @@ pub(super) struct Timeouts {
     pub(super) write: Duration,
 }
 
-/// A request under way. The owner drops it when the answer is ready.
+/// A request under way: dropped when the answer is ready.
 pub(super) struct UnderWay {
     client: Client,
     /// The head of the request.

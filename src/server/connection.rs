@@ -59,13 +59,13 @@ enum End {
 #[error("the client hung up")]
 struct HungUp;
 
-/// Serves a connection until it ends. Once `ending` is cancelled, it ends after the answers to the requests under way.
+/// Serves a connection until it ends. Once `closing` is cancelled, it ends after the answers to the requests under way.
 pub(super) async fn serve(
     client: Client,
     http: HttpService,
     purpose: Purpose,
     timeouts: Timeouts,
-    ending: CancellationToken,
+    closing: CancellationToken,
 ) {
     let service = service_fn(|request: Request<Incoming>| answer(&client, &http, purpose, request));
     let connection = http1::Builder::new()
@@ -76,7 +76,7 @@ pub(super) async fn serve(
         .serve_connection(TokioIo::new(client.clone()), service);
     let end = {
         let mut connection = pin!(connection);
-        let end = ending
+        let end = closing
             .run_until_cancelled(watched(connection.as_mut(), &client, timeouts))
             .await;
         match end {

@@ -25,7 +25,7 @@ pub(super) struct Connections {
     max: usize,
     open: Arc<Mutex<Open>>,
     /// Its cancellation makes all connections end.
-    pub(super) ending: CancellationToken,
+    pub(super) closing: CancellationToken,
     tasks: TaskTracker,
 }
 
@@ -59,7 +59,7 @@ impl Connections {
         Self {
             max,
             open: Arc::default(),
-            ending: CancellationToken::new(),
+            closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
         }
     }
@@ -110,7 +110,7 @@ impl Connections {
 
     /// Ends all connections after the answers to their requests under way.
     pub(super) async fn end(&self) {
-        self.ending.cancel();
+        self.closing.cancel();
         self.tasks.close();
         self.tasks.wait().await;
     }

@@ -146,9 +146,9 @@ impl Front {
     ) -> Admission {
         connections.admit(stream, |stream| {
             let client = Client::new(stream);
-            let ending = connections.ending.clone();
+            let closing = connections.closing.clone();
             let served =
-                connection::serve(client.clone(), self.http.clone(), purpose, timeouts, ending);
+                connection::serve(client.clone(), self.http.clone(), purpose, timeouts, closing);
             (client, served)
         })
     }

@@ -145,7 +145,7 @@ pub enum StoreError {
     /// The store is unreachable, not ready or too slow.
     #[error("the store is unavailable (outcome {outcome:?}): {cause}")]
     Unavailable {
-        /// Whether the operation may have taken effect.
+        /// Whether the operation may have had an effect.
         outcome: Outcome,
         /// For the log; never shown to a client.
         cause: String,
@@ -161,7 +161,7 @@ pub enum StoreError {
     /// Too few replicas confirmed the operation in time.
     #[error("too few replicas confirmed in time (outcome {outcome:?})")]
     ReplicationUnconfirmed {
-        /// Whether the operation may have taken effect.
+        /// Whether the operation may have had an effect.
         outcome: Outcome,
     },
     /// Clients may still count on leases that the store lost; the store grants nothing new until these are over.
@@ -181,7 +181,7 @@ pub enum StoreError {
     },
 }
 
-/// Whether an operation that failed may have taken effect.
+/// Whether an operation that failed may have had an effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// It certainly did not.
@@ -206,7 +206,7 @@ impl StoreError {
         }
     }
 
-    /// Whether the operation may have taken effect in spite of the error.
+    /// Whether the operation may have had an effect in spite of the error.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         match self {

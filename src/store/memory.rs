@@ -41,7 +41,7 @@ pub struct MemoryStore {
     started_wall: Timestamp,
     started: Instant,
     state: Mutex<State>,
-    news: (
+    events: (
         mpsc::Sender<StoreEvent>,
         AsyncMutex<mpsc::Receiver<StoreEvent>>,
     ),
@@ -64,7 +64,7 @@ impl MemoryStore {
     #[must_use]
     pub fn new() -> Self {
         let wall = wall_clock();
-        let (news, receiver) = mpsc::channel(MAX_PENDING_EVENTS);
+        let (events, receiver) = mpsc::channel(MAX_PENDING_EVENTS);
         let state = State {
             locks: BTreeMap::new(),
             disposals: BTreeSet::new(),
@@ -76,7 +76,7 @@ impl MemoryStore {
             started_wall: wall,
             started: Instant::now(),
             state: Mutex::new(state),
-            news: (news, AsyncMutex::new(receiver)),
+            events: (events, AsyncMutex::new(receiver)),
         }
     }
 
@@ -120,7 +120,7 @@ impl MemoryStore {
         if let (true, Some((waiter, _))) = (reservation != reservation_before, reservation) {
             // If the channel is full, the waiter finds out when it asks again.
             let _full = self
-                .news
+                .events
                 .0
                 .try_send(StoreEvent::Reserved(key.clone(), waiter));
         }
@@ -244,9 +244,9 @@ impl Store for MemoryStore {
     }
 
     async fn next_event(&self) -> StoreEvent {
-        let mut news = self.news.1.lock().await;
-        match news.recv().await {
-            Some(news) => news,
+        let mut events = self.events.1.lock().await;
+        match events.recv().await {
+            Some(event) => event,
             // Cannot happen: the store owns a sender.
             None => std::future::pending().await,
         }

@@ -25,7 +25,7 @@ pub(crate) enum Dialect {
 }
 
 /// Connections to one server, each with its lock.
-pub(crate) struct Session {
+pub(crate) struct Clients {
     connections: Connections,
     locks: Locks,
     idle: Vec<usize>,
@@ -76,7 +76,7 @@ pub(crate) fn size(number: usize) -> f64 {
     number as f64
 }
 
-impl Session {
+impl Clients {
     /// Opens the connections; the lock names begin with `name`.
     pub(crate) fn open(dialect: Dialect, at: SocketAddr, connections: usize, name: &str) -> Self {
         let requests = (0..connections).map(|id| requests(dialect, &format!("{name}-{id}")));

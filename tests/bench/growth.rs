@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::Bench;
-use crate::cycles::{Dialect, Session, hold, size};
+use crate::cycles::{Dialect, Clients, hold, size};
 use crate::report::{Reach, number};
 use crate::servers::{self, Server};
 
@@ -104,9 +104,9 @@ fn report_failures(bench: &mut Bench, failures: u64) {
 }
 
 fn speed(bench: &Bench, server: &Server, connections: usize) -> f64 {
-    let mut session = Session::open(Dialect::Leasehold, server.address, connections, "bench");
-    session.run(Duration::from_millis(200));
-    let tally = session.run(Duration::from_millis(bench.pick(500, 1000)));
-    session.settle();
+    let mut clients = Clients::open(Dialect::Leasehold, server.address, connections, "bench");
+    clients.run(Duration::from_millis(200));
+    let tally = clients.run(Duration::from_millis(bench.pick(500, 1000)));
+    clients.settle();
     tally.per_second()
 }

@@ -87,7 +87,7 @@ fn compare_latency(bench: &mut Bench, full: &Server, empty: &Server) {
         alone.add(work(empty, Duration::from_millis(700)));
         beside.add(work(full, Duration::from_millis(700)));
     }
-    let base = "nobody parked";
+    let base = "no parked waiters";
     for (at, what) in ["renew", "release", "/readyz"].iter().enumerate() {
         let name = format!("{what} p99 with 10,000 parked waiters");
         bench.report.compare(

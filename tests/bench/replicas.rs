@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::Bench;
-use crate::cycles::{Dialect, Session};
+use crate::cycles::{Dialect, Clients};
 use crate::report::{Reach, percentile};
 use crate::servers::{self, START_LIMIT, Server};
 use crate::support::eventually;
@@ -29,19 +29,19 @@ pub(crate) fn run(bench: &mut Bench) {
     let mut late = [Vec::new(), Vec::new()];
     for round in 0..bench.pick(3, 5) {
         for ((server, speeds), late) in servers.iter().zip(&mut speeds).zip(&mut late) {
-            let mut session = Session::open(
+            let mut clients = Clients::open(
                 Dialect::Leasehold,
                 server.address,
                 CONNECTIONS,
                 &format!("bench-{round}"),
             );
-            session.run(Duration::from_millis(300));
-            let tally = session.run(Duration::from_millis(bench.pick(1000, 2000)));
-            session.settle();
+            clients.run(Duration::from_millis(300));
+            let tally = clients.run(Duration::from_millis(bench.pick(1000, 2000)));
+            clients.settle();
             speeds.push(tally.per_second());
             // Both run at the same load, which both can carry.
-            let mut tally = session.paced(3000.0, Duration::from_millis(bench.pick(500, 1000)));
-            session.settle();
+            let mut tally = clients.paced(3000.0, Duration::from_millis(bench.pick(500, 1000)));
+            clients.settle();
             late.push(percentile(&mut tally.acquires, 0.99));
             if tally.failures > 0 {
                 bench

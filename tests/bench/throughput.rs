@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 
 use crate::Bench;
-use crate::cycles::{Dialect, Session, acquire, count, release};
+use crate::cycles::{Dialect, Clients, acquire, count, release};
 use crate::generator::{Connections, quoted};
 use crate::process::{cpu_seconds, is_installed};
 use crate::report::{Reach, Rounds, percentile};
@@ -157,13 +157,13 @@ fn headers(head: &[u8]) -> Vec<(String, String)> {
 
 fn round(bench: &Bench, candidate: &Candidate, redis: &RedisServer) -> Round {
     let name = format!("bench-{}", candidate.rounds.len());
-    let mut session = Session::open(
+    let mut clients = Clients::open(
         candidate.dialect,
         candidate.server.address,
         CONNECTIONS,
         &name,
     );
-    session.run(Duration::from_millis(bench.pick(200, 400)));
+    clients.run(Duration::from_millis(bench.pick(200, 400)));
     let cpu = || {
         (
             candidate.server.cpu_seconds(),
@@ -173,9 +173,9 @@ fn round(bench: &Bench, candidate: &Candidate, redis: &RedisServer) -> Round {
     };
     let calls = servers::script_calls(redis);
     let before = cpu();
-    let tally = session.run(Duration::from_millis(bench.pick(1000, 2000)));
+    let tally = clients.run(Duration::from_millis(bench.pick(1000, 2000)));
     let after = cpu();
-    session.settle();
+    clients.settle();
     let calls = servers::script_calls(redis) - calls;
     let operations = count(tally.cycles) * OPERATIONS;
     let each = |before: f64, after: f64| (after - before) * 1e6 / operations;
@@ -441,15 +441,15 @@ fn latency(bench: &mut Bench, candidates: &[Candidate]) {
             };
             let speeds = of(candidates, name, |round| round.cycles_per_second);
             let rate = Rounds::of(&speeds).median / 2.0;
-            let mut session = Session::open(
+            let mut clients = Clients::open(
                 candidate.dialect,
                 candidate.server.address,
                 CONNECTIONS,
                 "paced",
             );
-            session.paced(rate, Duration::from_millis(300));
-            let mut tally = session.paced(rate, Duration::from_millis(bench.pick(1200, 2500)));
-            session.settle();
+            clients.paced(rate, Duration::from_millis(300));
+            let mut tally = clients.paced(rate, Duration::from_millis(bench.pick(1200, 2500)));
+            clients.settle();
             times[0].push(percentile(&mut tally.acquires, 0.5));
             times[1].push(percentile(&mut tally.acquires, 0.99));
             times[2].push(percentile(&mut tally.releases, 0.5));

@@ -74,7 +74,7 @@ def wait_for_port(address, port, log):
             return
         except OSError:
             time.sleep(0.02)
-    raise AssertionError(f"nobody listens on {address}:{port}\n{log()}")
+    raise AssertionError(f"nothing listens on {address}:{port}\n{log()}")
 
 
 PASSWORD = "pass:w@rd/%25#1"

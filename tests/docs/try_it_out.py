@@ -42,7 +42,7 @@ def try_it_out(browser, server, screenshot):
     press(f"{acquire} .try-out__btn")
     key = find(f"{acquire} tr[data-param-name=key] input")
     assert key.get_attribute("value") == "my_lock", key.get_attribute("value")
-    # With an Idempotency-Key from the document, everybody who tries it would be given the same lease.
+    # With an Idempotency-Key from the document, all users of the page would get the same lease.
     idempotency_key = find(f"{acquire} tr[data-param-name=Idempotency-Key] input")
     assert idempotency_key.get_attribute("value") == "", idempotency_key.get_attribute("value")
     press(f"{acquire} .execute")

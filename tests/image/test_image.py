@@ -1,4 +1,4 @@
-"""The image: what is in it, what it says of itself, and that it serves where nothing may be written and nobody is root."""
+"""The image: its contents, its labels, and that it serves from a read-only root file system without root."""
 
 import contextlib
 import os

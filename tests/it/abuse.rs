@@ -184,7 +184,7 @@ fn well_behaved_client_loses_no_lease_among_hostile_ones() {
         Vec::<&str>::new()
     );
     assert_eq!(api.list("limit=1").status, 200);
-    eventually(RECOVERED, "nobody waits any more", || {
+    eventually(RECOVERED, "no request waits any more", || {
         server.metric("leasehold_waiters") == Some(0)
     });
     eventually(RECOVERED, "the memory is back", || {

@@ -561,7 +561,7 @@ async fn ending_says_how_long_the_lease_was_held(s: &Subject) {
     s.advance(ms(500)).await;
     let reserved = s.inspect(&key("a")).await.expect("reserved for the second");
     let token = reserved.fencing_token;
-    assert_eq!(breaking(token).await, ended(None), "nobody held it yet");
+    assert_eq!(breaking(token).await, ended(None), "no client has held it yet");
     assert_eq!(breaking(token).await, ended(None), "it is over");
 }
 
@@ -932,7 +932,7 @@ async fn entry_of_a_repeatable_request_is_kept_for_ten_seconds_and_passed_over(s
     queued(s, &fourth).await;
     s.advance(Duration::from_micros(1)).await;
     assert_eq!(release(s, "a", held.lease_id).await, ENDED);
-    assert_eq!(s.waiters(&key("a")).await, 0, "nobody's any more");
+    assert_eq!(s.waiters(&key("a")).await, 0, "no entry counts any more");
     s.granted(&key("a"), &fourth).await;
     assert!(queued(s, &repeated(&first)).await > last);
 }
@@ -1281,6 +1281,6 @@ async fn kept_entries_do_not_count_as_waiters(s: &Subject) {
         queued(s, &with_limit_of_two(number)).await;
     }
     s.advance(ms(11_000)).await;
-    assert_eq!(s.waiters(&key("a")).await, 0, "nobody waits any more");
+    assert_eq!(s.waiters(&key("a")).await, 0, "no entry is left");
     queued(s, &with_limit_of_two(3)).await;
 }

@@ -528,11 +528,11 @@ fn tokens_open_lock_routes_and_only_one_of_them_breaks() {
         ("LEASEHOLD_TOKEN", "token-for-the-locks"),
         ("LEASEHOLD_BREAK_TOKEN", "token-for-the-breaks"),
     ]);
-    let nobody = server.api();
+    let anonymous = server.api();
     let client = Api::new(server.addr()).with_header("Authorization", "Bearer token-for-the-locks");
     let breaker =
         Api::new(server.addr()).with_header("Authorization", "Bearer token-for-the-breaks");
-    let refused = nobody.acquire("a", None);
+    let refused = anonymous.acquire("a", None);
     assert_eq!(
         (refused.status, refused.header("www-authenticate")),
         (401, Some("Bearer"))
@@ -541,7 +541,7 @@ fn tokens_open_lock_routes_and_only_one_of_them_breaks() {
     assert_eq!(lease.status, 201);
     let token = number(&lease.json(), "fencing_token");
     assert_eq!(client.break_lease("a", token).status, 403);
-    assert_eq!(nobody.break_lease("a", token).status, 401);
+    assert_eq!(anonymous.break_lease("a", token).status, 401);
     assert_eq!(breaker.break_lease("a", token).status, 204);
     assert_eq!(breaker.acquire("a", None).status, 201);
 }

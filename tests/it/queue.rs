@@ -306,7 +306,7 @@ fn event_lost_on_a_live_connection_costs_a_second() {
     println!("handed over after {took:?}");
     // The server hands over before it can notice that the connection is silent.
     assert!(took < 4 * Duration::from_secs(1), "{took:?}");
-    assert_eq!(listeners(), before, "nobody subscribed again");
+    assert_eq!(listeners(), before, "no new subscription");
     // The subscription receives neither heartbeats nor the answer to its ping.
     eventually(SILENT_CONNECTION, "it is replaced", || {
         listeners() != before

@@ -46,7 +46,7 @@ fn grants_wait_for_a_replica_and_are_refused_without_one() {
     assert_eq!(
         api.release("a", &held.lease_id()).status,
         204,
-        "letting go waits for nobody"
+        "a release waits for no replica"
     );
     replica.resume();
     eventually(FAILOVER, "the refused grant was taken back", || {

@@ -111,7 +111,7 @@ fn no_lock_is_granted_twice_and_no_key_is_left() {
     println!("first grants {failovers:?} after the master was killed, and after it was deposed");
 
     let ended = Instant::now();
-    eventually(SLACK, "nobody waits any more", || {
+    eventually(SLACK, "no request waits any more", || {
         let waiters = |server: &Leasehold| server.metric("leasehold_waiters");
         servers.iter().all(|server| waiters(server) == Some(0))
     });

@@ -666,7 +666,7 @@ fn refused_waiter_leaves_nothing_behind_when_its_first_command_was_late() {
             let left = api.inspect(&key).json()["expires_in_ms"].as_u64();
             left.unwrap_or(0) <= kept
         };
-        eventually(SLACK, "the grant that nobody heard of is taken back", over);
+        eventually(SLACK, "the grant without a client is rolled back", over);
         proved += 1;
         if proved == 4 {
             return;

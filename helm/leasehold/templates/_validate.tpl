@@ -35,9 +35,9 @@ The rendering stops at the first contradiction.
 {{- fail "auth.tokenKey and auth.breakTokenKey are equal: set only one of them, or different keys, so that the token of all clients cannot break leases" -}}
 {{- end -}}
 {{- end -}}
-{{- $ending := add (int .Values.preStopSleepSeconds) 15 -}}
-{{- if lt (int .Values.terminationGracePeriodSeconds) (int $ending) -}}
-{{- fail (printf "terminationGracePeriodSeconds (%d) must be at least preStopSleepSeconds + 15 (%d): a pod that is killed earlier leaves its waiters without an answer" (int .Values.terminationGracePeriodSeconds) $ending) -}}
+{{- $needed := add (int .Values.preStopSleepSeconds) 15 -}}
+{{- if lt (int .Values.terminationGracePeriodSeconds) (int $needed) -}}
+{{- fail (printf "terminationGracePeriodSeconds (%d) must be at least preStopSleepSeconds + 15 (%d): a pod that is killed earlier leaves its waiters without an answer" (int .Values.terminationGracePeriodSeconds) $needed) -}}
 {{- end -}}
 {{- if and .Values.autoscaling.enabled (gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas)) -}}
 {{- fail "autoscaling.minReplicas must not be greater than autoscaling.maxReplicas" -}}

@@ -1,7 +1,7 @@
 //! The query parameters.
 //!
 //! The decoder replaces an escape that is not UTF-8 by U+FFFD. Each parameter accepts only ASCII, so such a value is
-//! refused and never taken for another.
+//! refused and never mistaken for another.
 
 use serde::Deserialize;
 

@@ -47,7 +47,7 @@ pub(super) struct FaultyStore {
     pub(super) rollbacks: Mutex<VecDeque<StoreError>>,
     /// How long all operations but acquisitions and rollbacks take.
     pub(super) delay: Mutex<Duration>,
-    pub(super) news: mpsc::UnboundedSender<StoreEvent>,
+    pub(super) events: mpsc::UnboundedSender<StoreEvent>,
     received: AsyncMutex<mpsc::UnboundedReceiver<StoreEvent>>,
     pub(super) closed: AtomicBool,
 }
@@ -62,7 +62,7 @@ pub(super) fn unavailable(outcome: Outcome) -> StoreError {
 
 impl FaultyStore {
     pub(super) fn new() -> Self {
-        let (news, received) = mpsc::unbounded_channel();
+        let (events, received) = mpsc::unbounded_channel();
         Self {
             inner: MemoryStore::new(),
             began: Instant::now(),
@@ -70,7 +70,7 @@ impl FaultyStore {
             acquisitions: Mutex::default(),
             rollbacks: Mutex::default(),
             delay: Mutex::default(),
-            news,
+            events,
             received: AsyncMutex::new(received),
             closed: AtomicBool::new(false),
         }
@@ -181,8 +181,8 @@ impl Store for FaultyStore {
     async fn next_event(&self) -> StoreEvent {
         let mut received = self.received.lock().await;
         tokio::select! {
-            news = self.inner.next_event() => news,
-            Some(news) = received.recv() => news,
+            event = self.inner.next_event() => event,
+            Some(event) = received.recv() => event,
         }
     }
 

@@ -208,7 +208,7 @@ async fn drain_ends_all_waits_and_refuses_acquisitions() {
     assert_eq!(Instant::now(), begun);
     assert_eq!(scene.acquires("shutting_down"), "2");
     assert_eq!(drained.await.expect("no panic"), begun + ms(300));
-    // The waiter's entry is taken back; leases can still be ended.
+    // The server removes the waiter's entry; leases can still be released.
     assert_eq!(
         scene.store.calls(),
         ["0 acquire a", "0 queue a", "200 rollback a"]

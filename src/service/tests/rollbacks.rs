@@ -1,4 +1,4 @@
-//! What is taken back, when, and which queue entries are kept.
+//! Rollbacks: which grants end, when, and which queue entries stay.
 
 use super::*;
 

@@ -80,15 +80,15 @@ async fn waiters_act_on_news() {
     let _second = scene.spawn("a", waiting(5000)).await;
     scene.store.calls();
     let until = Instant::now() + ms(300);
-    let news = &scene.store.news;
-    assert!(news.send(StoreEvent::HeldUntil(key("a"), until)).is_ok());
+    let events = &scene.store.events;
+    assert!(events.send(StoreEvent::HeldUntil(key("a"), until)).is_ok());
     sleep(ms(400)).await;
     assert_eq!(scene.store.calls(), ["300 queue a"]);
-    assert!(news.send(StoreEvent::QueuesLost).is_ok());
+    assert!(events.send(StoreEvent::QueuesLost).is_ok());
     settle().await;
     assert_eq!(scene.store.calls(), ["400 queue a", "400 queue a"]);
-    // Another key's news is nothing to them.
-    assert!(news.send(StoreEvent::HeldUntil(key("b"), until)).is_ok());
+    // Events of another key do not wake them.
+    assert!(events.send(StoreEvent::HeldUntil(key("b"), until)).is_ok());
     sleep(ms(500)).await;
     assert!(scene.store.calls().is_empty());
 }
@@ -156,7 +156,7 @@ async fn waiter_asks_four_times_a_second_while_the_store_has_no_answer() {
     ]);
     let waiter = scene.spawn("a", waiting(5000)).await;
     sleep(ms(100)).await;
-    assert!(scene.store.news.send(StoreEvent::QueuesLost).is_ok());
+    assert!(scene.store.events.send(StoreEvent::QueuesLost).is_ok());
     granted(end(waiter).await);
     let calls = scene.store.calls();
     let expected = [
@@ -181,7 +181,7 @@ async fn defect_of_the_store_ends_a_wait() {
     assert_eq!(answer.expect_err("an error"), ServiceError::Store(internal));
 }
 
-/// The entry is the waiter's, not the request's: one that goes may have taken it from the other.
+/// The requests share one queue entry: the one that ends may have removed it from under the other.
 #[tokio::test(start_paused = true)]
 async fn repetition_asks_again_when_the_first_request_is_gone() {
     let scene = Scene::new();

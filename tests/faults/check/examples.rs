@@ -345,7 +345,7 @@ const EXAMPLES: &[Example] = &[
         under("kill-server", 200, 12_000, short_after_long(9_000))
     }),
     (
-        "a waiter whom nobody woke before a server was killed",
+        "a waiter without a wake-up before a server was killed",
         &["lost-wake-up"],
         || under("kill-server", 6_000, 12_000, short_after_long(9_000)),
     ),
@@ -355,17 +355,17 @@ const EXAMPLES: &[Example] = &[
         || under("sentinel-failover", 200, 1_000, short_after_long(9_500)),
     ),
     (
-        "a waiter that nobody remembers after a fault",
+        "a waiter that is forgotten after a fault",
         &["lost-wake-up"],
         || under("sentinel-failover", 200, 1_000, short_after_long(12_000)),
     ),
     (
-        "a lock that nobody can be sure of after a fault",
+        "a lock in doubt after a fault",
         &[],
         || under("clock-minus-ttl", 200, 1_000, short_after_long(12_000)),
     ),
     (
-        "a lock let go under a fault, whose lease may be back",
+        "a lock released under a fault, whose lease may be back",
         &[],
         || {
             let long = answer(call("a", Op::Acquire, 0, 10), "l1", 1, 15_000);
@@ -380,11 +380,11 @@ const EXAMPLES: &[Example] = &[
             waiting(100, 8000),
         ]
     }),
-    ("a key that cannot be taken any more", &["liveness"], || {
+    ("a key that can no longer be acquired", &["liveness"], || {
         vec![grant("a", 0, 10, "l1", 1), fault("", Phase::Probe, 100)]
     }),
     (
-        "a key that was asked for late, and taken at once",
+        "a key requested late and acquired at once",
         &[],
         || {
             let probe = with(grant("p", 3500, 3510, "l9", 9), |call| {
@@ -398,7 +398,7 @@ const EXAMPLES: &[Example] = &[
         },
     ),
     (
-        "a key that could be taken only later",
+        "a key acquired only later",
         &["liveness"],
         || {
             let of_the_probe = |event| with(event, |call| call.client = PROBE_CLIENT);
@@ -411,7 +411,7 @@ const EXAMPLES: &[Example] = &[
             ]
         },
     ),
-    ("a key that can be taken after the last lease", &[], || {
+    ("a key acquired after the last lease", &[], || {
         let probe = with(grant("p", 1500, 1510, "l9", 9), |call| {
             call.client = PROBE_CLIENT;
         });

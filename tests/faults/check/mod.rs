@@ -59,15 +59,15 @@ pub(crate) const RULES: [(&str, &str); 13] = [
     ),
     (
         "definite-failure-left-nothing",
-        "who failed for certain, or went away, does not hold the lock",
+        "a request that failed for certain, and a disconnected client, hold no lock",
     ),
     (
         "lost-wake-up",
-        "nobody waits more than 3 s for a lock that is free, whoever died with it, before a fault and after it",
+        "no client waits more than 3 s for a free lock, before and after a fault, whichever process died",
     ),
     (
         "liveness",
-        "every server grants again after a fault, and every key can be taken in the end",
+        "every server grants again after a fault, and every key can be acquired at the end",
     ),
 ];
 

@@ -110,15 +110,15 @@ pub(super) fn liveness(
             .min();
         let asked = asked.unwrap_or(probe.at).max(probe.at);
         let may_last_until = held.chain(maybe).max().unwrap_or(0).max(asked);
-        let taken = calls.iter().find(|call| {
+        let acquired = calls.iter().find(|call| {
             call.client == PROBE_CLIENT
                 && call.key == key
                 && call.op == Op::Acquire
                 && call.succeeded()
         });
-        let at = taken.and_then(|call| call.answered_at).unwrap_or(u64::MAX);
+        let at = acquired.and_then(|call| call.answered_at).unwrap_or(u64::MAX);
         if at > may_last_until + LIVENESS_US {
-            let when = match taken {
+            let when = match acquired {
                 Some(_) => format!("only {} ms after that", (at - may_last_until) / 1000),
                 None => "never".to_owned(),
             };
@@ -126,10 +126,10 @@ pub(super) fn liveness(
                 "liveness",
                 may_last_until + LIVENESS_US,
                 format!(
-                    "{key}: free {} ms after the clients ended at the latest, and taken {when}",
+                    "{key}: free {} ms after the clients ended at the latest, and acquired {when}",
                     (may_last_until - probe.at) / 1000
                 ),
-                &taken.map(|call| vec![*call]).unwrap_or_default(),
+                &acquired.map(|call| vec![*call]).unwrap_or_default(),
             ));
         }
     }

@@ -74,7 +74,7 @@ pub(crate) const ALL: &[Nemesis] = &[
     },
     Nemesis {
         name: "flushall",
-        about: "Somebody empties the database.",
+        about: "An operator empties the database.",
         run: redis::flushall,
     },
     Nemesis {
