@@ -147,8 +147,13 @@ impl Front {
         connections.admit(stream, |stream| {
             let client = Client::new(stream);
             let closing = connections.closing.clone();
-            let served =
-                connection::serve(client.clone(), self.http.clone(), purpose, timeouts, closing);
+            let served = connection::serve(
+                client.clone(),
+                self.http.clone(),
+                purpose,
+                timeouts,
+                closing,
+            );
             (client, served)
         })
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::Bench;
-use crate::cycles::{Dialect, Clients, hold, size};
+use crate::cycles::{Clients, Dialect, hold, size};
 use crate::report::{Reach, number};
 use crate::servers::{self, Server};
 

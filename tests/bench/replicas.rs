@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::Bench;
-use crate::cycles::{Dialect, Clients};
+use crate::cycles::{Clients, Dialect};
 use crate::report::{Reach, percentile};
 use crate::servers::{self, START_LIMIT, Server};
 use crate::support::eventually;

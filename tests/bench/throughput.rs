@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 
 use crate::Bench;
-use crate::cycles::{Dialect, Clients, acquire, count, release};
+use crate::cycles::{Clients, Dialect, acquire, count, release};
 use crate::generator::{Connections, quoted};
 use crate::process::{cpu_seconds, is_installed};
 use crate::report::{Reach, Rounds, percentile};

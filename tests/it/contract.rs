@@ -561,7 +561,11 @@ async fn ending_says_how_long_the_lease_was_held(s: &Subject) {
     s.advance(ms(500)).await;
     let reserved = s.inspect(&key("a")).await.expect("reserved for the second");
     let token = reserved.fencing_token;
-    assert_eq!(breaking(token).await, ended(None), "no client has held it yet");
+    assert_eq!(
+        breaking(token).await,
+        ended(None),
+        "no client has held it yet"
+    );
     assert_eq!(breaking(token).await, ended(None), "it is over");
 }
 

@@ -4,41 +4,41 @@ use deadpool_redis::PoolError;
 use redis::{ErrorKind, RedisError};
 
 use super::diagnosis::lacks_permission;
-use crate::telemetry::Fault;
+use crate::telemetry::ErrorKind;
 
 /// Of a call that failed as a whole.
-pub(super) fn of_call(error: &RedisError) -> Fault {
+pub(super) fn of_call(error: &RedisError) -> ErrorKind {
     match error.code() {
-        Some("READONLY") => Fault::NotMaster,
-        Some("LOADING" | "MASTERDOWN" | "NOREPLICAS" | "BUSY" | "TRYAGAIN") => Fault::NotReady,
-        Some("OOM") => Fault::OutOfMemory,
-        Some("MISCONF") => Fault::NotPersisting,
-        Some("NOPERM" | "NOAUTH" | "WRONGPASS") => Fault::Access,
-        _ if error.kind() == ErrorKind::AuthenticationFailed => Fault::Access,
-        _ if error.is_timeout() => Fault::Timeout,
-        _ if error.is_io_error() || error.is_connection_dropped() => Fault::Connection,
-        _ => Fault::Other,
+        Some("READONLY") => ErrorKind::NotMaster,
+        Some("LOADING" | "MASTERDOWN" | "NOREPLICAS" | "BUSY" | "TRYAGAIN") => ErrorKind::NotReady,
+        Some("OOM") => ErrorKind::OutOfMemory,
+        Some("MISCONF") => ErrorKind::NotPersisting,
+        Some("NOPERM" | "NOAUTH" | "WRONGPASS") => ErrorKind::Access,
+        _ if error.kind() == ErrorKind::AuthenticationFailed => ErrorKind::Access,
+        _ if error.is_timeout() => ErrorKind::Timeout,
+        _ if error.is_io_error() || error.is_connection_dropped() => ErrorKind::Connection,
+        _ => ErrorKind::Other,
     }
 }
 
 /// Of a connection that could not be had.
-pub(super) fn of_pool(error: &PoolError) -> Fault {
+pub(super) fn of_pool(error: &PoolError) -> ErrorKind {
     match error {
         PoolError::Backend(error) => of_call(error),
-        PoolError::Timeout(_) => Fault::Timeout,
-        _ => Fault::Connection,
+        PoolError::Timeout(_) => ErrorKind::Timeout,
+        _ => ErrorKind::Connection,
     }
 }
 
 /// Of an operation that failed inside a script.
-pub(super) fn of_operation(said: &str) -> Fault {
+pub(super) fn of_operation(said: &str) -> ErrorKind {
     match said {
-        _ if said.contains("OOM ") => Fault::OutOfMemory,
-        _ if said.contains("MISCONF ") => Fault::NotPersisting,
-        _ if said.contains("READONLY ") => Fault::NotMaster,
-        _ if said.contains("NOREPLICAS ") => Fault::NotReady,
-        _ if lacks_permission(said) => Fault::Access,
-        _ => Fault::Other,
+        _ if said.contains("OOM ") => ErrorKind::OutOfMemory,
+        _ if said.contains("MISCONF ") => ErrorKind::NotPersisting,
+        _ if said.contains("READONLY ") => ErrorKind::NotMaster,
+        _ if said.contains("NOREPLICAS ") => ErrorKind::NotReady,
+        _ if lacks_permission(said) => ErrorKind::Access,
+        _ => ErrorKind::Other,
     }
 }
 
@@ -60,47 +60,50 @@ mod tests {
         for (said, fault) in [
             (
                 "READONLY You can't write against a read only replica.",
-                Fault::NotMaster,
+                ErrorKind::NotMaster,
             ),
             (
                 "NOREPLICAS Not enough good replicas to write.",
-                Fault::NotReady,
+                ErrorKind::NotReady,
             ),
             (
                 "LOADING Redis is loading the dataset in memory",
-                Fault::NotReady,
+                ErrorKind::NotReady,
             ),
             (
                 "OOM command not allowed when used memory > 'maxmemory'.",
-                Fault::OutOfMemory,
+                ErrorKind::OutOfMemory,
             ),
             (
                 "MISCONF Errors writing to the AOF file",
-                Fault::NotPersisting,
+                ErrorKind::NotPersisting,
             ),
-            ("NOPERM this user has no permissions", Fault::Access),
-            ("NOAUTH Authentication required.", Fault::Access),
-            ("ERR unknown command", Fault::Other),
+            ("NOPERM this user has no permissions", ErrorKind::Access),
+            ("NOAUTH Authentication required.", ErrorKind::Access),
+            ("ERR unknown command", ErrorKind::Other),
         ] {
             assert_eq!(of_call(&refusal(said)), fault, "{said}");
         }
         let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
-        assert_eq!(of_call(&refused.into()), Fault::Connection);
+        assert_eq!(of_call(&refused.into()), ErrorKind::Connection);
         let late = std::io::Error::from(std::io::ErrorKind::TimedOut);
-        assert_eq!(of_call(&late.into()), Fault::Timeout);
+        assert_eq!(of_call(&late.into()), ErrorKind::Timeout);
     }
 
     #[test]
     fn what_a_script_met_has_its_word() {
         for (said, fault) in [
-            ("OOM command not allowed", Fault::OutOfMemory),
-            ("MISCONF Redis is configured to save", Fault::NotPersisting),
-            ("READONLY You can't write", Fault::NotMaster),
+            ("OOM command not allowed", ErrorKind::OutOfMemory),
+            (
+                "MISCONF Redis is configured to save",
+                ErrorKind::NotPersisting,
+            ),
+            ("READONLY You can't write", ErrorKind::NotMaster),
             (
                 "The user executing the script can't run this command",
-                Fault::Access,
+                ErrorKind::Access,
             ),
-            ("attempt to index a nil value", Fault::Other),
+            ("attempt to index a nil value", ErrorKind::Other),
         ] {
             assert_eq!(of_operation(said), fault, "{said}");
         }

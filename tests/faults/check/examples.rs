@@ -359,11 +359,9 @@ const EXAMPLES: &[Example] = &[
         &["lost-wake-up"],
         || under("sentinel-failover", 200, 1_000, short_after_long(12_000)),
     ),
-    (
-        "a lock in doubt after a fault",
-        &[],
-        || under("clock-minus-ttl", 200, 1_000, short_after_long(12_000)),
-    ),
+    ("a lock in doubt after a fault", &[], || {
+        under("clock-minus-ttl", 200, 1_000, short_after_long(12_000))
+    }),
     (
         "a lock released under a fault, whose lease may be back",
         &[],
@@ -380,37 +378,31 @@ const EXAMPLES: &[Example] = &[
             waiting(100, 8000),
         ]
     }),
-    ("a key that can no longer be acquired", &["liveness"], || {
-        vec![grant("a", 0, 10, "l1", 1), fault("", Phase::Probe, 100)]
-    }),
     (
-        "a key requested late and acquired at once",
-        &[],
-        || {
-            let probe = with(grant("p", 3500, 3510, "l9", 9), |call| {
-                call.client = PROBE_CLIENT;
-            });
-            vec![
-                grant("a", 0, 10, "l1", 1),
-                fault("", Phase::Probe, 100),
-                probe,
-            ]
-        },
-    ),
-    (
-        "a key acquired only later",
+        "a key that can no longer be acquired",
         &["liveness"],
-        || {
-            let of_the_probe = |event| with(event, |call| call.client = PROBE_CLIENT);
-            let refused = outcome(call("p", Op::Acquire, 1100, 1110), Outcome::Refused);
-            vec![
-                grant("a", 0, 10, "l1", 1),
-                fault("", Phase::Probe, 100),
-                of_the_probe(refused),
-                of_the_probe(grant("p", 3500, 3510, "l9", 9)),
-            ]
-        },
+        || vec![grant("a", 0, 10, "l1", 1), fault("", Phase::Probe, 100)],
     ),
+    ("a key requested late and acquired at once", &[], || {
+        let probe = with(grant("p", 3500, 3510, "l9", 9), |call| {
+            call.client = PROBE_CLIENT;
+        });
+        vec![
+            grant("a", 0, 10, "l1", 1),
+            fault("", Phase::Probe, 100),
+            probe,
+        ]
+    }),
+    ("a key acquired only later", &["liveness"], || {
+        let of_the_probe = |event| with(event, |call| call.client = PROBE_CLIENT);
+        let refused = outcome(call("p", Op::Acquire, 1100, 1110), Outcome::Refused);
+        vec![
+            grant("a", 0, 10, "l1", 1),
+            fault("", Phase::Probe, 100),
+            of_the_probe(refused),
+            of_the_probe(grant("p", 3500, 3510, "l9", 9)),
+        ]
+    }),
     ("a key acquired after the last lease", &[], || {
         let probe = with(grant("p", 1500, 1510, "l9", 9), |call| {
             call.client = PROBE_CLIENT;

@@ -116,7 +116,9 @@ pub(super) fn liveness(
                 && call.op == Op::Acquire
                 && call.succeeded()
         });
-        let at = acquired.and_then(|call| call.answered_at).unwrap_or(u64::MAX);
+        let at = acquired
+            .and_then(|call| call.answered_at)
+            .unwrap_or(u64::MAX);
         if at > may_last_until + LIVENESS_US {
             let when = match acquired {
                 Some(_) => format!("only {} ms after that", (at - may_last_until) / 1000),
