@@ -24,4 +24,4 @@ pub use self::logging::{
     MAX_UNWRITTEN_BYTES, MAX_UNWRITTEN_LINES, RequestLine, log_request, start_logging,
 };
 pub use self::metrics::{Leases, Metrics, Snapshot, StoreCondition};
-pub use self::redis::{ClockStep, ErrorKind, MasterChange, RedisMetrics, Shortfall};
+pub use self::redis::{ClockStep, FailureCause, MasterChange, RedisMetrics, Shortfall};

@@ -20,7 +20,7 @@ const FAILOVER_BUCKETS: [f64; 10] = [0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0,
 
 label! {
     /// The cause of a failed Redis operation.
-    ErrorKind {
+    FailureCause {
         /// Redis did not answer in time.
         Timeout = "timeout",
         /// The connection failed to open, or broke.
@@ -79,7 +79,7 @@ label! {
 /// The counters and histograms of the Redis store. Clones share them.
 #[derive(Clone, Debug)]
 pub struct RedisMetrics {
-    pub(crate) faults: Counters<ErrorKind>,
+    pub(crate) faults: Counters<FailureCause>,
     pub(crate) shortfalls: Counters<Shortfall>,
     pub(crate) clock_steps: Counters<ClockStep>,
     pub(crate) limits: Counters<Limit>,

@@ -30,7 +30,7 @@ use super::wake::Wake;
 use super::witness::{Step, Witness};
 use crate::lock::lease::Timestamp;
 use crate::store::contract::{Outcome, StoreError};
-use crate::telemetry::{ErrorKind, Limit, RedisMetrics, Shortfall};
+use crate::telemetry::{FailureCause, Limit, RedisMetrics, Shortfall};
 
 /// How long a connection may be idle before it is asked whether it lives: less than any time after which
 /// Redis or a firewall cuts it.
@@ -370,7 +370,7 @@ impl Lane {
         };
         match &fields[..] {
             [guard, reason, detail] if text(guard) == Some("guard") => {
-                self.around.metrics.faults.count(ErrorKind::NotMaster);
+                self.around.metrics.faults.count(FailureCause::NotMaster);
                 let reason = text(reason).unwrap_or_default();
                 if reason == "role" {
                     self.around.topology.role_was_refused();
@@ -429,7 +429,7 @@ impl Lane {
                     })
                 }
                 Some("clock") if !done.stepped => {
-                    self.around.metrics.faults.count(ErrorKind::Late);
+                    self.around.metrics.faults.count(FailureCause::Late);
                     Err(not_done(
                         "the command reached Redis too late to be executed",
                     ))

@@ -4,41 +4,43 @@ use deadpool_redis::PoolError;
 use redis::{ErrorKind, RedisError};
 
 use super::diagnosis::lacks_permission;
-use crate::telemetry::ErrorKind;
+use crate::telemetry::FailureCause;
 
 /// Of a call that failed as a whole.
-pub(super) fn of_call(error: &RedisError) -> ErrorKind {
+pub(super) fn of_call(error: &RedisError) -> FailureCause {
     match error.code() {
-        Some("READONLY") => ErrorKind::NotMaster,
-        Some("LOADING" | "MASTERDOWN" | "NOREPLICAS" | "BUSY" | "TRYAGAIN") => ErrorKind::NotReady,
-        Some("OOM") => ErrorKind::OutOfMemory,
-        Some("MISCONF") => ErrorKind::NotPersisting,
-        Some("NOPERM" | "NOAUTH" | "WRONGPASS") => ErrorKind::Access,
-        _ if error.kind() == ErrorKind::AuthenticationFailed => ErrorKind::Access,
-        _ if error.is_timeout() => ErrorKind::Timeout,
-        _ if error.is_io_error() || error.is_connection_dropped() => ErrorKind::Connection,
-        _ => ErrorKind::Other,
+        Some("READONLY") => FailureCause::NotMaster,
+        Some("LOADING" | "MASTERDOWN" | "NOREPLICAS" | "BUSY" | "TRYAGAIN") => {
+            FailureCause::NotReady
+        }
+        Some("OOM") => FailureCause::OutOfMemory,
+        Some("MISCONF") => FailureCause::NotPersisting,
+        Some("NOPERM" | "NOAUTH" | "WRONGPASS") => FailureCause::Access,
+        _ if error.kind() == ErrorKind::AuthenticationFailed => FailureCause::Access,
+        _ if error.is_timeout() => FailureCause::Timeout,
+        _ if error.is_io_error() || error.is_connection_dropped() => FailureCause::Connection,
+        _ => FailureCause::Other,
     }
 }
 
 /// Of a connection that could not be had.
-pub(super) fn of_pool(error: &PoolError) -> ErrorKind {
+pub(super) fn of_pool(error: &PoolError) -> FailureCause {
     match error {
         PoolError::Backend(error) => of_call(error),
-        PoolError::Timeout(_) => ErrorKind::Timeout,
-        _ => ErrorKind::Connection,
+        PoolError::Timeout(_) => FailureCause::Timeout,
+        _ => FailureCause::Connection,
     }
 }
 
 /// Of an operation that failed inside a script.
-pub(super) fn of_operation(said: &str) -> ErrorKind {
+pub(super) fn of_operation(said: &str) -> FailureCause {
     match said {
-        _ if said.contains("OOM ") => ErrorKind::OutOfMemory,
-        _ if said.contains("MISCONF ") => ErrorKind::NotPersisting,
-        _ if said.contains("READONLY ") => ErrorKind::NotMaster,
-        _ if said.contains("NOREPLICAS ") => ErrorKind::NotReady,
-        _ if lacks_permission(said) => ErrorKind::Access,
-        _ => ErrorKind::Other,
+        _ if said.contains("OOM ") => FailureCause::OutOfMemory,
+        _ if said.contains("MISCONF ") => FailureCause::NotPersisting,
+        _ if said.contains("READONLY ") => FailureCause::NotMaster,
+        _ if said.contains("NOREPLICAS ") => FailureCause::NotReady,
+        _ if lacks_permission(said) => FailureCause::Access,
+        _ => FailureCause::Other,
     }
 }
 
@@ -60,50 +62,50 @@ mod tests {
         for (said, fault) in [
             (
                 "READONLY You can't write against a read only replica.",
-                ErrorKind::NotMaster,
+                FailureCause::NotMaster,
             ),
             (
                 "NOREPLICAS Not enough good replicas to write.",
-                ErrorKind::NotReady,
+                FailureCause::NotReady,
             ),
             (
                 "LOADING Redis is loading the dataset in memory",
-                ErrorKind::NotReady,
+                FailureCause::NotReady,
             ),
             (
                 "OOM command not allowed when used memory > 'maxmemory'.",
-                ErrorKind::OutOfMemory,
+                FailureCause::OutOfMemory,
             ),
             (
                 "MISCONF Errors writing to the AOF file",
-                ErrorKind::NotPersisting,
+                FailureCause::NotPersisting,
             ),
-            ("NOPERM this user has no permissions", ErrorKind::Access),
-            ("NOAUTH Authentication required.", ErrorKind::Access),
-            ("ERR unknown command", ErrorKind::Other),
+            ("NOPERM this user has no permissions", FailureCause::Access),
+            ("NOAUTH Authentication required.", FailureCause::Access),
+            ("ERR unknown command", FailureCause::Other),
         ] {
             assert_eq!(of_call(&refusal(said)), fault, "{said}");
         }
         let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
-        assert_eq!(of_call(&refused.into()), ErrorKind::Connection);
+        assert_eq!(of_call(&refused.into()), FailureCause::Connection);
         let late = std::io::Error::from(std::io::ErrorKind::TimedOut);
-        assert_eq!(of_call(&late.into()), ErrorKind::Timeout);
+        assert_eq!(of_call(&late.into()), FailureCause::Timeout);
     }
 
     #[test]
     fn what_a_script_met_has_its_word() {
         for (said, fault) in [
-            ("OOM command not allowed", ErrorKind::OutOfMemory),
+            ("OOM command not allowed", FailureCause::OutOfMemory),
             (
                 "MISCONF Redis is configured to save",
-                ErrorKind::NotPersisting,
+                FailureCause::NotPersisting,
             ),
-            ("READONLY You can't write", ErrorKind::NotMaster),
+            ("READONLY You can't write", FailureCause::NotMaster),
             (
                 "The user executing the script can't run this command",
-                ErrorKind::Access,
+                FailureCause::Access,
             ),
-            ("attempt to index a nil value", ErrorKind::Other),
+            ("attempt to index a nil value", FailureCause::Other),
         ] {
             assert_eq!(of_operation(said), fault, "{said}");
         }

@@ -25,7 +25,7 @@ use super::witness::Step;
 use crate::lock::lease::millis;
 use crate::store::clock::wall_clock;
 use crate::store::contract::{Condition, Event, Health};
-use crate::telemetry::{ClockStep, ErrorKind, RedisMetrics};
+use crate::telemetry::{ClockStep, FailureCause, RedisMetrics};
 
 /// How often to look whether all is as it was. StoreEvent from Sentinels and failed operations do not
 /// wait for it.
@@ -336,7 +336,7 @@ impl Work {
     }
 
     fn complain(&mut self, mut diagnosis: Diagnosis) {
-        self.metrics.faults.count(ErrorKind::NoMaster);
+        self.metrics.faults.count(FailureCause::NoMaster);
         if !diagnosis.hung_up {
             self.last_refusal = Some(diagnosis.clone());
         } else if let Some(refusal) = &self.last_refusal {
