@@ -57,7 +57,7 @@ mod tests {
     use super::connections_for_clients;
 
     #[test]
-    fn clients_have_what_the_reserve_leaves_and_a_quarter_where_that_is_little() {
+    fn clients_get_all_descriptors_but_the_reserve_and_at_least_a_quarter() {
         assert_eq!(connections_for_clients(1024, 4, 3), 1024 - 32 - 16 - 10);
         assert_eq!(connections_for_clients(1024, 64, 3), 1024 - 32 - 136 - 10);
         assert_eq!(connections_for_clients(48, 4, 3), 12);

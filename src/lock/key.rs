@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_taken_as_written() {
+    fn keys_stay_as_written() {
         for text in [
             "a",
             "my_lock",
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn key_and_what_is_wrong_with_it_are_shown() {
+    fn key_and_its_error_are_shown() {
         let key = LockKey::parse("a/b").expect("a key");
         assert_eq!(format!("{key} {key:?}"), "a/b \"a/b\"");
         assert_eq!(Borrow::<str>::borrow(&key), "a/b");

@@ -86,7 +86,7 @@ mod tests {
     use crate::lock::lease::Digest;
 
     #[test]
-    fn waiter_id_is_that_of_the_idempotency_key_or_of_the_lease_and_is_never_printed() {
+    fn waiter_id_follows_the_idempotency_key_or_the_lease_and_is_never_printed() {
         let lease_id = LeaseId::from_bytes([1; 16]);
         let once = WaiterId::of(lease_id, None);
         assert_eq!(once.expose(), "01".repeat(16));

@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn head_that_is_not_whole_may_name_a_length() {
+    fn incomplete_head_may_name_a_length() {
         for text in ["", "POST /a HTTP/1.1\r\nHost: a\r\n", "st: a\r\n\r\n"] {
             for head in heads(text) {
                 assert!(head.may_name_length("POST"), "{text:?}");

@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn oldest_entry_goes_first_of_its_key_and_of_the_server() {
+    fn oldest_kept_entry_of_the_key_and_of_the_server_goes_first() {
         let kept = KeptEntries::new(WaitLimits {
             max_waiters: 40,
             max_waiters_per_key: 20,

@@ -208,7 +208,7 @@ mod tests {
 
     /// Each counts although its ticket is not known yet.
     #[test]
-    fn first_who_came_has_the_timer_until_tickets_are_known() {
+    fn first_arrival_has_the_timer_until_tickets_are_known() {
         let waiting = Arc::new(WaiterTable::new(10));
         let key = LockKey::parse("a").expect("a key");
         let handle = |number| {

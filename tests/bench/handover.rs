@@ -235,12 +235,12 @@ fn etcd_chain(at: SocketAddr, name: &str, waiters: usize) -> Chain {
     )
 }
 
-/// Passes the lock through all waiters; `let_go` returns `None` if an answer is not a grant.
+/// Passes the lock through all waiters; `forward` returns `None` if an answer is not a grant.
 fn chain(
     line: &mut Connections,
     waiters: usize,
     let_go_first: impl FnOnce(&mut Connections),
-    mut let_go: impl FnMut(&mut Senders, usize, &Answer) -> Option<()>,
+    mut forward: impl FnMut(&mut Senders, usize, &Answer) -> Option<()>,
 ) -> Chain {
     let mut chain = Chain {
         order: Vec::new(),
@@ -253,7 +253,7 @@ fn chain(
     while chain.order.len() < waiters && begun.elapsed() < CHAIN_LIMIT {
         line.reservation(Some(CHAIN_LIMIT / 10), |senders, waiter, answer| {
             let now = Instant::now();
-            if let_go(senders, waiter, answer).is_some() {
+            if forward(senders, waiter, answer).is_some() {
                 chain.order.push(waiter);
                 chain
                     .gaps

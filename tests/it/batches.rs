@@ -366,7 +366,7 @@ fn batch_that_is_stalled_does_not_hold_up_those_on_other_connections() {
     let proxy = TcpProxy::start(&redis.addr());
     let server = with_lanes(&format!("redis://{}", proxy.addr()), LANES);
     let api = server.api();
-    proxy.hold_who_says("lock:stalled/");
+    proxy.hold_connections_that_send("lock:stalled/");
     // Every connection except one.
     let stalled: Vec<_> = (1..LANES)
         .map(|number| {
@@ -383,8 +383,8 @@ fn batch_that_is_stalled_does_not_hold_up_those_on_other_connections() {
     }
     assert!(!stalled.iter().any(JoinHandle::is_finished));
     assert_eq!(proxy.held(), LANES - 1);
-    proxy.hold_who_says("");
-    proxy.let_go();
+    proxy.hold_connections_that_send("");
+    proxy.forward();
     for asked in stalled {
         let reply = asked.join().expect("an answer");
         assert_eq!(reply.status, 201, "{}", reply.body);

@@ -629,7 +629,7 @@ impl Delayed {
         let reply = self.behind_it.api().acquire_with(key, headers, body);
         meanwhile(&reply);
         let before = token();
-        self.proxy.let_go();
+        self.proxy.forward();
         let ran = poll(Duration::from_millis(900), || {
             (token() > before).then_some(())
         });
@@ -708,7 +708,7 @@ fn waiter_that_hangs_up_during_its_claim_leaves_no_grant() {
         sleep(Duration::from_millis(50 + 100 * round));
         drop(gone);
         sleep(Duration::from_millis(50));
-        world.proxy.let_go();
+        world.proxy.forward();
         let free = || api.inspect(&key).json();
         eventually(SLACK, "the lock is free", || free()["held"] == false);
         sleep(Duration::from_millis(1_500));

@@ -108,16 +108,16 @@ impl TcpProxy {
         self.reopen(&mut self.shared.state());
     }
 
-    /// Holds back the bytes from clients on existing connections until `let_go`; new connections work normally.
+    /// Holds back the bytes from clients on existing connections until `forward`; new connections work normally.
     pub(crate) fn hold(&self) {
         self.shared
             .state()
             .for_each(|link| link.held.store(true, Ordering::SeqCst));
     }
 
-    /// Holds back a connection's bytes, from the piece of data that contains `mark`, until `let_go`. Other connections
+    /// Holds back a connection's bytes, from the piece of data that contains `mark`, until `forward`. Other connections
     /// work normally; an empty mark turns this off.
-    pub(crate) fn hold_who_says(&self, mark: &str) {
+    pub(crate) fn hold_connections_that_send(&self, mark: &str) {
         mark.clone_into(&mut self.shared.state().mark);
     }
 
@@ -131,7 +131,7 @@ impl TcpProxy {
     }
 
     /// Forwards the bytes that `hold` held back, even for clients that have closed their connection since.
-    pub(crate) fn let_go(&self) {
+    pub(crate) fn forward(&self) {
         self.shared
             .state()
             .for_each(|link| link.held.store(false, Ordering::SeqCst));

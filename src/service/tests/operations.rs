@@ -218,7 +218,7 @@ async fn drain_ends_all_waits_and_refuses_acquisitions() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn close_waits_for_what_is_under_way_and_closes_the_store() {
+async fn close_waits_for_running_operations_and_closes_the_store() {
     let scene = Scene::new();
     scene.faults([Fault::LateAnswer(ms(700))]);
     let caller = scene.spawn("a", request()).await;

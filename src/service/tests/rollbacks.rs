@@ -13,7 +13,7 @@ fn outcome(answer: Result<Acquired, ServiceError>) -> Outcome {
 
 /// At once, and once more when the command cannot be executed any more that had no answer.
 #[tokio::test(start_paused = true)]
-async fn grant_of_unknown_outcome_is_taken_back_twice() {
+async fn grant_of_unknown_outcome_is_rolled_back_twice() {
     let scene = Scene::new();
     scene.faults([Fault::Unanswered(ms(0))]);
     assert_eq!(outcome(scene.ask("a", request()).await), UNKNOWN);
@@ -24,7 +24,7 @@ async fn grant_of_unknown_outcome_is_taken_back_twice() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn grant_of_unknown_outcome_is_left_to_a_client_that_can_come_back() {
+async fn grant_of_unknown_outcome_stays_for_a_client_that_can_come_back() {
     let scene = Scene::new();
     scene.faults([Fault::Unanswered(ms(0))]);
     let answer = scene.ask("a", repeatable(1, request())).await;
@@ -46,7 +46,7 @@ async fn grant_of_unknown_outcome_is_left_to_a_client_that_can_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn definite_refusal_leaves_nothing_to_take_back() {
+async fn definite_refusal_leaves_nothing_to_roll_back() {
     let scene = Scene::new();
     scene.faults([Fault::Refused(unavailable(Outcome::None))]);
     assert_eq!(outcome(scene.ask("a", request()).await), Outcome::None);
@@ -55,7 +55,7 @@ async fn definite_refusal_leaves_nothing_to_take_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn grant_whose_client_is_gone_is_taken_back() {
+async fn grant_of_a_disconnected_client_is_rolled_back() {
     let scene = Scene::new();
     scene.faults([Fault::LateAnswer(ms(100)), Fault::LateAnswer(ms(100))]);
     let gone = scene.spawn("a", request()).await;
@@ -86,7 +86,7 @@ async fn grant_whose_client_is_gone_is_taken_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiter_whose_client_is_gone_leaves_the_queue() {
+async fn waiter_of_a_disconnected_client_leaves_the_queue() {
     let scene = Scene::new();
     scene.granted("a").await;
     let gone = scene.spawn("a", waiting(5000)).await;
@@ -167,7 +167,7 @@ async fn outcome_stays_unknown_until_the_store_answers() {
 
 /// A late command may still bring back the entry of a waiter that was refused.
 #[tokio::test(start_paused = true)]
-async fn refused_waiter_takes_back_what_a_late_command_may_do() {
+async fn refused_waiter_rolls_back_a_late_command() {
     let scene = Scene::new();
     scene.granted("a").await;
     scene.faults([Fault::Unanswered(ms(0))]);
@@ -188,7 +188,7 @@ async fn refused_waiter_takes_back_what_a_late_command_may_do() {
 
 /// One entry in ten may be kept without a request: the oldest goes first.
 #[tokio::test(start_paused = true)]
-async fn kept_entries_beyond_their_share_are_let_go() {
+async fn kept_entries_beyond_their_share_are_removed() {
     let scene = Scene::with_limits(100, 10);
     let holder = AcquireRequest {
         ttl: Ttl::new(ms(9000), ms(10_000)).expect("a TTL"),
@@ -238,7 +238,7 @@ async fn kept_entries_beyond_their_share_are_let_go() {
 
 /// All waiters of a server that ends may come back to another one.
 #[tokio::test(start_paused = true)]
-async fn drain_lets_no_kept_entry_go() {
+async fn drain_keeps_kept_entries() {
     let scene = Scene::with_limits(100, 10);
     scene.granted("a").await;
     let first = scene.spawn("a", repeatable(1, waiting(5000))).await;

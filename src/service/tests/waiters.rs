@@ -59,7 +59,7 @@ async fn waiter_with_the_lowest_ticket_asks_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiter_that_is_told_of_an_end_that_is_past_asks_five_milliseconds_later() {
+async fn waiter_with_a_past_deadline_asks_five_milliseconds_later() {
     let scene = Scene::new();
     scene.granted("a").await;
     scene.faults([Fault::Overdue]);
@@ -73,7 +73,7 @@ async fn waiter_that_is_told_of_an_end_that_is_past_asks_five_milliseconds_later
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiters_act_on_news() {
+async fn waiters_act_on_events() {
     let scene = Scene::new();
     scene.granted("a").await;
     let _first = scene.spawn("a", waiting(5000)).await;
@@ -94,7 +94,7 @@ async fn waiters_act_on_news() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn wait_that_is_over_says_who_holds_the_lock_and_how_many_are_ahead() {
+async fn timed_out_wait_names_the_holder_and_the_position() {
     let scene = Scene::new();
     let lease = scene.granted("a").await;
     let _first = scene.spawn("a", waiting(5000)).await;
@@ -121,7 +121,7 @@ async fn wait_that_is_over_says_who_holds_the_lock_and_how_many_are_ahead() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_more_wait_than_the_limits_say() {
+async fn waiters_have_limits() {
     let scene = Scene::with_limits(2, 1);
     scene.granted("a").await;
     let _first = scene.spawn("a", waiting(5000)).await;
@@ -183,7 +183,7 @@ async fn defect_of_the_store_ends_a_wait() {
 
 /// The requests share one queue entry: the one that ends may have removed it from under the other.
 #[tokio::test(start_paused = true)]
-async fn repetition_asks_again_when_the_first_request_is_gone() {
+async fn repetition_asks_again_after_the_first_request_ended() {
     let scene = Scene::new();
     scene.granted("a").await;
     let first = scene.spawn("a", repeatable(1, waiting(5000))).await;

@@ -76,7 +76,7 @@ async fn leases_are_counted_until_they_end_or_run_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn memory_of_what_is_over_is_freed() {
+async fn memory_of_expired_leases_is_freed() {
     let store = MemoryStore::new();
     take(&store, "long", request(0, 60_000)).await;
     for number in 1..=SWEPT_PER_OPERATION as u64 {
@@ -103,7 +103,7 @@ async fn memory_of_what_is_over_is_freed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pages_are_bounded_by_their_limit_their_bytes_and_what_they_look_at() {
+async fn pages_are_bounded_in_locks_bytes_and_steps() {
     let store = MemoryStore::new();
     for number in 0..150 {
         take(&store, &format!("few/{number:03}"), request(number, 60_000)).await;
