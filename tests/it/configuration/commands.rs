@@ -254,6 +254,7 @@ fn start_and_stop(env: &[(&str, &str)]) -> (String, String) {
     let mut command = Command::new(BINARY);
     command
         .args(["--listen", "0.0.0.0:0"])
+        .env_remove("LEASEHOLD_TEST_BINARY")
         .envs(env.iter().copied())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
