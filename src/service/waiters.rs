@@ -120,7 +120,7 @@ impl WaiterTable {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state
             .lock()
-            .expect("nothing panics while it holds the by_order")
+            .expect("nothing panics while it holds the waiters")
     }
 }
 

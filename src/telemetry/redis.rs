@@ -155,6 +155,40 @@ impl RedisMetrics {
             masters: MasterMetrics::new(registry),
         }
     }
+
+    /// Records an answered batch.
+    pub(crate) fn batch(&self, operations: usize, took: Duration) {
+        self.batches
+            .observe(u32::try_from(operations).map_or(f64::MAX, f64::from));
+        self.round_trips.observe(took.as_secs_f64());
+    }
+
+    /// Records one request to the replicas for their confirmation.
+    pub(crate) fn replication_round(&self, took: Duration) {
+        self.replication_rounds.observe(took.as_secs_f64());
+    }
+
+    /// Counts an answer that enough replicas have confirmed.
+    pub(crate) fn confirmed(&self) {
+        self.confirmations.inc();
+    }
+
+    /// Records a change of the master, and how long the server had no usable master before it.
+    pub(crate) fn master_changed(&self, change: MasterChange, away: Duration) {
+        self.masters.changes.count(change);
+        self.masters.failovers.observe(away.as_secs_f64());
+    }
+
+    /// Records lost writes, and a loss if leases may be among them.
+    pub(crate) fn lost(&self, leases: bool, writes: u64) {
+        self.masters.losses.inc_by(leases.into());
+        self.masters.lost_writes.inc_by(writes);
+    }
+
+    /// Sets for how long new grants pause.
+    pub(crate) fn paused(&self, pause: Duration) {
+        self.masters.pause.set(pause.as_secs_f64());
+    }
 }
 
 impl MasterMetrics {
@@ -194,41 +228,5 @@ impl MasterMetrics {
             lost_writes,
             pause,
         }
-    }
-}
-
-impl RedisMetrics {
-    /// Records an answered batch.
-    pub(crate) fn batch(&self, operations: usize, took: Duration) {
-        self.batches
-            .observe(u32::try_from(operations).map_or(f64::MAX, f64::from));
-        self.round_trips.observe(took.as_secs_f64());
-    }
-
-    /// Records one request to the replicas for their confirmation.
-    pub(crate) fn replication_round(&self, took: Duration) {
-        self.replication_rounds.observe(took.as_secs_f64());
-    }
-
-    /// Counts an answer that enough replicas have confirmed.
-    pub(crate) fn confirmed(&self) {
-        self.confirmations.inc();
-    }
-
-    /// Records a change of the master, and how long the server had no usable master before it.
-    pub(crate) fn master_changed(&self, change: MasterChange, away: Duration) {
-        self.masters.changes.count(change);
-        self.masters.failovers.observe(away.as_secs_f64());
-    }
-
-    /// Records lost writes, and a loss if leases may be among them.
-    pub(crate) fn lost(&self, leases: bool, writes: u64) {
-        self.masters.losses.inc_by(leases.into());
-        self.masters.lost_writes.inc_by(writes);
-    }
-
-    /// Sets for how long new grants pause.
-    pub(crate) fn paused(&self, pause: Duration) {
-        self.masters.pause.set(pause.as_secs_f64());
     }
 }

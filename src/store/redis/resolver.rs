@@ -27,7 +27,7 @@ use crate::store::clock::wall_clock;
 use crate::store::contract::{Condition, Event, Health};
 use crate::telemetry::{ClockStep, FailureCause, RedisMetrics};
 
-/// How often to look whether all is as it was. StoreEvent from Sentinels and failed operations do not
+/// How often to look whether all is as it was. Messages from Sentinels and failed operations do not
 /// wait for it.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 

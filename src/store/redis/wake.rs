@@ -1,4 +1,4 @@
-//! StoreEvent for those who wait at this server: whose turn it is, and that places may be lost.
+//! Events for the waiters of this server: a lock is reserved for one of them, or queue entries may be lost.
 //!
 //! Redis publishes a turn to the server of the waiter. A lost message costs a second: what is outstanding is
 //! read with each heartbeat (see `report.lua`). The store decides; news is only a reason to ask.
