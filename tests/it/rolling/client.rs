@@ -1,5 +1,6 @@
 //! A client that repeats its calls by the rules of the contract, at any server that accepts them.
 
+use std::fs;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -81,7 +82,13 @@ enum Failure {
 pub(super) struct Client {
     service: Arc<Service>,
     server: usize,
-    connection: Option<SendRequest<Full<Bytes>>>,
+    connection: Option<Connection>,
+}
+
+struct Connection {
+    requests: SendRequest<Full<Bytes>>,
+    /// The port of the client.
+    port: u16,
 }
 
 impl Service {
@@ -201,13 +208,13 @@ impl Client {
 
     async fn exchange(&mut self, call: &Call) -> Result<Answer, Failure> {
         let open = self.connection.take();
-        let mut requests = match open.filter(|open| !open.is_closed()) {
+        let mut connection = match open.filter(|open| !open.requests.is_closed()) {
             Some(open) => open,
             None => connect(self.service.address(self.server)).await?,
         };
         let sent = Instant::now();
         let answered = async {
-            let response = requests.send_request(call.request()).await?;
+            let response = connection.requests.send_request(call.request()).await?;
             let status = response.status().as_u16();
             let header = response.headers().get("Retry-After");
             let seconds = header.map(|value| value.to_str().expect("text").parse());
@@ -217,8 +224,10 @@ impl Client {
             Ok::<_, hyper::Error>((status, retry_after, body))
         };
         let answered = timeout(PATIENCE, answered).await;
-        let answered =
-            answered.unwrap_or_else(|_| panic!("{} {}: silence", call.method, call.path));
+        let answered = answered.unwrap_or_else(|_| {
+            let sockets = sockets(connection.port);
+            panic!("{} {}: silence\n{sockets}", call.method, call.path)
+        });
         let (status, retry_after, body) = answered.map_err(|error| {
             if error.is_canceled() {
                 Failure::Unreachable
@@ -226,7 +235,7 @@ impl Client {
                 Failure::Cut
             }
         })?;
-        self.connection = Some(requests);
+        self.connection = Some(connection);
         let body = match &body[..] {
             [] => Value::Null,
             text => serde_json::from_slice(text).expect("JSON"),
@@ -336,13 +345,25 @@ impl Figures {
     }
 }
 
-async fn connect(address: &str) -> Result<SendRequest<Full<Bytes>>, Failure> {
+async fn connect(address: &str) -> Result<Connection, Failure> {
     let stream = TcpStream::connect(address).await;
     let stream = stream.map_err(|_| Failure::Unreachable)?;
     stream.set_nodelay(true).map_err(|_| Failure::Unreachable)?;
+    let local = stream.local_addr().map_err(|_| Failure::Unreachable)?;
     let shaken = http1::handshake(TokioIo::new(stream)).await;
     let (requests, connection) = shaken.map_err(|_| Failure::Unreachable)?;
     // The task ends with an error whenever the connection is cut.
     tokio::spawn(async { drop(connection.await) });
-    Ok(requests)
+    Ok(Connection {
+        requests,
+        port: local.port(),
+    })
+}
+
+/// Both ends of a connection, as the system sees them. Unread bytes tell which end does not read.
+fn sockets(port: u16) -> String {
+    let table = fs::read_to_string("/proc/net/tcp").expect("the system's connections");
+    let port = format!(":{port:04X} ");
+    let lines: Vec<_> = table.lines().filter(|line| line.contains(&port)).collect();
+    lines.join("\n")
 }
