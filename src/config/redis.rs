@@ -125,7 +125,6 @@ impl Settings {
             )?,
             replica_acks: self.replica_acks,
             key_prefix: check_prefix(&self.key_prefix)?,
-            max_ttl: Duration::from_millis(self.max_ttl_ms),
             max_clock_skew: Duration::from_millis(self.max_clock_skew_ms),
             max_recovery: Duration::from_millis(self.max_recovery_ms.unwrap_or(self.max_ttl_ms)),
             clock: Clock::Server,

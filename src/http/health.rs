@@ -164,6 +164,7 @@ fn now(app: &App) -> Snapshot {
         leases: leases.map(|leases| Leases {
             held: leases.held,
             expired_total: leases.expired_total,
+            releases_forgotten_total: leases.releases_forgotten_total,
         }),
     }
 }

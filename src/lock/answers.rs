@@ -18,7 +18,7 @@ pub struct LeaseInfo {
     pub ttl: Ttl,
     /// When it was granted.
     pub acquired_at: Timestamp,
-    /// From this moment on the lease is over.
+    /// From this moment on the lease is over for the reader: for its holder at the deadline, for others a grace later.
     pub deadline: Timestamp,
     /// How often it was renewed.
     pub renewals: u64,

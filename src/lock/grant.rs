@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use crate::lock::answers::{Acquisition, Lease, LeaseInfo};
 use crate::lock::lease::{
-    Attempt, FencingToken, Holder, Idempotency, LeaseId, Metadata, Timestamp, Ttl,
+    Attempt, FencingToken, Holder, Idempotency, LeaseId, Metadata, Moment, Timestamp, Ttl,
 };
 use crate::lock::request::{Acquire, Ticket, WaiterId};
+
+/// How long a lock stays reserved for the first waiter.
+pub const RESERVATION: Duration = Duration::from_secs(3);
 
 /// What a store keeps of a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +21,8 @@ pub(super) struct Grant {
     pub(super) ttl: Ttl,
     pub(super) acquired_at: Timestamp,
     pub(super) deadline: Timestamp,
+    /// How long the lease outlasts its deadline for other clients. A reservation has none: no client counts on it.
+    pub(super) grace: Duration,
     pub(super) renewals: u64,
     pub(super) idempotency: Option<Idempotency>,
     /// The attempt that a rollback must name. `None` after a replay or a renewal: a client may count on the lease.
@@ -27,7 +32,8 @@ pub(super) struct Grant {
 }
 
 impl Grant {
-    pub(super) fn new(request: Acquire, fencing_token: FencingToken, now: Timestamp) -> Self {
+    pub(super) fn new(request: Acquire, fencing_token: FencingToken, moment: Moment) -> Self {
+        let now = moment.now;
         Self {
             lease_id: request.lease_id,
             fencing_token,
@@ -36,6 +42,7 @@ impl Grant {
             ttl: request.ttl,
             acquired_at: now,
             deadline: now.after(request.ttl.get()),
+            grace: moment.grace,
             renewals: 0,
             idempotency: request.idempotency,
             attempt: Some(request.attempt),
@@ -43,17 +50,45 @@ impl Grant {
         }
     }
 
+    /// A lock set aside for the waiter of this request.
+    pub(super) fn reserved(
+        request: Acquire,
+        ticket: Ticket,
+        fencing_token: FencingToken,
+        now: Timestamp,
+    ) -> Self {
+        let grace = Duration::ZERO;
+        Self {
+            deadline: now.after(RESERVATION),
+            reserved: Some(ticket),
+            ..Self::new(request, fencing_token, Moment { now, grace })
+        }
+    }
+
+    /// When other clients can have the lock, at the store's own grace or the longer one of the lease.
+    pub(super) fn over_at(&self, own_grace: Duration) -> Timestamp {
+        match self.reserved {
+            Some(_) => self.deadline,
+            None => self.deadline.after(self.grace.max(own_grace)),
+        }
+    }
+
+    pub(super) fn is_live(&self, moment: Moment) -> bool {
+        moment.now < self.over_at(moment.grace)
+    }
+
     /// Turns a reservation into a lease of the asking request.
-    pub(super) fn claim(&mut self, request: &Acquire, now: Timestamp) -> Acquisition {
+    pub(super) fn claim(&mut self, request: &Acquire, moment: Moment) -> Acquisition {
         if let Repetition::Altered = same_acquisition(self.idempotency, request.idempotency) {
             return Acquisition::KeyReused;
         }
         self.reserved = None;
         self.lease_id = request.lease_id;
         self.attempt = Some(request.attempt);
-        self.acquired_at = now;
-        self.deadline = now.after(self.ttl.get());
-        Acquisition::Granted(self.lease(now))
+        self.acquired_at = moment.now;
+        self.deadline = moment.now.after(self.ttl.get());
+        self.grace = moment.grace;
+        Acquisition::Granted(self.lease(moment.now))
     }
 
     pub(super) fn waiter_id(&self) -> WaiterId {
@@ -78,23 +113,29 @@ impl Grant {
         }
     }
 
-    pub(super) fn lease_info(&self, now: Timestamp) -> LeaseInfo {
+    /// The public part: for other clients the lease ends with its grace.
+    pub(super) fn lease_info(&self, moment: Moment) -> LeaseInfo {
+        self.info_until(self.over_at(moment.grace), moment.now)
+    }
+
+    /// The lease for its holder.
+    pub(super) fn lease(&self, now: Timestamp) -> Lease {
+        Lease {
+            lease_id: self.lease_id,
+            info: self.info_until(self.deadline, now),
+        }
+    }
+
+    fn info_until(&self, deadline: Timestamp, now: Timestamp) -> LeaseInfo {
         LeaseInfo {
             holder: self.holder.clone(),
             metadata: self.metadata.clone(),
             fencing_token: self.fencing_token,
             ttl: self.ttl,
             acquired_at: self.acquired_at,
-            deadline: self.deadline,
+            deadline,
             renewals: self.renewals,
             read_at: now,
-        }
-    }
-
-    pub(super) fn lease(&self, now: Timestamp) -> Lease {
-        Lease {
-            lease_id: self.lease_id,
-            info: self.lease_info(now),
         }
     }
 }

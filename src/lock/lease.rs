@@ -37,6 +37,15 @@ impl Timestamp {
     }
 }
 
+/// A moment of the store's clock, and the grace that it keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// The present time.
+    pub now: Timestamp,
+    /// How long a lease outlasts its deadline for other clients, unless it was granted with a longer grace.
+    pub grace: Duration,
+}
+
 /// A duration in whole microseconds, the resolution of every store.
 pub(crate) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)

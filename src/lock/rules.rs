@@ -3,6 +3,9 @@
 //! The memory store runs these rules; the Lua scripts of the Redis store mirror them, and a model
 //! test holds the two together. Nothing here knows who asks, how, or what time it is.
 //!
+//! A lease is its holder's until its deadline, and no other client's until the deadline plus a *grace*: the clocks of two data
+//! nodes may differ by so much. Renewals, releases, breaks and rollbacks work in the grace; a replay does not.
+//!
 //! A lock has a list of holders. An exclusive lock is the case where the list has at most one
 //! member; every rule reaches it through `Lock::live`, so that shared and counted leases can come
 //! without a change of shape.
@@ -10,49 +13,41 @@
 use std::time::Duration;
 
 pub use crate::lock::answers::{Acquisition, EndOutcome, Lease, LeaseInfo, Loss, Renewal};
+pub use crate::lock::grant::RESERVATION;
 use crate::lock::grant::{Grant, Repetition, same_acquisition};
-use crate::lock::lease::{Attempt, FencingToken, Idempotency, LeaseId, Timestamp, Ttl};
+use crate::lock::key::LockKey;
+use crate::lock::lease::{Attempt, FencingToken, LeaseId, Moment, Timestamp, Ttl};
 use crate::lock::queue::{Queue, QueueEntry};
+use crate::lock::releases::Releases;
 use crate::lock::request::{Acquire, Ticket, WaiterId};
-
-/// How long a release is remembered, so that its repetition is a success and not a lost lease.
-pub const RELEASE_MEMORY: Duration = Duration::from_secs(10);
-
-/// How long a lock stays reserved for the first waiter.
-pub const RESERVATION: Duration = Duration::from_secs(3);
-
-/// How many releases of one key are remembered.
-pub const MAX_REMEMBERED_RELEASES: usize = 16;
 
 /// The state of one lock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lock {
     holders: Vec<Grant>,
-    released: Vec<Release>,
     queue: Queue,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Release {
-    lease_id: LeaseId,
-    idempotency: Option<Idempotency>,
-    forget_at: Timestamp,
+/// What an operation uses besides the lock.
+pub struct Context<'a> {
+    /// The key of the lock.
+    pub key: &'a LockKey,
+    /// When the operation runs.
+    pub moment: Moment,
+    /// The releases of all locks.
+    pub releases: &'a mut Releases,
+    /// Gives rising numbers, for tokens and tickets.
+    pub next_number: &'a mut dyn FnMut() -> FencingToken,
 }
 
 impl Lock {
     /// Grants the lock to `request` if it is free and no waiter is ahead, or lets it wait. A waiter asks again with the
     /// same lease id: it learns its position, claims its reservation, and gets back an entry that was lost.
-    ///
-    /// `next_number` gives numbers that rise, for tokens and tickets.
-    pub fn acquire(
-        &mut self,
-        request: Acquire,
-        now: Timestamp,
-        mut next_number: impl FnMut() -> FencingToken,
-    ) -> Acquisition {
-        if let Some(settled) = self.settled(&request, now) {
+    pub fn acquire(&mut self, request: Acquire, ctx: &mut Context<'_>) -> Acquisition {
+        if let Some(settled) = self.settled(&request, ctx) {
             return settled;
         }
+        let now = ctx.moment.now;
         self.queue.prune(now);
         let id = request.waiter_id();
         let known = self
@@ -72,48 +67,49 @@ impl Lock {
             self.queue
                 .insert(ticket, QueueEntry::new(request.clone(), present_until));
         }
-        self.reserve(Some(id), now, &mut next_number);
-        match self.live_mut(now) {
+        self.reserve(Some(id), ctx);
+        match self.live_mut(ctx.moment) {
             None => {
-                let grant = Grant::new(request, next_number(), now);
+                let grant = Grant::new(request, (ctx.next_number)(), ctx.moment);
                 let lease = grant.lease(now);
                 self.holders = vec![grant];
                 Acquisition::Granted(lease)
             }
             Some(grant) if grant.reserved.is_some() && grant.waiter_id() == id => {
-                grant.claim(&request, now)
+                grant.claim(&request, ctx.moment)
             }
             Some(grant) => {
-                let info = grant.lease_info(now);
-                self.wait_behind(
-                    request,
-                    known.map(|(ticket, ..)| ticket),
-                    info,
-                    now,
-                    next_number,
-                )
+                let info = grant.lease_info(ctx.moment);
+                self.wait_behind(request, known.map(|(ticket, ..)| ticket), info, ctx)
             }
         }
     }
 
-    /// The answers that do not depend on a free lock: the acquisition was granted before, or is already over.
-    fn settled(&mut self, request: &Acquire, now: Timestamp) -> Option<Acquisition> {
-        if let Some(grant) = self.live_mut(now).filter(|grant| grant.reserved.is_none()) {
-            if grant.lease_id == request.lease_id {
+    /// The answers that do not depend on a free lock: the acquisition was granted before, or is already over. In the grace a
+    /// lease is over for its holder.
+    fn settled(&mut self, request: &Acquire, ctx: &Context<'_>) -> Option<Acquisition> {
+        let now = ctx.moment.now;
+        if let Some(grant) = self
+            .live_mut(ctx.moment)
+            .filter(|grant| grant.reserved.is_none())
+        {
+            let counts = now < grant.deadline;
+            if grant.lease_id == request.lease_id && counts {
                 return Some(Acquisition::Granted(grant.lease(now)));
             }
             match same_acquisition(grant.idempotency, request.idempotency) {
-                Repetition::Other => {}
                 Repetition::Altered => return Some(Acquisition::KeyReused),
-                Repetition::Same => {
+                Repetition::Same if counts => {
                     grant.attempt = None;
                     // The client has come back, so a shortened lease gets its full time again.
                     grant.deadline = grant.deadline.max(grant.acquired_at.after(grant.ttl.get()));
                     return Some(Acquisition::Replayed(grant.lease(now)));
                 }
+                Repetition::Same | Repetition::Other => {}
             }
         }
-        self.released_moments_ago(request, now)
+        ctx.releases
+            .has(ctx.key, request.lease_id, request.idempotency, now)
             .then_some(Acquisition::AlreadyReleased)
     }
 
@@ -123,9 +119,9 @@ impl Lock {
         request: Acquire,
         known: Option<Ticket>,
         info: LeaseInfo,
-        now: Timestamp,
-        mut next_number: impl FnMut() -> FencingToken,
+        ctx: &mut Context<'_>,
     ) -> Acquisition {
+        let now = ctx.moment.now;
         let Some(wait) = request.wait else {
             let position = known.map(|ticket| self.queue.ahead_of(ticket) + 1);
             if let (Some(ticket), None) = (known, request.idempotency) {
@@ -141,7 +137,7 @@ impl Lock {
         let ticket = match known.or(wait.ticket) {
             Some(ticket) => ticket,
             None if self.queue.len(now) >= wait.max_waiters => return Acquisition::TooManyWaiters,
-            None => Ticket(next_number().get()),
+            None => Ticket((ctx.next_number)().get()),
         };
         let present_until = now.after(wait.timeout);
         self.queue
@@ -155,32 +151,26 @@ impl Lock {
 
     /// Reserves a free lock for the first waiter that is present; `asking` counts as present. See
     /// [`Lock::reservation`].
-    fn reserve(
-        &mut self,
-        asking: Option<WaiterId>,
-        now: Timestamp,
-        mut next_number: impl FnMut() -> FencingToken,
-    ) {
-        if self.live(now).is_some() {
+    fn reserve(&mut self, asking: Option<WaiterId>, ctx: &mut Context<'_>) {
+        if self.live(ctx.moment).is_some() {
             return;
         }
-        if let Some((ticket, entry)) = self.queue.take_first(asking, now) {
-            let mut grant = Grant::new(entry.request, next_number(), now);
-            grant.deadline = now.after(RESERVATION);
-            grant.reserved = Some(ticket);
+        if let Some((ticket, entry)) = self.queue.take_first(asking, ctx.moment.now) {
+            let grant = Grant::reserved(entry.request, ticket, (ctx.next_number)(), ctx.moment.now);
             self.holders = vec![grant];
         }
     }
 
     /// Extends a live lease to `ttl` from now, and never shortens it.
-    pub fn renew(&mut self, lease_id: LeaseId, ttl: Option<Ttl>, now: Timestamp) -> Renewal {
-        match self.held_with(lease_id, now) {
+    pub fn renew(&mut self, lease_id: LeaseId, ttl: Option<Ttl>, moment: Moment) -> Renewal {
+        match self.held_with(lease_id, moment) {
             Ok(grant) => {
                 grant.ttl = ttl.unwrap_or(grant.ttl);
-                grant.deadline = grant.deadline.max(now.after(grant.ttl.get()));
+                grant.deadline = grant.deadline.max(moment.now.after(grant.ttl.get()));
+                grant.grace = grant.grace.max(moment.grace);
                 grant.renewals += 1;
                 grant.attempt = None;
-                Renewal::Renewed(grant.lease(now))
+                Renewal::Renewed(grant.lease(moment.now))
             }
             Err(loss) => Renewal::Lost(loss),
         }
@@ -188,49 +178,31 @@ impl Lock {
 
     /// Ends a live lease and reserves the lock for the first waiter. A repetition within [`RELEASE_MEMORY`] is a success
     /// too.
-    pub fn release(
-        &mut self,
-        lease_id: LeaseId,
-        now: Timestamp,
-        next_number: impl FnMut() -> FencingToken,
-    ) -> EndOutcome {
-        let repeated = self
-            .released
-            .iter()
-            .any(|release| release.lease_id == lease_id && release.is_remembered(now));
-        if repeated {
-            return EndOutcome::Ended { held_for: None };
-        }
-        let (idempotency, held_for) = match self.held_with(lease_id, now) {
+    ///
+    /// [`RELEASE_MEMORY`]: crate::lock::releases::RELEASE_MEMORY
+    pub fn release(&mut self, lease_id: LeaseId, ctx: &mut Context<'_>) -> EndOutcome {
+        let now = ctx.moment.now;
+        let (idempotency, held_for) = match self.held_with(lease_id, ctx.moment) {
             Ok(grant) => (grant.idempotency, grant.held_for(now)),
+            Err(_) if ctx.releases.has(ctx.key, lease_id, None, now) => {
+                return EndOutcome::Ended { held_for: None };
+            }
             Err(loss) => return EndOutcome::Lost(loss),
         };
         self.holders.clear();
-        self.released.retain(|release| release.is_remembered(now));
-        self.released.push(Release {
-            lease_id,
-            idempotency,
-            forget_at: now.after(RELEASE_MEMORY),
-        });
-        let excess = self.released.len().saturating_sub(MAX_REMEMBERED_RELEASES);
-        self.released.drain(..excess);
-        self.reserve(None, now, next_number);
+        ctx.releases.remember(ctx.key, lease_id, idempotency, now);
+        self.reserve(None, ctx);
         EndOutcome::Ended { held_for }
     }
 
     /// Ends the live lease with this token for any caller. A success too when that grant is over and the lock is free.
-    pub fn break_lease(
-        &mut self,
-        token: FencingToken,
-        now: Timestamp,
-        next_number: impl FnMut() -> FencingToken,
-    ) -> EndOutcome {
-        match self.live(now) {
+    pub fn break_lease(&mut self, token: FencingToken, ctx: &mut Context<'_>) -> EndOutcome {
+        match self.live(ctx.moment) {
             Some(grant) if grant.fencing_token != token => EndOutcome::Lost(Loss::HeldByOther),
             Some(grant) => {
-                let held_for = grant.held_for(now);
+                let held_for = grant.held_for(ctx.moment.now);
                 self.holders.clear();
-                self.reserve(None, now, next_number);
+                self.reserve(None, ctx);
                 EndOutcome::Ended { held_for }
             }
             None => EndOutcome::Ended { held_for: None },
@@ -248,10 +220,10 @@ impl Lock {
         lease_id: LeaseId,
         attempt: Attempt,
         keep: Option<Duration>,
-        now: Timestamp,
-        next_number: impl FnMut() -> FencingToken,
+        ctx: &mut Context<'_>,
     ) -> bool {
-        if let Some(grant) = self.live_mut(now)
+        let now = ctx.moment.now;
+        if let Some(grant) = self.live_mut(ctx.moment)
             && grant.lease_id == lease_id
         {
             if grant.attempt != Some(attempt) {
@@ -268,7 +240,7 @@ impl Lock {
                     }
                 }
             }
-            self.reserve(None, now, next_number);
+            self.reserve(None, ctx);
             return true;
         }
         let own = |entry: &QueueEntry| {
@@ -287,72 +259,50 @@ impl Lock {
 
     /// The waiter that the lock is reserved for, and the token of its grant.
     #[must_use]
-    pub fn reservation(&self, now: Timestamp) -> Option<(WaiterId, FencingToken)> {
-        let reserved = self.live(now).filter(|grant| grant.reserved.is_some());
+    pub fn reservation(&self, moment: Moment) -> Option<(WaiterId, FencingToken)> {
+        let reserved = self.live(moment).filter(|grant| grant.reserved.is_some());
         reserved.map(|grant| (grant.waiter_id(), grant.fencing_token))
     }
 
     /// The number of waiters, kept entries included.
     #[must_use]
-    pub fn waiters(&self, now: Timestamp) -> usize {
-        self.queue.len(now)
+    pub fn waiters(&self, moment: Moment) -> usize {
+        self.queue.len(moment.now)
     }
 
     /// The public part of the live lease or reservation, if there is one.
     #[must_use]
-    pub fn lease_info(&self, now: Timestamp) -> Option<LeaseInfo> {
-        self.live(now).map(|grant| grant.lease_info(now))
+    pub fn lease_info(&self, moment: Moment) -> Option<LeaseInfo> {
+        self.live(moment).map(|grant| grant.lease_info(moment))
     }
 
-    /// The deadline and the token of the live lease. A reservation is no lease.
+    /// When the live lease is over for every client, and its token. A reservation is no lease.
     #[must_use]
-    pub fn held(&self, now: Timestamp) -> Option<(Timestamp, FencingToken)> {
-        let held = self.live(now).filter(|grant| grant.reserved.is_none());
-        held.map(|grant| (grant.deadline, grant.fencing_token))
+    pub fn held(&self, moment: Moment) -> Option<(Timestamp, FencingToken)> {
+        let held = self.live(moment).filter(|grant| grant.reserved.is_none());
+        held.map(|grant| (grant.over_at(moment.grace), grant.fencing_token))
     }
 
-    /// The moment from which this state has no effect.
+    /// The moment from which this state has no effect, at this grace.
     #[must_use]
-    pub fn disposable_from(&self) -> Option<Timestamp> {
-        let deadlines = self.holders.iter().map(|grant| grant.deadline);
-        deadlines
-            .chain(self.released.iter().map(|release| release.forget_at))
-            .chain(self.queue.disposable_from())
-            .max()
+    pub fn disposable_from(&self, grace: Duration) -> Option<Timestamp> {
+        let ends = self.holders.iter().map(|grant| grant.over_at(grace));
+        ends.chain(self.queue.disposable_from()).max()
     }
 
-    fn live(&self, now: Timestamp) -> Option<&Grant> {
-        self.holders.iter().find(|grant| now < grant.deadline)
+    fn live(&self, moment: Moment) -> Option<&Grant> {
+        self.holders.iter().find(|grant| grant.is_live(moment))
     }
 
-    fn live_mut(&mut self, now: Timestamp) -> Option<&mut Grant> {
-        self.holders.iter_mut().find(|grant| now < grant.deadline)
+    fn live_mut(&mut self, moment: Moment) -> Option<&mut Grant> {
+        self.holders.iter_mut().find(|grant| grant.is_live(moment))
     }
 
-    fn held_with(&mut self, lease_id: LeaseId, now: Timestamp) -> Result<&mut Grant, Loss> {
-        match self.live_mut(now) {
+    fn held_with(&mut self, lease_id: LeaseId, moment: Moment) -> Result<&mut Grant, Loss> {
+        match self.live_mut(moment) {
             Some(grant) if grant.lease_id == lease_id && grant.reserved.is_none() => Ok(grant),
             Some(_) => Err(Loss::HeldByOther),
             None => Err(Loss::NotHeld),
         }
-    }
-
-    /// Whether this acquisition was released moments ago: the request is a repetition, or a late command.
-    fn released_moments_ago(&self, asked: &Acquire, now: Timestamp) -> bool {
-        let key_of = |idempotency: Option<Idempotency>| idempotency.map(|known| known.key);
-        let asked_key = key_of(asked.idempotency);
-        self.released
-            .iter()
-            .filter(|release| release.is_remembered(now))
-            .any(|release| {
-                release.lease_id == asked.lease_id
-                    || asked_key.is_some() && key_of(release.idempotency) == asked_key
-            })
-    }
-}
-
-impl Release {
-    fn is_remembered(&self, now: Timestamp) -> bool {
-        now < self.forget_at
     }
 }

@@ -126,6 +126,8 @@ pub struct LeaseStats {
     pub held: u64,
     /// The expired leases that this server counted. Each is counted once, by one of the servers.
     pub expired_total: u64,
+    /// The releases that this server saw forgotten early, because there were too many.
+    pub releases_forgotten_total: u64,
 }
 
 /// A change that may concern waiters.

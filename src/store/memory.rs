@@ -14,9 +14,10 @@ use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tokio::time::Instant;
 
 use crate::lock::key::LockKey;
-use crate::lock::lease::{Attempt, FencingToken, LeaseId, Timestamp, Ttl};
+use crate::lock::lease::{Attempt, FencingToken, LeaseId, Moment, Timestamp, Ttl};
+use crate::lock::releases::Releases;
 use crate::lock::request::{Acquire, WaiterId};
-use crate::lock::rules::{Acquisition, EndOutcome, LeaseInfo, Lock, Renewal};
+use crate::lock::rules::{Acquisition, Context, EndOutcome, LeaseInfo, Lock, Renewal};
 use crate::store::clock::wall_clock;
 use crate::store::contract::{
     Condition, Health, LeaseStats, ListQuery, MAX_PAGE_BYTES, Page, Store, StoreError, StoreEvent,
@@ -56,6 +57,7 @@ struct State {
     /// The leases by their deadlines: those that live, and those whose expiry is not counted yet.
     held: BTreeSet<(Timestamp, FencingToken)>,
     expired_total: u64,
+    releases: Releases,
     last_token: u64,
 }
 
@@ -70,6 +72,7 @@ impl MemoryStore {
             disposals: BTreeSet::new(),
             held: BTreeSet::new(),
             expired_total: 0,
+            releases: Releases::default(),
             last_token: wall.as_micros(),
         };
         Self {
@@ -80,8 +83,12 @@ impl MemoryStore {
         }
     }
 
-    fn now(&self) -> Timestamp {
-        self.started_wall.after(self.started.elapsed())
+    /// One clock needs no grace.
+    fn moment(&self) -> Moment {
+        Moment {
+            now: self.started_wall.after(self.started.elapsed()),
+            grace: Duration::ZERO,
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -94,15 +101,16 @@ impl MemoryStore {
     fn change<T>(
         &self,
         key: &LockKey,
-        operation: impl FnOnce(&mut Lock, Timestamp, &mut dyn FnMut() -> FencingToken) -> T,
+        operation: impl FnOnce(&mut Lock, &mut Context<'_>) -> T,
     ) -> T {
         let mut state = self.state();
-        let now = self.now();
-        state.sweep(now);
+        let moment = self.moment();
+        state.sweep(moment.now);
         let State {
             locks,
             disposals,
             held,
+            releases,
             last_token,
             ..
         } = &mut *state;
@@ -112,11 +120,19 @@ impl MemoryStore {
                 .expect("a clock in microseconds stays below 2^53 until 2255")
         };
         let lock = locks.entry(key.clone()).or_default();
-        let due_before = lock.disposable_from();
-        let reservation_before = lock.reservation(now);
-        let held_before = lock.held(now);
-        let result = operation(lock, now, &mut next_token);
-        let reservation = lock.reservation(now);
+        let due_before = lock.disposable_from(moment.grace);
+        let reservation_before = lock.reservation(moment);
+        let held_before = lock.held(moment);
+        let result = operation(
+            lock,
+            &mut Context {
+                key,
+                moment,
+                releases,
+                next_number: &mut next_token,
+            },
+        );
+        let reservation = lock.reservation(moment);
         if let (true, Some((waiter, _))) = (reservation != reservation_before, reservation) {
             // If the channel is full, the waiter finds out when it asks again.
             let _full = self
@@ -124,14 +140,14 @@ impl MemoryStore {
                 .0
                 .try_send(StoreEvent::Reserved(key.clone(), waiter));
         }
-        let held_after = lock.held(now);
+        let held_after = lock.held(moment);
         if held_after != held_before {
             if let Some(before) = held_before {
                 held.remove(&before);
             }
             held.extend(held_after);
         }
-        let due = lock.disposable_from();
+        let due = lock.disposable_from(moment.grace);
         if due != due_before {
             if let Some(before) = due_before {
                 disposals.remove(&(before, key.clone()));
@@ -149,6 +165,7 @@ impl MemoryStore {
 
 impl State {
     fn sweep(&mut self, now: Timestamp) {
+        self.releases.drop_expired(now);
         for _ in 0..SWEPT_PER_OPERATION {
             self.count_expired(now);
             match self.disposals.first() {
@@ -189,9 +206,7 @@ impl Store for MemoryStore {
         request: Acquire,
     ) -> Result<Timed<Acquisition>, StoreError> {
         let asked_at = Instant::now();
-        let value = self.change(key, |lock, now, next_token| {
-            lock.acquire(request, now, next_token)
-        });
+        let value = self.change(key, |lock, ctx| lock.acquire(request, ctx));
         Ok(Timed { value, asked_at })
     }
 
@@ -202,14 +217,12 @@ impl Store for MemoryStore {
         ttl: Option<Ttl>,
     ) -> Result<Timed<Renewal>, StoreError> {
         let asked_at = Instant::now();
-        let value = self.change(key, |lock, now, _| lock.renew(lease_id, ttl, now));
+        let value = self.change(key, |lock, ctx| lock.renew(lease_id, ttl, ctx.moment));
         Ok(Timed { value, asked_at })
     }
 
     async fn release(&self, key: &LockKey, lease_id: LeaseId) -> Result<EndOutcome, StoreError> {
-        Ok(self.change(key, |lock, now, next_token| {
-            lock.release(lease_id, now, next_token)
-        }))
+        Ok(self.change(key, |lock, ctx| lock.release(lease_id, ctx)))
     }
 
     async fn break_lease(
@@ -217,9 +230,7 @@ impl Store for MemoryStore {
         key: &LockKey,
         token: FencingToken,
     ) -> Result<EndOutcome, StoreError> {
-        Ok(self.change(key, |lock, now, next_token| {
-            lock.break_lease(token, now, next_token)
-        }))
+        Ok(self.change(key, |lock, ctx| lock.break_lease(token, ctx)))
     }
 
     async fn rollback(
@@ -230,16 +241,17 @@ impl Store for MemoryStore {
         attempt: Attempt,
         keep: Option<Duration>,
     ) -> Result<bool, StoreError> {
-        Ok(self.change(key, |lock, now, next_token| {
-            lock.rollback(waiter, lease_id, attempt, keep, now, next_token)
+        Ok(self.change(key, |lock, ctx| {
+            lock.rollback(waiter, lease_id, attempt, keep, ctx)
         }))
     }
 
     async fn inspect(&self, key: &LockKey) -> Result<(Option<LeaseInfo>, usize), StoreError> {
         let state = self.state();
+        let moment = self.moment();
         let lock = state.locks.get(key);
         Ok(lock.map_or((None, 0), |lock| {
-            (lock.lease_info(self.now()), lock.waiters(self.now()))
+            (lock.lease_info(moment), lock.waiters(moment))
         }))
     }
 
@@ -262,7 +274,7 @@ impl Store for MemoryStore {
             _ => Bound::Included(query.prefix.as_str()),
         };
         let state = self.state();
-        let now = self.now();
+        let moment = self.moment();
         let mut examined = state
             .locks
             .range::<str, _>((start, Bound::Unbounded))
@@ -273,8 +285,8 @@ impl Store for MemoryStore {
             let Some((key, lock)) = examined.next() else {
                 break;
             };
-            if let Some(info) = lock.lease_info(now) {
-                let listed = (key.clone(), info, lock.waiters(now));
+            if let Some(info) = lock.lease_info(moment) {
+                let listed = (key.clone(), info, lock.waiters(moment));
                 bytes += listed_bytes(&listed);
                 page.locks.push(listed);
             }
@@ -290,11 +302,12 @@ impl Store for MemoryStore {
     /// Exact: an expired lease is counted once, by a sweep or here.
     fn lease_stats(&self) -> Option<LeaseStats> {
         let mut state = self.state();
-        let now = self.now();
+        let now = self.moment().now;
         while state.count_expired(now) {}
         Some(LeaseStats {
             held: u64::try_from(state.held.len()).unwrap_or(u64::MAX),
             expired_total: state.expired_total,
+            releases_forgotten_total: state.releases.forgotten(),
         })
     }
 

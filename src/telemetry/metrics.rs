@@ -48,6 +48,8 @@ pub struct Leases {
     pub held: u64,
     /// Expired leases that this server has counted since its start.
     pub expired_total: u64,
+    /// Releases that this server has seen forgotten early since its start.
+    pub releases_forgotten_total: u64,
 }
 
 /// All metrics of one server. Clones share them.
@@ -74,6 +76,7 @@ struct Gauges {
     /// A vector without labels: unlike a plain gauge, it is absent from the scrape until its value is known.
     leases_held: IntGaugeVec,
     leases_expired: IntCounterVec,
+    releases_forgotten: IntCounterVec,
 }
 
 impl Metrics {
@@ -170,6 +173,12 @@ impl Gauges {
         );
         let leases_expired = IntCounterVec::new(expired, &[]).expect(VALID);
         register(registry, leases_expired.clone());
+        let forgotten = Opts::new(
+            "leasehold_releases_forgotten_total",
+            "Releases that the store forgot within 10 s, because more than 500000 were remembered. Their repetitions fail.",
+        );
+        let releases_forgotten = IntCounterVec::new(forgotten, &[]).expect(VALID);
+        register(registry, releases_forgotten.clone());
         let lost_lines = IntCounter::new(
             "leasehold_log_lines_lost_total",
             "Log lines that were dropped because standard error was read too slowly.",
@@ -194,6 +203,7 @@ impl Gauges {
             lost_lines,
             leases_held,
             leases_expired,
+            releases_forgotten,
         }
     }
 
@@ -217,6 +227,10 @@ impl Gauges {
             raise(
                 &self.leases_expired.with_label_values(&none),
                 leases.expired_total,
+            );
+            raise(
+                &self.releases_forgotten.with_label_values(&none),
+                leases.releases_forgotten_total,
             );
         }
     }

@@ -13,7 +13,7 @@ use crate::support::redis::RedisServer;
 const GONE_LIMIT: Duration = Duration::from_secs(60);
 
 /// The allowed remaining keys: the record of the activation, and the servers' heartbeats.
-const MAY_REMAIN: [&str; 2] = ["leasehold:meta", "leasehold:servers"];
+const MAY_REMAIN: [&str; 2] = ["leasehold:locks", "leasehold:servers"];
 
 /// Locks that expire while the other sections run.
 pub(crate) struct Held {

@@ -231,7 +231,8 @@ impl Worker {
             let rest = self.rng.between(10_500, held.ttl_ms - 1000);
             pause_ms(if self.rng.percent(4) { rest } else { 20 });
         } else if self.rng.percent(6) {
-            pause_ms(held.ttl_ms + self.rng.between(100, 1200));
+            // Into the grace of the lease, and beyond it.
+            pause_ms(held.ttl_ms + self.rng.between(100, 1700));
         } else {
             pause_ms(self.rng.between(0, 40));
         }

@@ -76,6 +76,45 @@ fn modules_have_no_cycles() {
     }
 }
 
+/// The rooms of the Redis store from top to bottom; a room imports from lower rooms only.
+const ROOMS: [&str; 8] = [
+    "pipeline",
+    "master",
+    "events",
+    "listing",
+    "errors",
+    "scripts",
+    "options",
+    "lease_stats",
+];
+
+#[test]
+fn rooms_of_the_redis_store_import_downwards() {
+    let level = |room: &str| ROOMS.iter().position(|known| *known == room);
+    let mut checked = 0;
+    for (file, source) in sources() {
+        let Ok(inside) = file.strip_prefix("store/redis") else {
+            continue;
+        };
+        let room = top_module(inside);
+        if room == "mod" {
+            continue;
+        }
+        let own = level(&room).unwrap_or_else(|| panic!("{room} has no level"));
+        for (at, found) in source.match_indices("crate::store::redis::") {
+            let used: String = source[at + found.len()..]
+                .chars()
+                .take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
+                .collect();
+            let below = level(&used);
+            let is_allowed = used == room || below.is_some_and(|below| below > own);
+            assert!(is_allowed, "{} uses {used}", file.display());
+            checked += 1;
+        }
+    }
+    assert!(checked > 20, "{checked}");
+}
+
 /// The path of an import, relative to the crate's root.
 fn resolve(own: &[String], line: &str) -> Option<Vec<String>> {
     let line = line

@@ -12,6 +12,7 @@ use leasehold::store::contract::{ListQuery, StoreError, StoreEvent, Timed};
 use serde_json::json;
 use tokio::task::JoinSet;
 
+use crate::support::eventually;
 use crate::support::leasehold::Leasehold;
 use crate::support::redis::RedisServer;
 use crate::support::sentinel::SentinelConfig;
@@ -61,8 +62,8 @@ on_every_store! {
     only_the_holder_can_renew_or_release
     released_lock_is_free_and_the_release_can_be_repeated_for_ten_seconds
     late_release_does_not_free_a_successor
-    only_the_last_sixteen_releases_are_remembered
-    releases_with_and_without_an_idempotency_key_are_remembered_alike
+    all_releases_of_the_last_ten_seconds_are_remembered
+    releases_in_quick_succession_are_remembered_for_their_time
     release_is_known_by_its_own_id_alone
     break_and_rollback_keep_remembered_releases
     tokens_rise_over_all_keys_and_endings
@@ -272,48 +273,50 @@ async fn late_release_does_not_free_a_successor(s: &Subject) {
     ));
 }
 
-async fn only_the_last_sixteen_releases_are_remembered(s: &Subject) {
-    let mut ids = Vec::new();
-    for _ in 0..17 {
-        let lease = s.granted(&key("a"), &request(1000)).await;
+async fn all_releases_of_the_last_ten_seconds_are_remembered(s: &Subject) {
+    let mut requests = Vec::new();
+    for number in 0..50 {
+        let request = Acquire {
+            idempotency: (number % 2 == 0).then(|| idempotency(number, 1)),
+            ..request(1000)
+        };
+        let lease = s.granted(&key("a"), &request).await;
         assert_eq!(release(s, "a", lease.lease_id).await, ENDED);
-        ids.push(lease.lease_id);
+        requests.push(request);
     }
-    assert_eq!(
-        release(s, "a", ids[0]).await,
-        EndOutcome::Lost(Loss::NotHeld)
-    );
-    for id in &ids[1..] {
-        assert_eq!(release(s, "a", *id).await, ENDED);
+    s.advance(ms(9_999)).await;
+    for request in &requests {
+        assert_eq!(release(s, "a", request.lease_id).await, ENDED);
+        let late = s.acquire(&key("a"), request).await;
+        assert_eq!(late, Acquisition::AlreadyReleased);
+        // Another lock does not know them.
+        let elsewhere = release(s, "b", request.lease_id).await;
+        assert_eq!(elsewhere, EndOutcome::Lost(Loss::NotHeld));
+    }
+    s.advance(ms(1)).await;
+    for request in &requests {
+        let forgotten = release(s, "a", request.lease_id).await;
+        assert_eq!(forgotten, EndOutcome::Lost(Loss::NotHeld));
     }
 }
 
-async fn releases_with_and_without_an_idempotency_key_are_remembered_alike(s: &Subject) {
-    for keyed in [
-        &[3, 7, 8][..],
-        &[0],
-        &[16],
-        &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16],
-    ] {
-        let lock = format!("a/{}", keyed.len() * 100 + usize::from(keyed[0]));
-        let mut ids = Vec::new();
-        for number in 0..17 {
-            let request = Acquire {
-                idempotency: keyed.contains(&number).then(|| idempotency(number, 1)),
-                ..request(1000)
-            };
-            let lease = s.granted(&key(&lock), &request).await;
-            assert_eq!(release(s, &lock, lease.lease_id).await, ENDED);
-            ids.push(lease.lease_id);
-        }
-        assert_eq!(
-            release(s, &lock, ids[0]).await,
-            EndOutcome::Lost(Loss::NotHeld)
-        );
-        for id in &ids[1..] {
-            assert_eq!(release(s, &lock, *id).await, ENDED, "{keyed:?}");
-        }
-    }
+async fn releases_in_quick_succession_are_remembered_for_their_time(s: &Subject) {
+    let released = async |name: &str| {
+        let lease = s.granted(&key(name), &request(60_000)).await;
+        assert_eq!(release(s, name, lease.lease_id).await, ENDED);
+        lease.lease_id
+    };
+    let first = released("a").await;
+    s.advance(ms(9_900)).await;
+    let second = released("b").await;
+    s.advance(ms(200)).await;
+    released("c").await;
+    assert_eq!(
+        release(s, "a", first).await,
+        EndOutcome::Lost(Loss::NotHeld)
+    );
+    s.advance(ms(9_000)).await;
+    assert_eq!(release(s, "b", second).await, ENDED);
 }
 
 async fn release_is_known_by_its_own_id_alone(s: &Subject) {
@@ -1185,7 +1188,14 @@ async fn requests_during_a_recovery_are_served_in_the_order_of_arrival() {
         .parse()
         .expect("microseconds");
     let pause = (now + 5_000_000).to_string();
-    server.cli(&["HSET", "leasehold:meta", "recover", &pause]);
+    server.cli(&[
+        "HSET",
+        "leasehold:locks",
+        "#recover",
+        &pause,
+        "#granting_from",
+        &pause,
+    ]);
     let line = [waiting(60_000, 50_000), waiting(60_000, 50_000)];
     for next in &line {
         let refused = s.store.acquire(&key("a"), next.clone()).await;
@@ -1201,20 +1211,21 @@ async fn requests_during_a_recovery_are_served_in_the_order_of_arrival() {
 }
 
 #[test]
-fn redis_collects_a_key_seconds_after_its_lease() {
+fn redis_keeps_nothing_of_a_lock_that_is_over() {
     let redis = RedisServer::plain();
     let server = Leasehold::start([("LEASEHOLD_REDIS_URL", redis.url())]);
     server.wait_ready();
-    let lease = server.api().acquire("a", json!({"ttl_ms": 1000}));
-    let left = || -> u64 {
-        let left = redis.cli(&["PTTL", "leasehold:lock:a"]);
-        left.parse().expect("milliseconds")
-    };
-    // Redis keeps the key for the clock skew beyond the lease, because each node expires it by its own clock.
-    assert!((4_000..=4_500).contains(&left()), "{}", left());
-    let lease_id = lease.json()["lease_id"].as_str().expect("an id").to_owned();
-    assert_eq!(server.api().release("a", &lease_id).status, 204);
-    assert!((13_000..=13_500).contains(&left()), "{}", left());
+    let api = server.api();
+    let released = api.acquire("released", json!({"ttl_ms": 600_000}));
+    assert_eq!(api.release("released", &released.lease_id()).status, 204);
+    assert_eq!(redis.cli(&["HEXISTS", "leasehold:locks", "released"]), "0");
+    assert_eq!(api.acquire("expired", json!({"ttl_ms": 200})).status, 201);
+    eventually(Duration::from_secs(5), "the sweep has ended it", || {
+        redis.cli(&["HEXISTS", "leasehold:locks", "expired"]) == "0"
+            && redis.cli(&["ZCARD", "leasehold:leases"]) == "0"
+    });
+    // Redis never evicts a key without a TTL under a `volatile` policy.
+    assert_eq!(redis.cli(&["TTL", "leasehold:locks"]), "-1");
 }
 
 async fn renew(s: &Subject, on: &str, lease_id: LeaseId) -> Renewal {

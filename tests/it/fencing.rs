@@ -136,7 +136,7 @@ fn tokens_rise_when_the_clock_is_behind_them() {
     let redis = RedisServer::plain();
     let start = || Leasehold::on(&redis);
     let server = start();
-    redis.cli(&["HINCRBY", "leasehold:meta", "token", "1000000000000"]);
+    redis.cli(&["HINCRBY", "leasehold:locks", "#token", "1000000000000"]);
     let last = server
         .api()
         .acquire("a", json!({"ttl_ms": 1000}))
@@ -148,7 +148,7 @@ fn tokens_rise_when_the_clock_is_behind_them() {
         "the server knows what it saw: {after} after {last}"
     );
     drop(server);
-    redis.cli(&["HSET", "leasehold:meta", "replid", &"0".repeat(40)]);
+    redis.cli(&["HSET", "leasehold:locks", "#replid", &"0".repeat(40)]);
     let later = start().api().acquire_soon("b").fencing_token();
     assert!(
         later >= after + TOKEN_GAP,

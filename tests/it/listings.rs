@@ -240,11 +240,14 @@ fn listing_skips_no_lock_when_redis_shrinks_its_table() {
     for key in &held {
         assert_eq!(api.acquire(key, json!({"ttl_ms": 600_000})).status, 201);
     }
-    let foreign = |command: &str| {
-        let script = format!("for i = 1, 60000 do redis.call({command}) end");
+    let fillers = |commands: &str| {
+        let script = format!("for i = 1, 60000 do local key = 'filler/' .. i {commands} end");
         redis.cli(&["EVAL", &script, "0"]);
     };
-    foreign("'SET', 'foreign:' .. i, ''");
+    // Locks without content, in the index too.
+    fillers(
+        "redis.call('HSET', 'leasehold:locks', key, 'x') redis.call('ZADD', 'leasehold:leases', 9e15, key)",
+    );
     let (mut seen, mut query) = (BTreeSet::new(), "limit=1".to_owned());
     let mut add = |query: &str| {
         let page = api.list(query);
@@ -265,7 +268,7 @@ fn listing_skips_no_lock_when_redis_shrinks_its_table() {
         }
     }
     let buckets = || {
-        let stats = redis.cli(&["DEBUG", "HTSTATS", "0"]);
+        let stats = redis.cli(&["DEBUG", "HTSTATS-KEY", "leasehold:leases"]);
         let line = stats
             .lines()
             .find_map(|line| line.trim().strip_prefix("table size: "));
@@ -273,9 +276,13 @@ fn listing_skips_no_lock_when_redis_shrinks_its_table() {
             .expect("a size")
     };
     let before = buckets();
-    foreign("'DEL', 'foreign:' .. i");
+    fillers(
+        "redis.call('HDEL', 'leasehold:locks', key) redis.call('ZREM', 'leasehold:leases', key)",
+    );
     eventually(Duration::from_secs(20), "a smaller table", || {
-        let stats = redis.cli(&["DEBUG", "HTSTATS", "0"]);
+        // Redis moves a part of the table with each look-up.
+        fillers("redis.call('ZSCORE', 'leasehold:leases', key)");
+        let stats = redis.cli(&["DEBUG", "HTSTATS-KEY", "leasehold:leases"]);
         buckets() < before && !stats.contains("rehashing target")
     });
     let mut rest = query.replace("limit=1&", "limit=1000&");

@@ -307,7 +307,8 @@ fn operations_of_a_batch_are_counted() {
             spawn(move || api.acquire(&lock(&number.to_string()), None))
         })
         .collect();
-    sleep(Duration::from_millis(800));
+    // A command that comes later than the clock skew is not executed.
+    sleep(Duration::from_millis(300));
     redis.resume();
     for one in asking {
         assert_eq!(one.join().expect("an answer").status, 201);
@@ -318,8 +319,9 @@ fn operations_of_a_batch_are_counted() {
         since("redis_batch_operations_sum"),
         since("redis_batch_operations_count"),
     );
-    assert!((operations - 20.0).abs() < 1e-9, "{operations}");
-    assert!((2.0..10.0).contains(&batches), "{batches}");
+    // A sweep each second is an operation too.
+    assert!((20.0..23.0).contains(&operations), "{operations}");
+    assert!((2.0..12.0).contains(&batches), "{batches}");
     let took = since("redis_round_trip_seconds_sum");
     assert!(took > 0.0 && took < 20.0, "{took}");
 }
@@ -353,7 +355,7 @@ fn lease_on_redis_is_counted_from_its_grant_to_its_end() {
 async fn shortened_lease_on_redis_counts_until_its_new_deadline_unless_its_client_returns() {
     let redis = RedisServer::plain();
     let s = Subject::direct(&redis).await;
-    let counted_until = || redis.cli(&["ZSCORE", "leasehold:leases", "leasehold:lock:a"]);
+    let counted_until = || redis.cli(&["ZSCORE", "leasehold:leases", "a"]);
     let asked = Acquire {
         idempotency: Some(idempotency(1, 1)),
         ..request(60_000)
@@ -381,7 +383,8 @@ fn expiry_on_redis_is_counted_once_across_servers() {
     };
     // A client acquires the lock before the next heartbeat.
     acquire("a", 100);
-    sleep(Duration::from_millis(150));
+    // The deadline plus the clock skew.
+    sleep(Duration::from_millis(650));
     acquire("a", 60_000);
     until(&server, "leases_expired_total", 1.0);
     // A client acquires the lock after the heartbeat.
@@ -414,20 +417,6 @@ async fn lease_that_ran_out_on_redis_is_counted_although_its_lock_was_reserved_b
     s.granted(&key("a"), &waiting).await;
     assert_eq!(expired(), 1);
     s.store.close().await;
-}
-
-#[test]
-fn set_of_leases_is_kept_as_long_as_the_longest_lease_and_no_longer() {
-    let redis = RedisServer::plain();
-    let server = Leasehold::start([
-        ("LEASEHOLD_REDIS_URL", redis.url()),
-        ("LEASEHOLD_MAX_TTL_MS", "600000".to_owned()),
-    ]);
-    server.wait_ready();
-    assert_eq!(server.api().acquire(&lock("a"), None).status, 201);
-    let left = redis.cli(&["PTTL", "leasehold:leases"]);
-    let left: i64 = left.parse().expect("milliseconds");
-    assert!((600_000..=640_000).contains(&left), "{left}");
 }
 
 #[test]

@@ -8,9 +8,10 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use leasehold::lock::key::LockKey;
-use leasehold::lock::lease::{Attempt, FencingToken, Holder, LeaseId, Metadata, Timestamp};
+use leasehold::lock::lease::{Attempt, FencingToken, Holder, LeaseId, Metadata, Moment, Timestamp};
+use leasehold::lock::releases::Releases;
 use leasehold::lock::request::{Acquire, Ticket, Wait};
-use leasehold::lock::rules::{Acquisition, EndOutcome, LeaseInfo, Lock, Renewal};
+use leasehold::lock::rules::{Acquisition, Context, EndOutcome, LeaseInfo, Lock, Renewal};
 use leasehold::store::contract::ListQuery;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -26,6 +27,9 @@ const SEQUENCES: u32 = 2000;
 const LONGEST: usize = 40;
 
 const KEYS: [&str; 3] = ["a", "b", "a/b"];
+
+/// How long leases outlast their deadlines.
+const GRACE: Duration = Duration::from_millis(500);
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -105,6 +109,7 @@ struct Known {
 /// The rules, and the invariants that hold independently of the rules.
 struct Model {
     locks: HashMap<LockKey, Lock>,
+    releases: Releases,
     now: Timestamp,
     last_token: u64,
     /// The highest answered token of each key.
@@ -127,7 +132,6 @@ struct Run<'a> {
 impl Run<'_> {
     async fn step(&mut self, on: usize, op: &Op) -> TestCaseResult {
         let key = key(&format!("{}{}", self.prefix, KEYS[on]));
-        let now = self.model.now;
         match op {
             Op::Acquire { .. } | Op::AskAgain { .. } | Op::Leave { .. } => self.ask(&key, op).await,
             Op::Renew { which, ttl_ms } => {
@@ -135,7 +139,9 @@ impl Run<'_> {
                     return Ok(());
                 };
                 let ttl = ttl_ms.map(ttl);
-                let expected = self.model.lock(&key).renew(known.lease_id, ttl, now);
+                let expected = self.model.change(&key, |lock, ctx| {
+                    lock.renew(known.lease_id, ttl, ctx.moment)
+                });
                 let got = self.subject.store.renew(&key, known.lease_id, ttl).await;
                 let got = got.map(|timed| timed.value);
                 prop_assert_eq!(got.as_ref(), Ok(&expected));
@@ -152,7 +158,7 @@ impl Run<'_> {
                 };
                 let expected = self
                     .model
-                    .change(&key, |lock, next| lock.release(known.lease_id, now, next));
+                    .change(&key, |lock, ctx| lock.release(known.lease_id, ctx));
                 let got = self.subject.store.release(&key, known.lease_id).await;
                 prop_assert_eq!(got, Ok(expected));
                 self.model.ends(&key, known.lease_id, expected)
@@ -163,7 +169,7 @@ impl Run<'_> {
                 };
                 let expected = self
                     .model
-                    .change(&key, |lock, next| lock.break_lease(known.token, now, next));
+                    .change(&key, |lock, ctx| lock.break_lease(known.token, ctx));
                 let got = self.subject.store.break_lease(&key, known.token).await;
                 prop_assert_eq!(got, Ok(expected));
                 if let EndOutcome::Ended { .. } = expected {
@@ -190,8 +196,9 @@ impl Run<'_> {
             }
             Op::Inspect => {
                 let got = self.subject.store.inspect(&key).await;
+                let moment = self.model.moment();
                 let lock = self.model.lock(&key);
-                prop_assert_eq!(got, Ok((lock.lease_info(now), lock.waiters(now))));
+                prop_assert_eq!(got, Ok((lock.lease_info(moment), lock.waiters(moment))));
                 Ok(())
             }
             Op::List => self.list().await,
@@ -253,9 +260,9 @@ impl Run<'_> {
         attempt: Attempt,
         keep: Option<Duration>,
     ) -> TestCaseResult {
-        let (now, waiter) = (self.model.now, request.waiter_id());
-        let expected = self.model.change(key, |lock, next| {
-            lock.rollback(waiter, lease_id, attempt, keep, now, next)
+        let waiter = request.waiter_id();
+        let expected = self.model.change(key, |lock, ctx| {
+            lock.rollback(waiter, lease_id, attempt, keep, ctx)
         });
         let got = self
             .subject
@@ -279,7 +286,7 @@ impl Run<'_> {
         let now = self.model.now;
         let expected = self
             .model
-            .change(key, |lock, next| lock.acquire(request.clone(), now, next));
+            .change(key, |lock, ctx| lock.acquire(request.clone(), ctx));
         let got = self.subject.store.acquire(key, request.clone()).await;
         let got = got.map(|timed| timed.value);
         prop_assert_eq!(got.as_ref(), Ok(&expected));
@@ -349,9 +356,9 @@ impl Run<'_> {
                 break;
             }
         }
-        let now = self.model.now;
+        let moment = self.model.moment();
         let held = self.model.locks.iter().filter_map(|(key, lock)| {
-            Some((key.clone(), lock.lease_info(now)?, lock.waiters(now)))
+            Some((key.clone(), lock.lease_info(moment)?, lock.waiters(moment)))
         });
         let mut expected: Vec<(LockKey, LeaseInfo, usize)> = held.collect();
         let by_key =
@@ -363,21 +370,41 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The set of leases contains each live lease with its deadline; all other members have expired.
-    fn check_counted(&self, server: &RedisServer) -> TestCaseResult {
+    /// The index has each lock, at the moment of its next end or earlier; and the count of leases includes each live one.
+    fn check_indexed(&self, server: &RedisServer) -> TestCaseResult {
         let set = server.cli(&["ZRANGE", "leasehold:leases", "0", "-1", "WITHSCORES"]);
         let words: Vec<&str> = set.lines().collect();
-        let counted: HashMap<_, _> = words
+        let indexed: HashMap<_, _> = words
             .chunks_exact(2)
-            .map(|entry| (entry[0], entry[1].parse::<u64>()))
+            .map(|entry| (entry[0], entry[1].parse::<u64>().expect("microseconds")))
             .collect();
-        let now = self.model.now;
+        let fields = server.cli(&["HKEYS", "leasehold:locks"]);
+        let stored: Vec<&str> = fields
+            .lines()
+            .filter(|field| !field.starts_with('#'))
+            .collect();
+        prop_assert_eq!(indexed.len(), stored.len());
+        let moment = self.model.moment();
         for (key, lock) in &self.model.locks {
-            let until = counted.get(&*format!("leasehold:lock:{key}")).cloned();
-            let until = until.transpose().expect("microseconds");
-            let held = lock.held(now).map(|(deadline, _)| deadline.as_micros());
-            prop_assert_eq!(until.filter(|until| *until > now.as_micros()), held);
+            let ends = indexed.get(key.as_str()).copied();
+            let Some(info) = lock.lease_info(moment) else {
+                continue;
+            };
+            prop_assert!(
+                ends.is_some_and(|ends| ends <= info.deadline.as_micros()),
+                "{key}"
+            );
         }
+        let held = self
+            .model
+            .locks
+            .values()
+            .filter(|lock| lock.held(moment).is_some());
+        let counted: usize = server
+            .cli(&["HGET", "leasehold:locks", "#held"])
+            .parse()
+            .expect("a number");
+        prop_assert!(counted >= held.count());
         Ok(())
     }
 
@@ -389,6 +416,13 @@ impl Run<'_> {
 }
 
 impl Model {
+    fn moment(&self) -> Moment {
+        Moment {
+            now: self.now,
+            grace: GRACE,
+        }
+    }
+
     fn lock(&mut self, key: &LockKey) -> &mut Lock {
         self.locks.entry(key.clone()).or_default()
     }
@@ -397,15 +431,20 @@ impl Model {
     fn change<T>(
         &mut self,
         key: &LockKey,
-        operation: impl FnOnce(&mut Lock, &mut dyn FnMut() -> FencingToken) -> T,
+        operation: impl FnOnce(&mut Lock, &mut Context<'_>) -> T,
     ) -> T {
-        let mut last = self.last_token;
-        let result = operation(self.lock(key), &mut || {
-            last += 1;
-            FencingToken::new(last).expect("small")
-        });
-        self.last_token = last;
-        result
+        let moment = self.moment();
+        let last = &mut self.last_token;
+        let mut ctx = Context {
+            key,
+            moment,
+            releases: &mut self.releases,
+            next_number: &mut || {
+                *last += 1;
+                FencingToken::new(*last).expect("small")
+            },
+        };
+        operation(self.locks.entry(key.clone()).or_default(), &mut ctx)
     }
 
     fn pick_waiting(&self, which: Index) -> Option<(LockKey, Acquire, Ticket)> {
@@ -457,7 +496,7 @@ impl Model {
         let valid = self.valid.get(key);
         let still = valid.is_some_and(|(id, until)| *id == lease_id && self.now < *until);
         prop_assert!(
-            !still || self.locks[key].lease_info(self.now).is_none(),
+            !still || self.locks[key].lease_info(self.moment()).is_none(),
             "a valid lease was called lost"
         );
         self.lost.push((key.clone(), lease_id));
@@ -485,12 +524,20 @@ impl Model {
         }
     }
 
-    /// The time to `offset` after the next deadline or removal.
+    /// The time to `offset` after the next deadline, the next end of a grace, or the next removal.
     fn next_edge(&self, offset: i64) -> Option<u64> {
+        let moment = self.moment();
         let edges = self.locks.values().filter_map(|lock| {
-            let held = lock.lease_info(self.now).map(|info| info.deadline);
-            held.into_iter()
-                .chain(lock.disposable_from())
+            let over = lock.lease_info(moment).map(|info| info.deadline);
+            let deadline = over.and_then(|over| {
+                let micros = over
+                    .as_micros()
+                    .checked_sub(u64::try_from(GRACE.as_micros()).ok()?)?;
+                Some(Timestamp::from_micros(micros))
+            });
+            over.into_iter()
+                .chain(deadline)
+                .chain(lock.disposable_from(GRACE))
                 .filter(|edge| *edge > self.now)
                 .min()
         });
@@ -517,7 +564,7 @@ fn redis_answers_as_the_rules_do() {
         .enable_all()
         .build()
         .expect("a runtime");
-    let subject = runtime.block_on(Subject::direct(&server));
+    let subject = runtime.block_on(Subject::with_grace(&server, GRACE));
     let asked = std::env::var("LEASEHOLD_TEST_SEQUENCES").ok();
     let cases = asked
         .map_or(SEQUENCES, |number| number.parse().expect("a number"))
@@ -554,11 +601,12 @@ async fn compare(
         .parse()
         .expect("microseconds");
     let last_token = server
-        .cli(&["HGET", "leasehold:meta", "token"])
+        .cli(&["HGET", "leasehold:locks", "#token"])
         .parse()
         .expect("a token");
     let model = Model {
         locks: HashMap::new(),
+        releases: Releases::default(),
         now: Timestamp::from_micros(now),
         last_token,
         newest: HashMap::new(),
@@ -576,12 +624,14 @@ async fn compare(
     for (on, op) in sequence {
         run.step(*on, op).await?;
     }
-    run.check_counted(server)?;
-    server.cli(&["DEL", "leasehold:leases"]);
+    run.check_indexed(server)?;
     // Otherwise each listing would scan the locks of all earlier sequences.
+    server.cli(&["DEL", "leasehold:leases"]);
     for key in KEYS {
-        let of = |kind: &str| format!("leasehold:{kind}:{number}/{key}");
-        server.cli(&["DEL", &of("lock"), &of("queue"), &of("places"), &of("kept")]);
+        let key = format!("{number}/{key}");
+        server.cli(&["HDEL", "leasehold:locks", &key]);
+        let of = |kind: &str| format!("leasehold:{kind}:{key}");
+        server.cli(&["DEL", &of("queue"), &of("entries"), &of("kept")]);
     }
     Ok(())
 }

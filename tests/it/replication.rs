@@ -201,8 +201,8 @@ fn replicas_confirm_nothing_for_another_life_of_the_master() {
         ("LEASEHOLD_REPLICA_ACKS", "1".to_owned()),
     ]);
     server.wait_ready();
-    for (field, other) in [("replid", "0".repeat(40)), ("activation", "f".repeat(32))] {
-        let key = format!("while-{field}-changes");
+    for (field, other) in [("#replid", "0".repeat(40)), ("#activation", "f".repeat(32))] {
+        let key = format!("while-{}-changes", &field[1..]);
         let granted_before = server.api().acquire_soon(&key);
         assert_eq!(
             server
@@ -218,11 +218,11 @@ fn replicas_confirm_nothing_for_another_life_of_the_master() {
         });
         let is_written = || {
             master
-                .cli(&["GET", &format!("leasehold:lock:{key}")])
+                .cli(&["HGET", "leasehold:locks", &key])
                 .contains("L\t")
         };
         eventually(FAILOVER, "the grant waits to be confirmed", is_written);
-        master.cli(&["HSET", "leasehold:meta", field, &other]);
+        master.cli(&["HSET", "leasehold:locks", field, &other]);
         // Longer than one round of confirmation requests, because the last round began earlier.
         sleep(Duration::from_millis(400));
         replica.resume();

@@ -139,7 +139,7 @@ fn serve(set: &SentinelSet) -> Leasehold {
 /// All keys except the two that exist as long as there are servers.
 fn left_in(node: &RedisServer) -> Vec<String> {
     let mut keys = node.keys();
-    keys.retain(|key| !["leasehold:meta", "leasehold:servers"].contains(&key.as_str()));
+    keys.retain(|key| !["leasehold:locks", "leasehold:servers"].contains(&key.as_str()));
     keys
 }
 

@@ -621,7 +621,7 @@ impl Delayed {
         meanwhile: impl FnOnce(&Reply),
     ) -> Option<Reply> {
         let token = || -> u64 {
-            let token = self.redis.cli(&["HGET", "leasehold:meta", "token"]);
+            let token = self.redis.cli(&["HGET", "leasehold:locks", "#token"]);
             token.parse().expect("a token")
         };
         self.behind_it.api().acquire("warm", json!({"ttl_ms": 100}));

@@ -57,12 +57,17 @@ impl Subject {
     }
 
     pub(crate) async fn direct(server: &RedisServer) -> Self {
+        Self::with_grace(server, Duration::ZERO).await
+    }
+
+    /// A store on one Redis, on which leases outlast their deadlines by `grace`.
+    pub(crate) async fn with_grace(server: &RedisServer, grace: Duration) -> Self {
         let discovery = Discovery::Direct(address(&server.addr()));
-        Self::redis(
-            options(discovery, Endpoint::default(), "leasehold:"),
-            server,
-        )
-        .await
+        let options = RedisOptions {
+            max_clock_skew: grace,
+            ..options(discovery, Endpoint::default(), "leasehold:")
+        };
+        Self::redis(options, server).await
     }
 
     /// A store on the master of `set`, with its own key prefix.
@@ -166,9 +171,8 @@ pub(crate) fn options(discovery: Discovery, data: Endpoint, prefix: &str) -> Red
         response_timeout: Duration::from_secs(5),
         replica_acks: ReplicaAcks::Auto,
         key_prefix: prefix.to_owned(),
-        max_ttl: MAX_TTL,
-        // Tests move the clock in arbitrary steps.
-        max_clock_skew: Duration::from_secs(1 << 40),
+        // With a clock that the test sets, this is only the grace: none, as on the memory store.
+        max_clock_skew: Duration::ZERO,
         max_recovery: MAX_TTL,
         clock: Clock::Set,
     }

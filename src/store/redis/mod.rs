@@ -1,73 +1,64 @@
-//! The Redis store: one script, run in batches on the master that `topology` names.
+//! The Redis store: one script, run in batches on the master.
 //!
-//! Data, below a prefix (`leasehold:`), readable with `redis-cli`:
-//! - `meta`, a hash: data format, the replication id and activation under which grants are made, the
-//!   last fencing token, a count of grants and renewals, until when new grants pause;
-//! - `servers`, a hash: the activation that each server reported to last, and when;
-//! - `queue:<key>` and `kept:<key>`, sorted sets, and `places:<key>`, a hash: who waits for a lock; see `queue.lua`;
-//! - `leases`, a sorted set: the names of held locks by the deadlines of their leases, to count them;
-//! - `turns`, a hash: for which waiters locks are reserved that were not claimed yet;
-//! - `lock:<key>`, a text of one line for each record; see `record.lua`. The deadline stands in it.
+//! Data below a prefix (`leasehold:`), readable with `redis-cli`:
+//! - `locks`, a hash without a TTL: the activation record in fields that begin with `#`, and a field for each lock. Its text has
+//!   a line for each lease or reservation, and begins with `Q` if the lock has a queue;
+//! - `leases`, a sorted set: the keys of the locks by the moment at which something of them ends;
+//! - `released:1` and `released:2`, hashes: the releases of the last seconds;
+//! - `queue:<key>` and `kept:<key>`, sorted sets, and `entries:<key>`, a hash: the queue of a lock;
+//! - `servers`, a hash: the heartbeats; `reservations`, a hash: the locks that are reserved for waiters.
 //!
-//! A server hears on the channel `wake:<server>` that it is a waiter's turn. Never uses `CONFIG`, `FUNCTION` or keyspace notifications, which managed Redis forbids.
+//! The folders, from bottom to top: `scripts`, `errors`, `events`, `master`, `pipeline`. Imports point downwards.
+//!
+//! The store never uses `CONFIG`, `FUNCTION` or keyspace notifications: managed Redis forbids them.
 //!
 #![doc = include_str!("README.md")]
 
-mod acks;
-mod activation;
-mod batch;
-mod census;
-mod change;
-mod commit;
-mod confirm;
-mod diagnosis;
-mod fault;
-mod intake;
-mod node;
+mod errors;
+mod events;
+mod lease_stats;
+mod listing;
+mod master;
 pub mod options;
-mod reply;
-mod resolver;
-mod script;
-mod sentinel;
-mod topology;
-mod wake;
-mod walk;
-mod witness;
+mod pipeline;
+mod scripts;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-use self::acks::Acks;
-use self::activation::Activator;
-use self::batch::{Batches, Operation, Reply, Requested};
-use self::census::KnownLeases;
-use self::commit::Commit;
-use self::confirm::Confirmer;
-use self::intake::Urgency;
-use self::options::RedisOptions;
-use self::reply::{fields, lease, lease_info, list, outcome, text};
-use self::resolver::Resolver;
-use self::topology::Topology;
-use self::wake::{Listener, Wake};
-use self::walk::{Cursor, Step};
-use self::witness::Witness;
+use self::events::{EventSender, Subscription};
+use self::lease_stats::KnownLeases;
+use self::listing::Cursor;
+use self::master::Activator;
+use self::master::clock::MasterClock;
+use self::master::high_water_mark::HighWaterMark;
+use self::master::resolver::{self, Resolver};
+use self::master::topology::Topology;
+use self::options::{Clock, RedisOptions};
+use self::pipeline::{
+    Acks, Answered, Batches, Confirmer, Operation, Pipeline, Requested, Sweeper, Urgency,
+    WorkerContext,
+};
+use self::scripts::Scripts;
+use self::scripts::reply::{Reply, ScanStep};
 use crate::lock::key::LockKey;
-use crate::lock::lease::{Attempt, FencingToken, LeaseId, Timestamp, Ttl, micros};
-use crate::lock::request::{Acquire, Ticket, WaiterId};
-use crate::lock::rules::{Acquisition, EndOutcome, Lease, LeaseInfo, Loss, Renewal};
+use crate::lock::lease::{Attempt, FencingToken, LeaseId, Ttl, micros};
+use crate::lock::request::{Acquire, WaiterId};
+use crate::lock::rules::{Acquisition, EndOutcome, LeaseInfo, Renewal};
 use crate::random;
 use crate::store::contract::{
-    Health, LeaseStats, ListQuery, MAX_PAGE_BYTES, Page, Store, StoreError, StoreEvent, Timed,
-    listed_bytes,
+    Health, LeaseStats, ListQuery, MAX_PAGE_BYTES, Outcome, Page, Store, StoreError, StoreEvent,
+    Timed, listed_bytes,
 };
 use crate::telemetry::RedisMetrics;
 
-pub use self::node::MIN_REDIS_VERSION;
+pub use self::master::node::MIN_REDIS_VERSION;
 
-/// How many of Redis' keys one step of a listing looks at: most may be somebody else's, and Redis serves nobody else
-/// meanwhile (about 1 ms).
+/// How many members of the index one step of a listing looks at: other commands wait meanwhile.
 const SCAN_COUNT: usize = 128;
 
 /// About how many bytes of locks one step reads: a page takes several, so that leases go between them.
@@ -78,13 +69,13 @@ const MAX_STEPS_PER_PAGE: usize = 20;
 
 /// See the module.
 pub struct RedisStore {
-    options: Arc<RedisOptions>,
-    witness: Arc<Witness>,
+    mark: Arc<HighWaterMark>,
     topology: Topology,
     resolver: Resolver,
     confirmer: Arc<Confirmer>,
-    commit: Commit,
-    listener: Listener,
+    pipeline: Arc<Pipeline>,
+    sweeper: Option<Sweeper>,
+    subscription: Subscription,
     leases: Arc<KnownLeases>,
 }
 
@@ -93,90 +84,67 @@ impl RedisStore {
     #[must_use]
     pub fn start(options: RedisOptions, metrics: RedisMetrics) -> Self {
         let options = Arc::new(options);
-        let script = Arc::new(script::batch(options.clock, &options.key_prefix));
-        let witness = Arc::new(Witness::new(
-            options.max_clock_skew,
-            options.unnoticed_step(),
-        ));
+        let scripts = Arc::new(Scripts::new(options.clock, &options.key_prefix));
+        let has_own_clock = options.clock == Clock::Server;
+        let clock = Arc::new(MasterClock::new(options.max_clock_skew, has_own_clock));
+        let mark = Arc::new(HighWaterMark::default());
         let server_id: Arc<str> = random::id().into();
-        let (wake, news) = Wake::new();
+        let (events, received) = EventSender::new();
         let leases = Arc::new(KnownLeases::default());
         let activator = Activator::new(
             Arc::clone(&options),
-            Arc::clone(&witness),
+            Arc::clone(&scripts),
+            Arc::clone(&clock),
+            Arc::clone(&mark),
             Arc::clone(&server_id),
-            wake.clone(),
-            Arc::clone(&leases),
+            events.clone(),
         );
         let (topology, resolver) =
-            resolver::start(&options, Arc::clone(&script), activator, metrics.clone());
-        let listener = Listener::start(&wake, news, &topology, &options, &server_id);
+            resolver::start(&options, Arc::clone(&scripts), activator, metrics.clone());
+        let subscription = subscribe(&events, received, &topology, &options, &server_id);
         let batches = Arc::new(Batches::new(
-            script,
-            Arc::clone(&options),
-            Arc::clone(&witness),
+            Arc::clone(&scripts),
+            &options,
+            Arc::clone(&clock),
             server_id,
         ));
-        let acks = Arc::new(Acks::new(&options, topology.endorsement()));
+        let acks = Arc::new(Acks::new(&options, topology.agreement()));
         let confirmer = Arc::new(Confirmer::start(
             &options,
             &topology,
             &batches,
-            &witness,
+            &scripts,
+            &mark,
             &acks,
             metrics.clone(),
         ));
-        let around = commit::WorkerContext {
+        let context = WorkerContext {
             topology: topology.clone(),
             batches,
-            witness: Arc::clone(&witness),
+            clock,
+            mark: Arc::clone(&mark),
             confirmer: Arc::clone(&confirmer),
-            wake,
+            events,
             leases: Arc::clone(&leases),
             metrics,
         };
-        let commit = Commit::start(&options, around);
+        let pipeline = Arc::new(Pipeline::start(&options, context));
+        // A test that sets the clock decides what happens between its operations.
+        let sweeper = has_own_clock.then(|| Sweeper::start(&pipeline));
         Self {
-            options,
-            witness,
+            mark,
             topology,
             resolver,
             confirmer,
-            commit,
-            listener,
+            pipeline,
+            sweeper,
+            subscription,
             leases,
         }
     }
 
-    /// The name of a lock in Redis.
-    fn name(&self, key: &LockKey) -> Vec<u8> {
-        format!("{}{key}", self.options.lock_prefix()).into_bytes()
-    }
-
-    async fn run(
-        &self,
-        verb: &'static str,
-        key: &LockKey,
-        arguments: Vec<Vec<u8>>,
-        urgency: Urgency,
-    ) -> Result<Reply, StoreError> {
-        let operation = Operation {
-            verb,
-            key: self.name(key),
-            arguments,
-            request: None,
-        };
-        self.commit.run(operation, urgency).await
-    }
-
-    /// A lease may end sooner by what the clock may have stepped unnoticed.
-    fn timed<T>(&self, value: T, reply: &Reply) -> Timed<T> {
-        let asked_at = reply.asked_at;
-        let earlier = asked_at.checked_sub(self.options.unnoticed_step());
-        Timed {
-            value,
-            asked_at: earlier.unwrap_or(asked_at),
-        }
+    async fn run(&self, operation: Operation, urgency: Urgency) -> Result<Answered, StoreError> {
+        self.pipeline.run(operation, urgency).await
     }
 
     /// One step of a listing, of about `max_bytes` of locks at most.
@@ -185,26 +153,45 @@ impl RedisStore {
         cursor: &Cursor,
         query: &ListQuery,
         max_bytes: usize,
-    ) -> Result<Step, StoreError> {
-        let prefix = self.options.lock_prefix();
-        let pattern = format!("{}*", escape_glob(&format!("{prefix}{}", query.prefix)));
-        let (end, given) = cursor.given();
+    ) -> Result<ScanStep, StoreError> {
+        let pattern = listing::pattern_of(&query.prefix);
         let operation = Operation {
             verb: "list",
-            key: prefix.clone().into_bytes(),
-            arguments: arguments([
-                cursor.scan().to_owned(),
-                pattern,
-                SCAN_COUNT.to_string(),
-                end.to_owned(),
-                given.map_or_else(String::new, |key| format!("{prefix}{key}")),
-                max_bytes.to_string(),
-            ]),
+            key: String::new(),
+            arguments: cursor.arguments(SCAN_COUNT, max_bytes, &pattern),
             request: None,
         };
-        let reply = self.commit.list(operation).await?;
-        read_step(&reply, &prefix).ok_or_else(|| misunderstood(&reply))
+        let answered = self.pipeline.list(operation).await?;
+        match answered.reply {
+            Reply::Page(step) => Ok(step),
+            Reply::Rebuilding => Err(StoreError::Unavailable {
+                outcome: Outcome::None,
+                cause: "the index of leases is being rebuilt".to_owned(),
+            }),
+            other => Err(unexpected(&other)),
+        }
     }
+}
+
+/// Subscribes at each generation.
+fn subscribe(
+    events: &EventSender,
+    received: mpsc::Receiver<StoreEvent>,
+    topology: &Topology,
+    options: &RedisOptions,
+    server_id: &str,
+) -> Subscription {
+    let topology = topology.clone();
+    Subscription::start(events, received, options, server_id, move || {
+        let topology = topology.clone();
+        async move {
+            let generation = topology.any().await;
+            events::Source {
+                connection: generation.node.subscriber().await,
+                retired: generation.node.retired.clone(),
+            }
+        }
+    })
 }
 
 #[async_trait]
@@ -218,67 +205,46 @@ impl Store for RedisStore {
             Some(_) => Urgency::Waiting,
             None => Urgency::Work,
         };
-        let (idempotency_key, fingerprint) = match request.idempotency {
-            Some(idempotency) => (idempotency.key.to_hex(), idempotency.fingerprint.to_hex()),
-            None => Default::default(),
-        };
-        let metadata = match request.metadata.pairs() {
-            none if none.is_empty() => String::new(),
-            pairs => serde_json::to_string(pairs).expect("a map of strings is JSON"),
-        };
-        let ttl = in_micros(request.ttl.get());
-        // Not renewed yet, and nobody's ticket and server.
-        let line = format!(
-            "{idempotency_key}\t{ttl}\t0\t{}\t{fingerprint}\t\t\t{}\t{metadata}\n",
-            request.attempt.0,
-            request.holder.as_ref().map_or("", |holder| holder.as_str()),
-        );
-        let wait = request.wait.map_or_else(String::new, |wait| {
-            let ticket = wait
-                .ticket
-                .map_or_else(String::new, |ticket| ticket.0.to_string());
-            format!("{} {ticket} {}", micros(wait.timeout), wait.max_waiters)
-        });
         let operation = Operation {
-            verb: "acquire",
-            key: self.name(key),
-            arguments: arguments([request.lease_id.expose(), ttl, line, wait]),
             request: Some(Requested {
                 waiter: request.waiter_id(),
                 lease_id: request.lease_id,
                 attempt: request.attempt,
             }),
+            ..Operation::new("acquire", key, acquire_arguments(&request))
         };
-        let reply = self.commit.run(operation, urgency).await?;
-        if let Some(["recovering", pause]) = fields(&reply.value).as_deref() {
-            let retry_after = Duration::from_micros(pause.parse().unwrap_or(0));
-            return Err(StoreError::Recovering { retry_after });
-        }
-        let answer = understand(&reply, |fields, at| match fields {
-            ["granted", token, deadline] => {
-                Some(Acquisition::Granted(taken(request, token, deadline, at)?))
+        let answered = self.run(operation, urgency).await?;
+        let value = match answered.reply {
+            Reply::Granted(lease) => {
+                self.mark.saw_token(lease.info.fencing_token.get());
+                Acquisition::Granted(lease)
             }
-            ["granted", rest @ ..] => Some(Acquisition::Granted(lease(rest, at)?)),
-            ["replayed", rest @ ..] => Some(Acquisition::Replayed(lease(rest, at)?)),
-            ["held", waiters, position, rest @ ..] => Some(Acquisition::Held {
-                info: lease_info(rest, at)?,
-                waiters: waiters.parse().ok()?,
-                position: position.parse().ok(),
-            }),
-            ["queued", waiters, ticket, rest @ ..] => Some(Acquisition::Queued {
-                info: lease_info(rest, at)?,
-                waiters: waiters.parse().ok()?,
-                ticket: Ticket(ticket.parse().ok()?),
-            }),
-            ["too_many_waiters"] => Some(Acquisition::TooManyWaiters),
-            ["key_reused"] => Some(Acquisition::KeyReused),
-            ["already_released"] => Some(Acquisition::AlreadyReleased),
-            _ => None,
-        })?;
-        if let Acquisition::Granted(lease) = &answer {
-            self.witness.saw_token(lease.info.fencing_token.get());
-        }
-        Ok(self.timed(answer, &reply))
+            Reply::Replayed(lease) => Acquisition::Replayed(lease),
+            Reply::Held {
+                waiters,
+                position,
+                info,
+            } => Acquisition::Held {
+                info,
+                waiters,
+                position,
+            },
+            Reply::Queued {
+                waiters,
+                ticket,
+                info,
+            } => Acquisition::Queued {
+                info,
+                waiters,
+                ticket,
+            },
+            Reply::TooManyWaiters => Acquisition::TooManyWaiters,
+            Reply::KeyReused => Acquisition::KeyReused,
+            Reply::AlreadyReleased => Acquisition::AlreadyReleased,
+            Reply::Recovering(retry_after) => return Err(StoreError::Recovering { retry_after }),
+            other => return Err(unexpected(&other)),
+        };
+        Ok(timed(value, answered.asked_at))
     }
 
     async fn renew(
@@ -287,27 +253,20 @@ impl Store for RedisStore {
         lease_id: LeaseId,
         ttl: Option<Ttl>,
     ) -> Result<Timed<Renewal>, StoreError> {
-        let ttl = ttl.map_or_else(String::new, |ttl| in_micros(ttl.get()));
-        let reply = self
-            .run(
-                "renew",
-                key,
-                arguments([lease_id.expose(), ttl]),
-                Urgency::Lease,
-            )
-            .await?;
-        let value = understand(&reply, |fields, at| match fields {
-            ["renewed", rest @ ..] => Some(Renewal::Renewed(lease(rest, at)?)),
-            ["lost", reason] => Some(Renewal::Lost(loss(reason)?)),
-            _ => None,
-        })?;
-        Ok(self.timed(value, &reply))
+        let ttl = ttl.map_or_else(String::new, |ttl| micros(ttl.get()).to_string());
+        let operation = Operation::new("renew", key, format!("{}\t{ttl}", lease_id.expose()));
+        let answered = self.run(operation, Urgency::Lease).await?;
+        let value = match answered.reply {
+            Reply::Renewed(lease) => Renewal::Renewed(lease),
+            Reply::Lost(loss) => Renewal::Lost(loss),
+            other => return Err(unexpected(&other)),
+        };
+        Ok(timed(value, answered.asked_at))
     }
 
     async fn release(&self, key: &LockKey, lease_id: LeaseId) -> Result<EndOutcome, StoreError> {
-        let arguments = arguments([lease_id.expose()]);
-        let reply = self.run("release", key, arguments, Urgency::Lease).await?;
-        understand(&reply, ending)
+        let operation = Operation::new("release", key, lease_id.expose());
+        ended(self.run(operation, Urgency::Lease).await?.reply)
     }
 
     async fn break_lease(
@@ -315,9 +274,8 @@ impl Store for RedisStore {
         key: &LockKey,
         token: FencingToken,
     ) -> Result<EndOutcome, StoreError> {
-        let arguments = arguments([format!("{:016}", token.get())]);
-        let reply = self.run("break", key, arguments, Urgency::Lease).await?;
-        understand(&reply, ending)
+        let operation = Operation::new("break", key, token.get().to_string());
+        ended(self.run(operation, Urgency::Lease).await?.reply)
     }
 
     async fn rollback(
@@ -333,40 +291,27 @@ impl Store for RedisStore {
             lease_id,
             attempt,
         };
-        let operation = Operation::rollback(self.name(key), request, keep);
-        understand(
-            &self.commit.run(operation, Urgency::Waiting).await?,
-            |fields, _| match fields {
-                ["abandoned"] => Some(true),
-                ["void"] => Some(false),
-                _ => None,
-            },
-        )
+        let operation = Operation::rollback(key.as_str().to_owned(), request, keep);
+        match self.run(operation, Urgency::Waiting).await?.reply {
+            Reply::RolledBack(done) => Ok(done),
+            other => Err(unexpected(&other)),
+        }
     }
 
     async fn inspect(&self, key: &LockKey) -> Result<(Option<LeaseInfo>, usize), StoreError> {
-        let reply = self
-            .run("inspect", key, Vec::new(), Urgency::Work)
-            .await
-            .map_err(StoreError::of_a_read)?;
-        understand(&reply, |fields, at| match fields {
-            ["held", waiters, _, rest @ ..] => {
-                Some((Some(lease_info(rest, at)?), waiters.parse().ok()?))
-            }
-            ["free", waiters] => Some((None, waiters.parse().ok()?)),
-            _ => None,
-        })
+        let operation = Operation::new("inspect", key, String::new());
+        let answered = self.run(operation, Urgency::Work).await;
+        match answered.map_err(StoreError::of_a_read)?.reply {
+            Reply::Held { waiters, info, .. } => Ok((Some(info), waiters)),
+            Reply::Free { waiters } => Ok((None, waiters)),
+            other => Err(unexpected(&other)),
+        }
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Page, StoreError> {
-        let generation = self.topology.current();
-        let mark = generation
-            .as_ref()
-            .and_then(|g| g.activation.get(..8))
-            .unwrap_or("00000000");
         let mut cursor = Some(match &query.cursor {
-            None => Cursor::start(mark),
-            Some(text) => Cursor::decode(text, mark).ok_or(StoreError::InvalidCursor)?,
+            None => Cursor::start(),
+            Some(text) => Cursor::decode(text).ok_or(StoreError::InvalidCursor)?,
         });
         let mut page = Page::default();
         let mut bytes = 0;
@@ -384,12 +329,12 @@ impl Store for RedisStore {
                 break;
             }
         }
-        page.next_cursor = walk::encode(cursor.as_ref());
+        page.next_cursor = listing::encode(cursor.as_ref());
         Ok(page)
     }
 
     async fn next_event(&self) -> StoreEvent {
-        self.listener.next().await
+        self.subscription.next().await
     }
 
     fn lease_stats(&self) -> Option<LeaseStats> {
@@ -401,108 +346,61 @@ impl Store for RedisStore {
     }
 
     async fn close(&self) {
-        self.commit.close().await;
+        if let Some(sweeper) = &self.sweeper {
+            sweeper.close().await;
+        }
+        self.pipeline.close().await;
         self.confirmer.close().await;
-        self.listener.close().await;
+        self.subscription.close().await;
         self.resolver.close().await;
     }
 }
 
-fn read_step(reply: &Reply, prefix: &str) -> Option<Step> {
-    let [kind, end, is_cut, entries @ ..] = list(&reply.value)? else {
-        return None;
+/// The arguments of `acquire.lua`.
+fn acquire_arguments(request: &Acquire) -> String {
+    let (idempotency_key, fingerprint) = match request.idempotency {
+        Some(idempotency) => (idempotency.key.to_hex(), idempotency.fingerprint.to_hex()),
+        None => Default::default(),
     };
-    if text(kind)? != "page" {
-        return None;
-    }
-    let is_cut = text(is_cut)? == "cut";
-    let mut locks = Vec::with_capacity(entries.len() / 2);
-    for entry in entries.chunks_exact(2) {
-        let (key, held) = (text(&entry[0])?, fields(&entry[1])?);
-        // Something else's key below this prefix is not a lock.
-        let Ok(key) = LockKey::parse(key.strip_prefix(prefix)?) else {
-            continue;
-        };
-        let waiters = held.get(1)?.parse().ok()?;
-        locks.push((key, lease_info(held.get(3..)?, reply.at)?, waiters));
-    }
-    Some(Step {
-        end: text(end)?.to_owned(),
-        locks,
-        is_cut,
-    })
-}
-
-/// A lease that is as it was asked for and begins now.
-fn taken(request: Acquire, token: &str, deadline: &str, now: Timestamp) -> Option<Lease> {
-    Some(Lease {
-        lease_id: request.lease_id,
-        info: LeaseInfo {
-            holder: request.holder,
-            metadata: request.metadata,
-            fencing_token: FencingToken::new(token.parse().ok()?)?,
-            ttl: request.ttl,
-            acquired_at: now,
-            deadline: Timestamp::from_micros(deadline.parse().ok()?),
-            renewals: 0,
-            read_at: now,
-        },
-    })
-}
-
-fn ending(fields: &[&str], _: Timestamp) -> Option<EndOutcome> {
-    match fields {
-        ["ended", ""] => Some(EndOutcome::Ended { held_for: None }),
-        ["ended", micros] => Some(EndOutcome::Ended {
-            held_for: Some(Duration::from_micros(micros.parse().ok()?)),
-        }),
-        ["lost", reason] => Some(EndOutcome::Lost(loss(reason)?)),
-        _ => None,
-    }
-}
-
-fn loss(reason: &str) -> Option<Loss> {
-    match reason {
-        "not_held" => Some(Loss::NotHeld),
-        "held_by_other" => Some(Loss::HeldByOther),
-        _ => None,
-    }
-}
-
-fn understand<T>(
-    reply: &Reply,
-    read: impl FnOnce(&[&str], Timestamp) -> Option<T>,
-) -> Result<T, StoreError> {
-    fields(&reply.value)
-        .and_then(|fields| read(&fields, reply.at))
-        .ok_or_else(|| misunderstood(reply))
-}
-
-fn misunderstood(reply: &Reply) -> StoreError {
-    // The value may hold a lease id, so only its shape is told.
-    StoreError::Internal {
-        cause: format!(
-            "a script replied {:?} with unexpected fields",
-            outcome(&reply.value)
+    let (timeout, ticket, max_waiters) = match request.wait {
+        None => Default::default(),
+        Some(wait) => (
+            micros(wait.timeout).to_string(),
+            wait.ticket.map(|ticket| ticket.0.to_string()),
+            wait.max_waiters.to_string(),
         ),
+    };
+    let metadata = match request.metadata.pairs() {
+        none if none.is_empty() => String::new(),
+        pairs => serde_json::to_string(pairs).expect("a map of strings is JSON"),
+    };
+    format!(
+        "{}\t{idempotency_key}\t{}\t{}\t{fingerprint}\t{timeout}\t{}\t{max_waiters}\t{}\t{metadata}",
+        request.lease_id.expose(),
+        request.attempt.0,
+        micros(request.ttl.get()),
+        ticket.unwrap_or_default(),
+        request.holder.as_ref().map_or("", |holder| holder.as_str()),
+    )
+}
+
+fn ended(reply: Reply) -> Result<EndOutcome, StoreError> {
+    match reply {
+        Reply::Ended { held_for } => Ok(EndOutcome::Ended { held_for }),
+        Reply::Lost(loss) => Ok(EndOutcome::Lost(loss)),
+        other => Err(unexpected(&other)),
     }
 }
 
-fn arguments<const N: usize>(texts: [String; N]) -> Vec<Vec<u8>> {
-    texts.map(String::into_bytes).into()
+const fn timed<T>(value: T, asked_at: Instant) -> Timed<T> {
+    Timed { value, asked_at }
 }
 
-fn in_micros(duration: Duration) -> String {
-    micros(duration).to_string()
-}
-
-fn escape_glob(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        if matches!(c, '*' | '?' | '[' | ']' | '\\' | '^') {
-            escaped.push('\\');
-        }
-        escaped.push(c);
+/// The reply may hold a lease id, so the log gets only its kind.
+fn unexpected(reply: &Reply) -> StoreError {
+    let kind = format!("{reply:?}");
+    let kind = kind.split(['(', ' ']).next().unwrap_or_default();
+    StoreError::Internal {
+        cause: format!("a script replied {kind} to another operation"),
     }
-    escaped
 }

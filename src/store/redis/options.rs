@@ -1,4 +1,4 @@
-//! What the Redis store is told, validated: addresses, credentials, TLS, limits.
+//! The options of the Redis store, validated: addresses, credentials, TLS, limits.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,52 +11,47 @@ use redis::{
 
 use crate::secret::Secret;
 
-/// How long an idle connection is silent before TCP asks whether the peer is still there.
+/// How long a connection is idle before TCP probes the peer.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
 
-/// How far a clock may step unnoticed. Leases are promised for so much less.
-const UNNOTICED_STEP: Duration = Duration::from_millis(20);
-
-/// Requests that one connection takes before its sender waits; a batch is one request.
+/// How many requests one connection queues before its sender waits; a batch is one request.
 const PIPELINE_BUFFER: usize = 64;
 
-/// All that the store needs to know.
+/// The options of the store.
 #[derive(Clone, Debug)]
 pub struct RedisOptions {
-    /// How the master is found.
+    /// How the server finds the master.
     pub discovery: Discovery,
     /// How to reach data nodes.
     pub data: Endpoint,
     /// Database number.
     pub db: i64,
-    /// Connections, and so batches in flight, for each server.
+    /// The connections for batches, and so the most batches in flight.
     pub pool_size: usize,
-    /// How long a connection may take to stand.
+    /// How long opening a connection may take.
     pub connect_timeout: Duration,
-    /// How long Redis may take to answer.
+    /// How long a reply of Redis may take.
     pub response_timeout: Duration,
     /// How many replicas must confirm a grant or renewal.
     pub replica_acks: ReplicaAcks,
-    /// Begins the name of every key and channel.
+    /// The prefix of every key and channel.
     pub key_prefix: String,
-    /// The longest TTL that is granted.
-    pub max_ttl: Duration,
-    /// How far the clocks of data nodes may be apart.
+    /// The largest difference between the clocks of data nodes.
     pub max_clock_skew: Duration,
-    /// The longest that new grants pause after a loss.
+    /// The longest pause of new grants after a loss.
     pub max_recovery: Duration,
     /// Where scripts read the time.
     pub clock: Clock,
 }
 
-/// How the master is found.
+/// How the server finds the master.
 #[derive(Clone, Debug)]
 pub enum Discovery {
-    /// One address, which must be a master's.
+    /// The master has this address.
     Direct(Address),
-    /// The address that a majority of the Sentinels name.
+    /// The master has the address that a majority of the Sentinels names.
     Sentinel {
-        /// Where to begin; the others are found through them.
+        /// The configured Sentinels; they name the others.
         sentinels: Vec<Address>,
         /// The name of the master set.
         master: String,
@@ -65,32 +60,32 @@ pub enum Discovery {
     },
 }
 
-/// Credentials and TLS towards one kind of node.
+/// Credentials and TLS for data nodes or for Sentinels.
 #[derive(Clone, Debug, Default)]
 pub struct Endpoint {
     /// The ACL user; `default` if absent.
     pub username: Option<String>,
-    /// Its password.
+    /// The password of the ACL user.
     pub password: Option<Secret>,
-    /// TLS, if it is on.
+    /// The TLS material; plain TCP if absent.
     pub tls: Option<Tls>,
 }
 
-/// What TLS is verified with and shown to the peer, in PEM.
+/// The TLS material, in PEM.
 #[derive(Clone, Debug, Default)]
 pub struct Tls {
-    /// The authority that signed the servers' certificates; the system's if absent.
+    /// The authority that signed the certificates of the nodes; the system's authorities if absent.
     pub ca: Option<Vec<u8>>,
-    /// Client certificate and key.
+    /// The client certificate and its key.
     pub identity: Option<(Vec<u8>, Secret)>,
 }
 
-/// A number of replicas, or as many as there are.
+/// How many replicas must confirm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplicaAcks {
-    /// All online replicas, and at least one under Sentinel.
+    /// All online replicas; with Sentinels at least one.
     Auto,
-    /// Exactly so many.
+    /// This number.
     Fixed(usize),
 }
 
@@ -99,7 +94,7 @@ pub enum ReplicaAcks {
 pub enum Clock {
     /// `TIME` of Redis.
     Server,
-    /// The microseconds in the key `<prefix>test:clock`: for tests alone.
+    /// The microseconds in the key `<prefix>test:clock`, for tests only.
     Set,
 }
 
@@ -159,10 +154,10 @@ impl fmt::Display for Address {
 }
 
 impl Endpoint {
-    /// A client for one node. Opens no connection yet.
+    /// Creates a client for one node without connecting.
     ///
     /// # Errors
-    /// If the TLS material cannot be used.
+    /// The TLS material is invalid.
     pub fn client(&self, address: &Address, db: i64) -> RedisResult<Client> {
         let mut settings = RedisConnectionInfo::default()
             .set_db(db)
@@ -221,46 +216,52 @@ impl RedisOptions {
             .set_pipeline_buffer_size(PIPELINE_BUFFER)
     }
 
-    /// How long an operation is pursued before it is given up.
-    pub(super) fn patience(&self) -> Duration {
+    /// How long an operation may take, retries included.
+    pub(super) fn operation_timeout(&self) -> Duration {
         self.connect_timeout + self.response_timeout
     }
 
-    pub(super) fn meta_key(&self) -> String {
-        format!("{}meta", self.key_prefix)
+    /// The hash that holds the activation record and a field for each lock.
+    pub(super) fn locks_key(&self) -> String {
+        format!("{}locks", self.key_prefix)
     }
 
-    pub(super) fn servers_key(&self) -> String {
-        format!("{}servers", self.key_prefix)
-    }
-
-    pub(super) fn turns_key(&self) -> String {
-        format!("{}turns", self.key_prefix)
-    }
-
+    /// The index: the locks by the moment at which a lease or a reservation of them ends.
     pub(super) fn leases_key(&self) -> String {
         format!("{}leases", self.key_prefix)
     }
 
-    /// Where all servers hear for how long a lock that others wait for is somebody's.
+    /// The heartbeats of the servers.
+    pub(super) fn servers_key(&self) -> String {
+        format!("{}servers", self.key_prefix)
+    }
+
+    /// The outstanding reservations.
+    pub(super) fn reservations_key(&self) -> String {
+        format!("{}reservations", self.key_prefix)
+    }
+
+    /// The remembered releases.
+    pub(super) fn releases_keys(&self) -> [String; 2] {
+        [1, 2].map(|number| format!("{}released:{number}", self.key_prefix))
+    }
+
+    /// The record of data format 1. It shows that an older version of Leasehold uses this Redis.
+    pub(super) fn older_record_key(&self) -> String {
+        format!("{}meta", self.key_prefix)
+    }
+
+    /// The channel that tells all servers for how long a contended lock is held.
     pub(super) fn common_channel(&self) -> String {
         format!("{}wake:all", self.key_prefix)
     }
 
-    /// Where a server hears whose turn it is.
+    /// The channel that tells a server of reservations for its waiters.
     pub(super) fn wake_channel(&self, server_id: &str) -> String {
         format!("{}wake:{server_id}", self.key_prefix)
     }
 
-    /// How far the master's clock may step unnoticed: as it likes, where a test moves it.
-    pub(super) fn unnoticed_step(&self) -> Duration {
-        match self.clock {
-            Clock::Server => UNNOTICED_STEP.min(self.max_clock_skew),
-            Clock::Set => self.max_clock_skew,
-        }
-    }
-
-    /// How many replicas must confirm, however few there are.
+    /// The least number of replicas that must confirm, also while fewer are online.
     pub(super) fn least_replicas(&self) -> usize {
         match (self.replica_acks, &self.discovery) {
             (ReplicaAcks::Fixed(number), _) => number,
@@ -269,7 +270,7 @@ impl RedisOptions {
         }
     }
 
-    /// What a number of confirmations set by the operator gives up.
+    /// The risk that the operator accepts with a fixed number of confirmations.
     pub(super) fn accepted_risk(&self) -> Option<String> {
         match self.replica_acks {
             ReplicaAcks::Auto => None,
@@ -284,10 +285,6 @@ impl RedisOptions {
             )),
         }
     }
-
-    pub(super) fn lock_prefix(&self) -> String {
-        format!("{}lock:", self.key_prefix)
-    }
 }
 
 #[cfg(test)]
@@ -295,7 +292,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_read_with_and_without_port() {
+    fn addresses_parse_with_and_without_port() {
         let parse = |text| Address::parse(text, 26379).map(|a| (a.host, a.port));
         assert_eq!(parse("redis"), Some(("redis".into(), 26379)));
         assert_eq!(parse("redis.ns.svc:1"), Some(("redis.ns.svc".into(), 1)));

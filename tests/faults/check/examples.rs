@@ -212,15 +212,36 @@ const EXAMPLES: &[Example] = &[
         vec![
             grant("a", 0, 10, "l1", 1),
             with(sighting("b", 20, 30, "a", 1), |call| {
-                call.seen.as_mut().expect("seen").expires_in_ms = Some(700);
+                call.seen.as_mut().expect("seen").expires_in_ms = Some(1200);
             }),
         ]
     }),
+    ("a fault uses the grace up", &[], || {
+        vec![
+            grant("a", 0, 10, "l1", 1),
+            fault("clock-plus-240ms", Phase::Inject, 15),
+            with(sighting("b", 20, 30, "a", 1), |call| {
+                call.seen.as_mut().expect("seen").expires_in_ms = Some(1200);
+            }),
+        ]
+    }),
+    (
+        "an answer to others counts without the grace",
+        &["shrunken-lease"],
+        || {
+            vec![
+                grant("a", 0, 10, "l1", 1),
+                with(sighting("b", 20, 30, "a", 1), |call| {
+                    call.seen.as_mut().expect("seen").expires_in_ms = Some(969);
+                }),
+            ]
+        },
+    ),
     ("an answer promises as much", &[], || {
         vec![
             grant("a", 0, 10, "l1", 1),
             with(sighting("b", 20, 30, "a", 1), |call| {
-                call.seen.as_mut().expect("seen").expires_in_ms = Some(969);
+                call.seen.as_mut().expect("seen").expires_in_ms = Some(1469);
             }),
         ]
     }),
@@ -233,6 +254,23 @@ const EXAMPLES: &[Example] = &[
                 1,
                 1000,
             ),
+        ]
+    }),
+    ("a renewal in the grace", &[], || {
+        vec![
+            grant("a", 0, 10, "l1", 1),
+            answer(
+                for_lease(call("a", Op::Renew, 1450, 1460), "l1"),
+                "l1",
+                1,
+                1000,
+            ),
+        ]
+    }),
+    ("a replay in the grace", &["revived-lease"], || {
+        vec![
+            idempotent(grant("a", 0, 10, "l1", 1)),
+            idempotent(grant("a", 1450, 1460, "l1", 1)),
         ]
     }),
     ("a renewal after a refusal", &["revived-lease"], || {
@@ -400,9 +438,23 @@ const EXAMPLES: &[Example] = &[
             grant("a", 0, 10, "l1", 1),
             fault("", Phase::Probe, 100),
             of_the_probe(refused),
-            of_the_probe(grant("p", 3500, 3510, "l9", 9)),
+            of_the_probe(grant("p", 2590, 2600, "l9", 9)),
         ]
     }),
+    (
+        "a key acquired soon after the grace of its lease",
+        &[],
+        || {
+            let of_the_probe = |event| with(event, |call| call.client = PROBE_CLIENT);
+            let refused = outcome(call("p", Op::Acquire, 1100, 1110), Outcome::Refused);
+            vec![
+                grant("a", 0, 10, "l1", 1),
+                fault("", Phase::Probe, 100),
+                of_the_probe(refused),
+                of_the_probe(grant("p", 2390, 2400, "l9", 9)),
+            ]
+        },
+    ),
     ("a key acquired after the last lease", &[], || {
         let probe = with(grant("p", 1500, 1510, "l9", 9), |call| {
             call.client = PROBE_CLIENT;

@@ -2,20 +2,23 @@
 
 use std::collections::HashMap;
 
-use super::Violation;
 use super::leases::Lease;
 use super::windows::Windows;
+use super::{GRACE_US, Violation};
 use crate::history::{Call, Op, Outcome};
 
 /// The loss by rounding to whole milliseconds on both sides.
 const ROUNDING_US: u64 = 10_000;
-/// How long a lease may outlast its deadline after a failover: the clock skew plus rounding.
-const OUTLASTS_US: u64 = 600_000;
+/// How long a lease may outlast its deadline: its grace plus a lag of the clocks.
+const OUTLASTS_US: u64 = GRACE_US + 100_000;
 /// How much longer than its requested wait a client waits for an answer.
 const PATIENCE_US: u64 = 3_000_000;
 
 /// An answer leaves less of a lease than an answer from before its question had promised.
-pub(super) fn shrunken(leases: &[Lease], calls: &[&Call]) -> Vec<Violation> {
+///
+/// Answers to others count until the end of the grace. A step of the clock may use the grace up, so it is not promised
+/// under a fault.
+pub(super) fn shrunken(leases: &[Lease], calls: &[&Call], windows: &Windows) -> Vec<Violation> {
     let mut said: HashMap<(&str, u64), Vec<(&Call, u64)>> = HashMap::new();
     for call in calls {
         if let Some((token, end)) = latest_end(call) {
@@ -30,13 +33,14 @@ pub(super) fn shrunken(leases: &[Lease], calls: &[&Call]) -> Vec<Violation> {
         let none = Vec::new();
         let said = said.get(&(lease.key, lease.token)).unwrap_or(&none);
         let broken = said.iter().find_map(|(call, end)| {
+            let answered = call.answered_at.filter(|at| *at < over)?;
+            let with_grace = call.seen.is_some() && !windows.disturbed(lease.first_sent, answered);
+            let grace = if with_grace { GRACE_US } else { 0 };
             let earlier = lease
                 .proofs
                 .iter()
-                .find(|proof| proof.from < call.sent_at && end + ROUNDING_US < proof.until);
-            earlier
-                .filter(|_| call.answered_at.is_some_and(|at| at < over))
-                .map(|proof| (proof, *call, proof.until - end))
+                .find(|proof| proof.from < call.sent_at && end + ROUNDING_US < proof.until + grace);
+            earlier.map(|proof| (proof, *call, proof.until + grace - end))
         });
         let Some((promise, call, short)) = broken else {
             continue;
@@ -116,7 +120,9 @@ pub(super) fn revived(leases: &[Lease], calls: &[&Call], windows: &Windows) -> V
             if let Some(lost) = refused {
                 return Some((call, vec![lease.grant, lost, call], "was answered 409"));
             }
-            let outlasts = if windows.disturbed(lease.first_sent, call.sent_at) {
+            // In its grace a lease accepts renewals, and is over for a repeated acquisition.
+            let is_renewal = call.op == Op::Renew;
+            let outlasts = if is_renewal || windows.disturbed(lease.first_sent, call.sent_at) {
                 OUTLASTS_US
             } else {
                 ROUNDING_US

@@ -2,16 +2,16 @@
 
 use std::collections::HashMap;
 
-use super::Violation;
 use super::leases::Lease;
 use super::windows::Windows;
+use super::{GRACE_US, Violation};
 use crate::history::{Call, Event, Op, Outcome, PROBE_CLIENT, Phase};
 
 /// How long a free lock may have a waiter without a fault; a lost hint costs a second.
 const HAND_OVER_US: u64 = 3_000_000;
 /// How long before its answer a grant may have happened.
 const ANSWER_US: u64 = 1_000_000;
-/// The allowance of the liveness rule beyond the rest of a TTL.
+/// The allowance of the liveness rule beyond the rest of a TTL and the grace.
 const LIVENESS_US: u64 = 1_000_000;
 /// How much longer than its requested wait a client waits for an answer.
 const PATIENCE_US: u64 = 3_000_000;
@@ -211,13 +211,13 @@ fn hold_of(lease: &Lease) -> (u64, u64) {
     (from, until.min(lease.ended.unwrap_or(u64::MAX)))
 }
 
-/// The latest end of the lease if no client had ended it.
+/// The latest end of the lease for others if no client had ended it: a dead holder blocks a key for its TTL plus the skew.
 fn longest_hold_of(lease: &Lease) -> u64 {
     let proofs = lease.proofs.iter().filter_map(|proof| {
         let left = proof.call.lease.as_ref()?.expires_in_ms;
         Some(proof.from + left * 1000)
     });
-    proofs.max().unwrap_or(lease.granted)
+    proofs.max().unwrap_or(lease.granted) + GRACE_US
 }
 
 /// The interval in which a call without an answer may have made or kept a lease.
@@ -230,7 +230,7 @@ fn doubtful_hold(call: &Call) -> Option<(u64, u64)> {
     let over = call
         .answered_at
         .unwrap_or(call.sent_at + call.wait_ms * 1000 + PATIENCE_US);
-    Some((call.sent_at, over + ttl_ms * 1000 + ANSWER_US))
+    Some((call.sent_at, over + ttl_ms * 1000 + GRACE_US + ANSWER_US))
 }
 
 /// The longest gap between these moments in which no client can have held the lock: its start and its length.

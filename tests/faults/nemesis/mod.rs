@@ -163,6 +163,21 @@ pub(crate) const ALL: &[Nemesis] = &[
         run: |w| clocks::step(w, -240),
     },
     Nemesis {
+        name: "clock-plus-240ms-thrice",
+        about: "The clock of the master steps forward three times within a TTL: each step within the skew, the sum beyond.",
+        run: clocks::step_thrice,
+    },
+    Nemesis {
+        name: "clock-240ms-two-nodes",
+        about: "The clock of the master steps, another master takes over, and its clock steps: all within the skew.",
+        run: clocks::step_two_nodes,
+    },
+    Nemesis {
+        name: "clock-240ms-new-server",
+        about: "Servers start between the first and the second of three such steps.",
+        run: clocks::step_around_start,
+    },
+    Nemesis {
         name: "clock-plus-2s",
         about: "The clock of a data node steps forward, beyond the skew, and back.",
         run: |w| clocks::step(w, 2000),

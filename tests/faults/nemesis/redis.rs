@@ -207,7 +207,7 @@ fn replid(world: &World, node: usize) -> Option<String> {
 }
 
 fn activation(world: &World, node: usize) -> Option<String> {
-    let words = ["HGET", "leasehold:meta", "activation"];
+    let words = ["HGET", "leasehold:locks", "#activation"];
     world.cluster.node(node).try_cli(&words).ok()
 }
 

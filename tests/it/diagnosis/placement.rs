@@ -69,7 +69,7 @@ fn key_prefix_is_used() {
     ]);
     use_everything(&server);
     let keys = redis.keys();
-    assert!(keys.contains(&"{team-a}/lock:held".to_owned()), "{keys:?}");
+    assert!(keys.contains(&"{team-a}/locks".to_owned()), "{keys:?}");
     assert!(
         keys.iter().all(|key| key.starts_with("{team-a}/")),
         "{keys:?}"

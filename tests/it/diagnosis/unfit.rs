@@ -12,7 +12,7 @@ const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
 #[test]
 fn memory_that_evicts_locks() {
-    for policy in ["allkeys-lru", "volatile-ttl"] {
+    for policy in ["allkeys-lru", "allkeys-random"] {
         let redis = RedisConfig::new()
             .line("maxmemory", "100mb")
             .line("maxmemory-policy", policy)
@@ -44,7 +44,7 @@ fn memory_that_begins_to_evict_locks_is_seen_at_once_when_something_else_is_odd(
     redis.cli(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
     redis.cli(&["CONFIG", "SET", "maxmemory", "100mb"]);
     // A heartbeat shows neither of these two problems.
-    redis.cli(&["ACL", "SETUSER", "default", "-set"]);
+    redis.cli(&["ACL", "SETUSER", "default", "-zadd"]);
     let refused = server.api().acquire("a", None);
     assert_eq!(refused.status, 503, "{refused:?}");
     let asked = Instant::now();
@@ -111,13 +111,33 @@ fn database_that_does_not_exist() {
 #[test]
 fn data_of_a_newer_format_is_left_alone() {
     let redis = RedisServer::plain();
-    redis.cli(&["HSET", "leasehold:meta", "format", "2", "later", "field"]);
-    redis.cli(&["SET", "leasehold:lock:trouble", "of another format"]);
+    redis.cli(&["HSET", "leasehold:locks", "#format", "3", "#later", "field"]);
+    redis.cli(&["SET", "leasehold:trouble", "of another format"]);
     let before = contents(&redis);
     let server = with_redis(&redis.url());
-    says_at_start(&server, &["format 2", "newer", "run a newer version"]);
+    says_at_start(&server, &["format 3", "newer", "run a newer version"]);
     assert_eq!(contents(&redis), before);
-    redis.cli(&["DEL", "leasehold:meta", "leasehold:lock:trouble"]);
+    redis.cli(&["DEL", "leasehold:locks", "leasehold:trouble"]);
+    becomes_ready(&server);
+}
+
+#[test]
+fn data_of_the_older_format_is_left_alone() {
+    let redis = RedisServer::plain();
+    redis.cli(&["HSET", "leasehold:meta", "format", "1", "token", "7"]);
+    let before = contents(&redis);
+    let server = with_redis(&redis.url());
+    says_at_start(
+        &server,
+        &[
+            "leasehold:meta",
+            "older version",
+            "delete its keys",
+            "LEASEHOLD_KEY_PREFIX",
+        ],
+    );
+    assert_eq!(contents(&redis), before);
+    redis.cli(&["DEL", "leasehold:meta"]);
     becomes_ready(&server);
 }
 
@@ -127,13 +147,30 @@ fn data_that_becomes_of_a_newer_format_is_left_alone() {
     let server = with_redis(&redis.url());
     becomes_ready(&server);
     let id = acquire(&server, "held");
-    redis.cli(&["HSET", "leasehold:meta", "format", "2"]);
+    let activation = redis.cli(&["HGET", "leasehold:locks", "#activation"]);
+    // A server of a newer version activates the master again.
+    let newer = "f".repeat(32);
+    redis.cli(&[
+        "HSET",
+        "leasehold:locks",
+        "#format",
+        "3",
+        "#activation",
+        &newer,
+    ]);
     let before = contents(&redis);
     let released = server.api().release("held", &id);
     super::is_unavailable(&released, &["none"]);
-    says_later(&server, &["format 2", "newer", "run a newer version"]);
+    says_later(&server, &["format 3", "newer", "run a newer version"]);
     assert_eq!(contents(&redis), before);
-    redis.cli(&["HSET", "leasehold:meta", "format", "1"]);
+    redis.cli(&[
+        "HSET",
+        "leasehold:locks",
+        "#format",
+        "2",
+        "#activation",
+        &activation,
+    ]);
     becomes_ready(&server);
     assert_eq!(server.api().release("held", &id).status, 204);
 }
@@ -161,12 +198,7 @@ fn redis_that_loads_its_data_is_waited_for() {
 fn contents(redis: &RedisServer) -> Vec<(String, String)> {
     let keys = redis.keys().into_iter();
     keys.map(|key| {
-        let read = if key.ends_with(":meta") {
-            "HGETALL"
-        } else {
-            "GET"
-        };
-        let value = redis.cli(&[read, &key]);
+        let value = redis.cli(&["DUMP", &key]);
         (key, value)
     })
     .collect()

@@ -11,7 +11,7 @@ use super::stage::Stage;
 use crate::support::http::Reply;
 
 /// The shortest TTL, with as much again for clocks.
-const EXPIRY: Duration = Duration::from_millis(200);
+const EXPIRY: Duration = Duration::from_millis(800);
 
 const SHORT: &str = r#"{"ttl_ms":100}"#;
 

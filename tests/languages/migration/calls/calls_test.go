@@ -37,7 +37,8 @@ func TestHeldLockIsRefused(t *testing.T) {
 	_, err = locks.Acquire(ctx, c, leasehold.Request{})
 	held := problem(t, err, 423, "lock-held")
 	check(t, held.Holder == "me", held)
-	between(t, time.Duration(held.ExpiresInMs)*time.Millisecond, ttl-2*time.Second, ttl)
+	// For others the lease ends with the clock skew.
+	between(t, time.Duration(held.ExpiresInMs)*time.Millisecond, ttl-2*time.Second, ttl+time.Second)
 }
 
 func TestSecretsStaySecretAndMetadataIsShown(t *testing.T) {
@@ -80,7 +81,7 @@ func TestRenewal(t *testing.T) {
 	between(t, left, ttl-4*time.Second, ttl)
 	shown := status(t, c)
 	check(t, shown["held"] == true, shown)
-	between(t, time.Duration(shown["expires_in_ms"].(float64))*time.Millisecond, ttl-2*time.Second, ttl)
+	between(t, time.Duration(shown["expires_in_ms"].(float64))*time.Millisecond, ttl-2*time.Second, ttl+time.Second)
 }
 
 func TestRenewalNeverShortens(t *testing.T) {

@@ -1,0 +1,305 @@
+//! A Redis node at one address: its connections, and the checks that it can hold locks.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use deadpool_redis::{Hook, HookError, Manager, Pool, Runtime};
+use redis::aio::{MultiplexedConnection, PubSub};
+use redis::{Client, RedisError, Value, cmd};
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::store::redis::errors::diagnosis::{self, Diagnosis, Target};
+use crate::store::redis::options::{Address, Discovery, RedisOptions};
+use crate::store::redis::scripts::reply::text;
+use crate::store::redis::scripts::{Scripts, Source};
+
+/// The oldest Redis that the store supports: it needs `SENTINEL MYID`, and ACL rules for channels.
+pub const MIN_REDIS_VERSION: (u32, u32) = (6, 2);
+
+/// How often the resolver repeats a question when the peer closes the connection without a reason.
+const MAX_REPEATS: usize = 4;
+
+/// A node that the store talks to. Retiring it interrupts all operations on it at once.
+pub(crate) struct Node {
+    pub(crate) address: Address,
+    pub(crate) pool: Pool,
+    /// Cancelled when another node takes over. The outcome of operations in flight on this node is then unknown.
+    pub(crate) retired: CancellationToken,
+    /// How many connections have failed. After each failure the other connections are checked before their next use.
+    breaks: AtomicU64,
+    client: Client,
+    target: Target,
+    options: Arc<RedisOptions>,
+    /// The resolver has a connection of its own, so that its questions never wait behind operations on locks.
+    control: Mutex<Option<MultiplexedConnection>>,
+}
+
+/// A question of the resolver to a node.
+pub(crate) enum Question<'a> {
+    /// `INFO`.
+    Info,
+    /// A script with its keys and arguments.
+    Run(&'a Source, &'a [String], &'a [String]),
+}
+
+impl Question<'_> {
+    async fn ask(&self, connection: &mut MultiplexedConnection) -> Result<Value, RedisError> {
+        match self {
+            Self::Info => cmd("INFO").query_async(connection).await,
+            Self::Run(script, keys, arguments) => {
+                let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
+                script.run(connection, keys, &arguments).await
+            }
+        }
+    }
+}
+
+impl Node {
+    /// Prepares a pool for one address without connecting. Each new connection of the pool loads the batch script.
+    pub(crate) fn new(
+        address: Address,
+        options: Arc<RedisOptions>,
+        scripts: Arc<Scripts>,
+    ) -> Result<Self, Diagnosis> {
+        let unusable = |error: &dyn fmt::Display| {
+            Diagnosis::disqualifying(format!("cannot set up connections to {address}: {error}"))
+        };
+        let client = options
+            .data
+            .client(&address, options.db)
+            .map_err(|error| unusable(&error))?;
+        let manager = Manager::new_with_config(
+            client.get_connection_info().clone(),
+            options.connection_config(),
+        )
+        .map_err(|error| unusable(&error))?;
+        let load = Hook::async_fn(move |connection: &mut MultiplexedConnection, _| {
+            let scripts = Arc::clone(&scripts);
+            Box::pin(async move {
+                let loaded = scripts.batch.load(connection).await;
+                loaded.map_err(HookError::Backend)
+            })
+        });
+        let pool = Pool::builder(manager)
+            // One more connection than `pool_size`, for listings.
+            .max_size(options.pool_size + 1)
+            .wait_timeout(Some(options.response_timeout))
+            .create_timeout(Some(options.connect_timeout + options.response_timeout))
+            .recycle_timeout(Some(options.response_timeout))
+            .runtime(Runtime::Tokio1)
+            .post_create(load)
+            .build()
+            .map_err(|error| unusable(&error))?;
+        Ok(Self {
+            address,
+            pool,
+            retired: CancellationToken::new(),
+            breaks: AtomicU64::new(0),
+            client,
+            target: data_target(&options),
+            options,
+            control: Mutex::new(None),
+        })
+    }
+
+    /// How many connections have failed so far.
+    pub(crate) fn breaks(&self) -> u64 {
+        self.breaks.load(Ordering::Relaxed)
+    }
+
+    /// Reports that a connection has failed.
+    pub(crate) fn connection_broke(&self) {
+        self.breaks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Opens a connection for subscriptions.
+    pub(crate) async fn subscriber(&self) -> Result<PubSub, RedisError> {
+        self.client.get_async_pubsub().await
+    }
+
+    /// Opens a connection outside the pool.
+    pub(crate) async fn own_connection(&self) -> Result<MultiplexedConnection, RedisError> {
+        self.client
+            .get_multiplexed_async_connection_with_config(&self.options.connection_config())
+            .await
+    }
+
+    /// Asks over the control connection. After any failure the node opens a new one.
+    pub(crate) async fn ask(&self, question: &Question<'_>) -> Result<Value, Diagnosis> {
+        let mut control = self.control.lock().await;
+        let cached = control.take();
+        let was_cached = cached.is_some();
+        let mut answer = self.ask_over(cached, question).await;
+        if was_cached && answer.is_err() {
+            // The cached connection may have died unnoticed. Only a new one shows the present problem.
+            answer = self.ask_over(None, question).await;
+        }
+        // A peer that refuses during the handshake may close the connection before this server has read the reason.
+        let dropped =
+            |error: &RedisError| error.is_connection_dropped() && !error.is_connection_refusal();
+        for _ in 0..MAX_REPEATS {
+            if !answer.as_ref().is_err_and(dropped) {
+                break;
+            }
+            answer = self.ask_over(None, question).await;
+        }
+        let (answer, connection) = answer.map_err(|error| Diagnosis {
+            hung_up: dropped(&error),
+            ..self.explain(&error)
+        })?;
+        *control = Some(connection);
+        Ok(answer)
+    }
+
+    async fn ask_over(
+        &self,
+        connection: Option<MultiplexedConnection>,
+        question: &Question<'_>,
+    ) -> Result<(Value, MultiplexedConnection), RedisError> {
+        let mut connection = match connection {
+            Some(connection) => connection,
+            None => self.own_connection().await?,
+        };
+        let answer = question.ask(&mut connection).await?;
+        Ok((answer, connection))
+    }
+
+    /// Checks the role, version and settings of the node. The error says why the node cannot hold locks.
+    pub(crate) async fn probe(&self) -> Result<(), Diagnosis> {
+        let info = self.ask(&Question::Info).await?;
+        let info = parse_info(&info);
+        let field = |name: &str| info.get(name).copied().unwrap_or_default();
+        let at = &self.address;
+        let problem = match (
+            field("redis_mode"),
+            field("role"),
+            field("maxmemory_policy"),
+        ) {
+            ("sentinel", ..) => return Err(diagnosis::sentinel(at)),
+            ("cluster", ..) => return Err(diagnosis::cluster(at)),
+            _ if !is_recent(field("redis_version")) => format!(
+                "{at} runs Redis {}, which is too old: Leasehold requires {}.{} or newer",
+                field("redis_version"),
+                MIN_REDIS_VERSION.0,
+                MIN_REDIS_VERSION.1
+            ),
+            (_, "slave", _) => self.explain_replica(field("master_host"), field("master_port")),
+            (_, _, policy) if policy.starts_with("allkeys") && field("maxmemory") != "0" => {
+                format!(
+                    "{at} evicts keys when its memory is full (maxmemory-policy {policy}), and can drop locks that are held: \
+                 set maxmemory-policy to noeviction"
+                )
+            }
+            _ if field("loading") == "1" => {
+                return Err(Diagnosis::passing(format!(
+                    "{at} is loading its data: wait until it has finished"
+                )));
+            }
+            _ => return Ok(()),
+        };
+        Err(Diagnosis::disqualifying(problem))
+    }
+
+    /// Whether all connections lead to the same node. A Service over all nodes of a set leads each connection to
+    /// another node, so three connections are compared.
+    pub(crate) async fn is_one_node(&self) -> Result<bool, Diagnosis> {
+        let first = run_id(&self.ask(&Question::Info).await?);
+        for _ in 0..2 {
+            let other = self.ask_over(None, &Question::Info).await;
+            let (info, _connection) = other.map_err(|error| self.explain(&error))?;
+            if run_id(&info) != first {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    pub(crate) fn any_node_service(&self) -> Diagnosis {
+        Diagnosis::disqualifying(format!(
+            "{} leads to different nodes, as a Service for master and replicas does: set LEASEHOLD_SENTINELS, or use the \
+             address of the master",
+            self.address
+        ))
+    }
+
+    fn explain_replica(&self, host: &str, port: &str) -> String {
+        format!(
+            "{} is a replica (of {host}:{port}) and cannot hold locks: set LEASEHOLD_REDIS_URL to the master's address, or \
+             use LEASEHOLD_SENTINELS to follow the master",
+            self.address
+        )
+    }
+
+    /// Explains an error of Redis to the operator.
+    pub(crate) fn explain(&self, error: &RedisError) -> Diagnosis {
+        self.target.explain(&self.address, error)
+    }
+
+    /// Explains an error that a script received to the operator.
+    pub(crate) fn explain_operation(&self, said: &str) -> Diagnosis {
+        self.target.explain_operation(&self.address, said)
+    }
+}
+
+/// The settings that lead to a data node: a diagnosis names them.
+fn data_target(options: &RedisOptions) -> Target {
+    let address_setting = match options.discovery {
+        Discovery::Direct(_) => "the address in LEASEHOLD_REDIS_URL",
+        Discovery::Sentinel { .. } => "the address that the Sentinels name (LEASEHOLD_SENTINELS)",
+    };
+    Target {
+        address_setting,
+        credentials: "LEASEHOLD_REDIS_USERNAME and LEASEHOLD_REDIS_PASSWORD",
+        tls_setting: "LEASEHOLD_REDIS_TLS",
+        tls: options.data.tls.is_some(),
+        key_prefix: options.key_prefix.clone(),
+        username: options
+            .data
+            .username
+            .clone()
+            .unwrap_or_else(|| "default".to_owned()),
+        db: options.db,
+    }
+}
+
+fn run_id(info: &Value) -> String {
+    parse_info(info)
+        .get("run_id")
+        .copied()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+fn parse_info(info: &Value) -> HashMap<&str, &str> {
+    let lines = text(info).unwrap_or_default().lines();
+    lines.filter_map(|line| line.split_once(':')).collect()
+}
+
+fn is_recent(version: &str) -> bool {
+    let mut parts = version
+        .split('.')
+        .map(|part| part.parse::<u32>().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= MIN_REDIS_VERSION
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_recent;
+
+    #[test]
+    fn versions_are_compared_by_number() {
+        for (version, recent) in [
+            ("6.2.0", true),
+            ("7.0.15", true),
+            ("10.0", true),
+            ("6.0.16", false),
+            ("5.0.14", false),
+            ("", false),
+        ] {
+            assert_eq!(is_recent(version), recent, "{version}");
+        }
+    }
+}

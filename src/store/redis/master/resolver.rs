@@ -1,0 +1,369 @@
+//! The task that finds the master.
+//!
+//! The resolver asks the Sentinels (or takes the configured address), probes the node, activates it, and publishes it
+//! as a new generation. It does not use the Sentinel pool of deadpool-redis: that pool keeps writing to a deposed
+//! master for as long as a connection to it lives.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::activation::{Activator, ReportReply};
+use super::change::Change;
+use super::clock::ClockJump;
+use super::node::Node;
+use super::sentinel::Sentinels;
+use super::topology::{Generation, Topology, View};
+use crate::lock::lease::millis;
+use crate::store::clock::wall_clock;
+use crate::store::contract::{Condition, Event, Health};
+use crate::store::redis::errors::diagnosis::Diagnosis;
+use crate::store::redis::options::{Address, Discovery, RedisOptions};
+use crate::store::redis::scripts::{REPORTING_TIME, Scripts};
+use crate::telemetry::{ClockStep, FailureCause, RedisMetrics};
+
+/// How often the resolver looks for the master and sends a heartbeat. Messages of Sentinels and failed operations make
+/// it look earlier.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The interval while no master is usable. It is shorter than the time for which a newly activated master waits for
+/// reports.
+const TROUBLED_POLL_INTERVAL: Duration = Duration::from_millis(200);
+
+/// The shortest time between two searches for the master.
+const MIN_POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How often the resolver probes a healthy master. The reply to each heartbeat shows everything except its settings.
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The task behind a [`Topology`]; its owner stops it and waits for it.
+pub(crate) struct Resolver {
+    stop: CancellationToken,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Starts the resolver. It is not connected yet when this returns.
+pub(crate) fn start(
+    options: &Arc<RedisOptions>,
+    scripts: Arc<Scripts>,
+    activator: Activator,
+    metrics: RedisMetrics,
+) -> (Topology, Resolver) {
+    let starting = Health {
+        condition: Condition::Starting("the server has not reached the store yet".into()),
+        last_change: None,
+        accepted_risk: options.accepted_risk(),
+    };
+    let with_sentinels = matches!(options.discovery, Discovery::Sentinel { .. });
+    let (topology, publish) = Topology::new(starting, with_sentinels);
+    let stop = CancellationToken::new();
+    let finder = match &options.discovery {
+        Discovery::Direct(address) => Finder::Direct(address.clone()),
+        Discovery::Sentinel {
+            sentinels,
+            master,
+            endpoint,
+        } => Finder::Sentinel(Box::new(Sentinels::new(
+            sentinels.clone(),
+            master,
+            endpoint.clone(),
+            topology.refresh_requests(),
+            stop.clone(),
+        ))),
+    };
+    let resolver = ResolverTask {
+        finder,
+        options: Arc::clone(options),
+        scripts,
+        topology: topology.clone(),
+        publish,
+        last_failure: None,
+        last_refusal: None,
+        last_healthy: Instant::now(),
+        last_master: None,
+        activator,
+        metrics,
+        next_number: 1,
+        probe_at: Instant::now(),
+    };
+    let task = tokio::spawn(resolver.run(stop.clone()));
+    (
+        topology,
+        Resolver {
+            stop,
+            task: Mutex::new(Some(task)),
+        },
+    )
+}
+
+impl Resolver {
+    /// Ends the task and waits for it.
+    pub(crate) async fn close(&self) {
+        self.stop.cancel();
+        if let Some(task) = self.task.lock().await.take() {
+            // It only fails if it panicked, and the panic was reported then.
+            let _ended = task.await;
+        }
+    }
+}
+
+/// The source of the master's address.
+enum Finder {
+    Direct(Address),
+    Sentinel(Box<Sentinels>),
+}
+
+struct ResolverTask {
+    finder: Finder,
+    options: Arc<RedisOptions>,
+    scripts: Arc<Scripts>,
+    topology: Topology,
+    publish: watch::Sender<View>,
+    /// The problem that was logged last. The resolver logs a lasting problem once and not each second.
+    last_failure: Option<Diagnosis>,
+    /// The last reason that a peer gave. It still applies when a peer closes the connection without a reason.
+    last_refusal: Option<Diagnosis>,
+    last_healthy: Instant,
+    /// The last known master. It stays here while there is none, so that the log can name it.
+    last_master: Option<Address>,
+    activator: Activator,
+    metrics: RedisMetrics,
+    next_number: u64,
+    /// When the resolver probes the known master again: at once after a failure or a request to refresh.
+    probe_at: Instant,
+}
+
+/// A generation, and its reply to this server's report.
+struct Found {
+    generation: Arc<Generation>,
+    epoch: Option<u64>,
+    report: ReportReply,
+}
+
+impl ResolverTask {
+    async fn run(mut self, stop: CancellationToken) {
+        let refresh_requests = self.topology.refresh_requests();
+        while !stop.is_cancelled() {
+            let begun = Instant::now();
+            let Some(found) = stop.run_until_cancelled(self.resolve()).await else {
+                break;
+            };
+            let interval = match found {
+                Ok(found) => {
+                    self.apply(found);
+                    POLL_INTERVAL
+                }
+                Err(diagnosis) => {
+                    self.report_failure(diagnosis);
+                    self.probe_at = begun;
+                    TROUBLED_POLL_INTERVAL
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(interval) => {}
+                () = refresh_requests.notified() => {
+                    self.probe_at = begun;
+                    tokio::time::sleep_until(begun + MIN_POLL_INTERVAL).await;
+                }
+            }
+        }
+        if let Some(generation) = self.topology.current() {
+            generation.node.retired.cancel();
+        }
+        if let Finder::Sentinel(sentinels) = self.finder {
+            sentinels.close().await;
+        }
+    }
+
+    /// Finds the master, probes it, activates it, and reports to it. Dropping the future is safe: the next call adopts
+    /// an activation whose reply was lost, and a repeated report changes nothing.
+    async fn resolve(&mut self) -> Result<Found, Diagnosis> {
+        let (address, epoch) = match &mut self.finder {
+            Finder::Direct(address) => (address.clone(), None),
+            Finder::Sentinel(sentinels) => {
+                let named = sentinels.master().await?;
+                if named.healthy {
+                    self.topology.sentinels_agree();
+                }
+                (named.address, named.epoch)
+            }
+        };
+        let current = self.topology.current();
+        let known = current
+            .as_ref()
+            .filter(|generation| generation.node.address == address);
+        let node = match known {
+            Some(generation) => Arc::clone(&generation.node),
+            None => Arc::new(Node::new(
+                address,
+                Arc::clone(&self.options),
+                Arc::clone(&self.scripts),
+            )?),
+        };
+        let probed = if known.is_none() || self.probe_at <= Instant::now() {
+            self.probe_at = Instant::now() + PROBE_INTERVAL;
+            node.probe().await
+        } else {
+            Ok(())
+        };
+        let met_replica = self.topology.take_replica_report();
+        if matches!(self.finder, Finder::Direct(_))
+            && (known.is_none()
+                || met_replica
+                || probed
+                    .as_ref()
+                    .is_err_and(|diagnosis| diagnosis.disqualifies))
+            && matches!(node.is_one_node().await, Ok(false))
+        {
+            return Err(node.any_node_service());
+        }
+        probed?;
+        if let (None, Some(deposed)) = (known, &current) {
+            // A write that the deposed master confirms later would be missing from the report to its successor.
+            deposed.node.retired.cancel();
+        }
+        let stepped = self.topology.stepped_activation();
+        let activation = known.map(|generation| generation.activation.clone());
+        let mut report = self
+            .activator
+            .report(&node, activation, stepped.clone())
+            .await?;
+        self.topology.clear_clock_step(stepped.as_ref());
+        if current.is_none() && report.pause <= REPORTING_TIME {
+            // Without a generation this server runs no operation. The pause is over before the store reports that it is
+            // ready.
+            tokio::time::sleep(report.pause).await;
+            report.pause = Duration::ZERO;
+        }
+        let same = known.filter(|known| known.activation == report.activation);
+        let generation = if let Some(same) = same {
+            Arc::clone(same)
+        } else {
+            let number = self.next_number;
+            self.next_number += 1;
+            Arc::new(Generation {
+                number,
+                node,
+                activation: report.activation.clone(),
+            })
+        };
+        Ok(Found {
+            generation,
+            epoch,
+            report,
+        })
+    }
+
+    fn apply(&mut self, found: Found) {
+        let Found {
+            generation,
+            epoch,
+            report,
+        } = found;
+        let pause = report.pause;
+        self.metrics.paused(pause);
+        if let Some(jump) = report.clock_jump {
+            self.metrics.clock_steps.count(match jump {
+                ClockJump::WithinSkew => ClockStep::Small,
+                ClockJump::BeyondSkew => ClockStep::Large,
+            });
+        }
+        let away = self.last_healthy.elapsed();
+        self.last_healthy = Instant::now();
+        self.last_refusal = None;
+        let before = self.topology.current();
+        let is_new = before
+            .as_ref()
+            .is_none_or(|before| before.number != generation.number);
+        let address = generation.node.address.clone();
+        let last_master = self.last_master.replace(address.clone());
+        let change = last_master
+            .filter(|_| is_new)
+            .map(|from| Change::new(from, address.clone(), epoch, away, &report));
+        if let Some(change) = &change {
+            change.count(&self.metrics);
+        }
+        if is_new {
+            self.announce(change.as_ref(), &address, away);
+        }
+        let trouble = match pause {
+            Duration::ZERO => self.topology.trouble(),
+            _ => Some(Diagnosis::passing(format!(
+                "{address} lost leases on which clients may still count, or its clock stepped: new grants pause until \
+                 these leases have ended; renewals and releases continue"
+            ))),
+        };
+        let condition = trouble.as_ref().map_or(Condition::Ready, |trouble| {
+            Condition::Degraded(trouble.text.clone())
+        });
+        match &trouble {
+            None if self.last_failure.is_some() && !is_new => {
+                info!(%address, "the store is healthy again");
+            }
+            Some(trouble) if self.last_failure.as_ref() == Some(trouble) => {}
+            Some(trouble) if pause.is_zero() => error!("the store is not usable: {trouble}"),
+            Some(trouble) => error!(pause_ms = millis(pause), "new grants pause: {trouble}"),
+            _ => {}
+        }
+        self.last_failure = trouble;
+        let old_node = before.map(|before| Arc::clone(&before.node));
+        let replaced = old_node.filter(|old| !Arc::ptr_eq(old, &generation.node));
+        self.publish.send_if_modified(|view| {
+            let changed = is_new || view.health.condition != condition;
+            view.generation = Some(generation);
+            view.health.condition = condition;
+            if let Some(change) = change {
+                view.health.last_change = Some(Event {
+                    at: wall_clock(),
+                    text: change.to_string(),
+                });
+            }
+            changed
+        });
+        if let Some(old) = replaced {
+            old.retired.cancel();
+        }
+    }
+
+    fn announce(&self, change: Option<&Change>, address: &Address, away: Duration) {
+        match change {
+            Some(change) if change.lost_leases() => error!("{change}"),
+            Some(change) => warn!("{change}"),
+            None if self.last_failure.is_none() => info!(%address, "the store is ready"),
+            None => info!(%address, away_ms = millis(away), "the store is now ready"),
+        }
+    }
+
+    fn report_failure(&mut self, mut diagnosis: Diagnosis) {
+        self.metrics.faults.count(FailureCause::NoMaster);
+        if !diagnosis.hung_up {
+            self.last_refusal = Some(diagnosis.clone());
+        } else if let Some(refusal) = &self.last_refusal {
+            diagnosis = refusal.clone();
+        }
+        if self.last_failure.as_ref() != Some(&diagnosis) {
+            error!("the store is not usable: {diagnosis}");
+        }
+        let condition = match self.topology.health().condition {
+            Condition::Starting(_) => Condition::Starting(diagnosis.text.clone()),
+            _ => Condition::Degraded(diagnosis.text.clone()),
+        };
+        let retired = self.topology.current().filter(|_| diagnosis.disqualifies);
+        self.publish.send_modify(|view| {
+            view.health.condition = condition;
+            if diagnosis.disqualifies {
+                view.generation = None;
+            }
+        });
+        if let Some(generation) = retired {
+            generation.node.retired.cancel();
+        }
+        self.last_failure = Some(diagnosis);
+    }
+}

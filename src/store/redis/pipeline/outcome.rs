@@ -1,0 +1,239 @@
+//! What became of a batch: its reply decoded, or why there is none.
+
+use deadpool_redis::PoolError;
+use redis::{ErrorKind, RedisError, Value};
+use tokio::time::Instant;
+
+use crate::lock::lease::Timestamp;
+use crate::store::contract::{Outcome, StoreError};
+use crate::store::redis::errors::diagnosis::lacks_permission;
+use crate::store::redis::errors::kinds;
+use crate::store::redis::master::explain_guard;
+use crate::store::redis::master::topology::{Generation, Topology};
+use crate::store::redis::scripts::reply::{Refusal, Reply, decode, text};
+use crate::telemetry::{FailureCause, RedisMetrics, Shortfall};
+
+/// What became of a batch as a whole.
+pub(crate) enum Run {
+    /// Each operation has a reply.
+    Done(Done),
+    /// The guard of the script stopped the batch: the node did nothing, and another generation may.
+    Guarded { is_replica: bool, text: String },
+    /// The node did nothing, and another generation may.
+    Refused(String),
+    /// The node did nothing, because Redis lacks something.
+    Failed(StoreError),
+    /// The effects are unknown.
+    Lost(String),
+}
+
+/// The reply to a batch.
+pub(crate) struct Done {
+    pub(crate) at: Timestamp,
+    pub(crate) asked_at: Instant,
+    pub(crate) online_replicas: usize,
+    /// The count of grants and renewals, with those of the batch.
+    pub(crate) writes: u64,
+    /// The leases of the whole store.
+    pub(crate) held: u64,
+    /// Leases that the batch found expired.
+    pub(crate) expired: u64,
+    /// Releases that the store forgot early.
+    pub(crate) forgotten: u64,
+    pub(crate) replies: Vec<Result<Reply, Refusal>>,
+    /// Locks that are reserved for waiters of this server, each with its waiter.
+    pub(crate) reservations: Vec<(String, String)>,
+    /// The clock has stepped beyond the skew.
+    pub(crate) stepped: bool,
+}
+
+/// Decodes the reply of the batch script.
+pub(crate) fn read_batch(
+    generation: &Generation,
+    reply: &Value,
+    operations: usize,
+    asked_at: Instant,
+) -> Run {
+    let Value::Array(fields) = reply else {
+        return unexpected(reply);
+    };
+    if let [guard, reason, detail] = &fields[..]
+        && text(guard) == Some("guard")
+    {
+        let (reason, detail) = (text(reason), text(detail));
+        let (reason, detail) = (reason.unwrap_or_default(), detail.unwrap_or_default());
+        let text = explain_guard(&generation.node.address, reason, detail).text;
+        return Run::Guarded {
+            is_replica: reason == "role",
+            text,
+        };
+    }
+    let done = || {
+        let [
+            ok,
+            now,
+            online,
+            writes,
+            held,
+            expired,
+            forgotten,
+            replies,
+            reservations,
+        ] = &fields[..]
+        else {
+            return None;
+        };
+        let (Value::Array(replies), Value::Array(reservations)) = (replies, reservations) else {
+            return None;
+        };
+        let number = |value: &Value| match value {
+            Value::Int(number) => u64::try_from(*number).ok(),
+            value => text(value)?.parse().ok(),
+        };
+        let at = Timestamp::from_micros(number(now)?);
+        if text(ok)? != "ok" || replies.len() != operations {
+            return None;
+        }
+        let replies = replies.iter().map(|value| decode(value, at));
+        let pair = |pair: &[Value]| {
+            let [lock, waiter] = pair else { return None };
+            Some((text(lock)?.to_owned(), text(waiter)?.to_owned()))
+        };
+        Some(Done {
+            at,
+            asked_at,
+            online_replicas: usize::try_from(number(online)?).ok()?,
+            writes: number(writes)?,
+            held: number(held)?,
+            expired: number(expired)?,
+            forgotten: number(forgotten)?,
+            replies: replies.collect::<Option<_>>()?,
+            reservations: reservations.chunks(2).map(pair).collect::<Option<_>>()?,
+            stepped: false,
+        })
+    };
+    done().map_or_else(|| unexpected(reply), Run::Done)
+}
+
+/// The values may hold lease ids, so the log gets only the shape.
+fn unexpected(reply: &Value) -> Run {
+    let length = match reply {
+        Value::Array(values) => Some(values.len()),
+        _ => None,
+    };
+    Run::Lost(format!(
+        "the reply to a batch is not as expected (length {length:?})"
+    ))
+}
+
+/// The error of a refused operation; `None` if another generation may execute it.
+pub(crate) fn refused(
+    refusal: &Refusal,
+    done_stepped: bool,
+    generation: &Generation,
+    topology: &Topology,
+    metrics: &RedisMetrics,
+) -> Option<StoreError> {
+    match refusal {
+        Refusal::Replicas => {
+            metrics.shortfalls.count(Shortfall::Offline);
+            Some(StoreError::ReplicationUnconfirmed {
+                outcome: Outcome::None,
+            })
+        }
+        Refusal::Clock if !done_stepped => {
+            metrics.faults.count(FailureCause::Late);
+            Some(not_done(
+                "the command reached Redis too late to be executed",
+            ))
+        }
+        Refusal::Clock | Refusal::Inactive => None,
+        Refusal::Failed { done, said } => {
+            metrics.faults.count(kinds::of_operation(said));
+            let error = failed_operation(topology, generation, said);
+            Some(if *done {
+                or_unknown(error, said)
+            } else {
+                error
+            })
+        }
+    }
+}
+
+/// A command failed in a script before it had an effect.
+fn failed_operation(topology: &Topology, generation: &Generation, said: &str) -> StoreError {
+    if said.contains("OOM ") {
+        topology.request_refresh();
+        StoreError::OutOfMemory
+    } else if said.contains("MISCONF ") {
+        topology.request_refresh();
+        StoreError::NotPersisting
+    } else if said.contains("READONLY ") || said.contains("NOREPLICAS ") || lacks_permission(said) {
+        let diagnosis = generation.node.explain_operation(said);
+        topology.operations_meet(diagnosis.clone());
+        not_done(diagnosis.text)
+    } else {
+        StoreError::Internal {
+            cause: format!("a script failed: {said}"),
+        }
+    }
+}
+
+/// A part of the effects remains, or may remain.
+fn or_unknown(error: StoreError, said: &str) -> StoreError {
+    match error {
+        StoreError::Unavailable { cause, .. } => lost(cause),
+        StoreError::Internal { cause } => StoreError::Internal { cause },
+        _ => lost(format!(
+            "a script stored only a part of its effects: {said}"
+        )),
+    }
+}
+
+/// A call failed as a whole.
+pub(crate) fn failed_call(generation: &Generation, error: &RedisError) -> Run {
+    let at = &generation.node.address;
+    let before_it_ran = matches!(
+        error.code(),
+        Some(
+            "READONLY"
+                | "NOREPLICAS"
+                | "LOADING"
+                | "MASTERDOWN"
+                | "NOPERM"
+                | "NOAUTH"
+                | "BUSY"
+                | "NOSCRIPT"
+        )
+    );
+    match error.kind() {
+        _ if before_it_ran => Run::Refused(generation.node.explain(error).text),
+        _ if error.code() == Some("OOM") => Run::Failed(StoreError::OutOfMemory),
+        _ if error.code() == Some("MISCONF") => Run::Failed(StoreError::NotPersisting),
+        ErrorKind::Server(_) | ErrorKind::Extension => Run::Failed(StoreError::Internal {
+            cause: generation.node.explain(error).text,
+        }),
+        _ => Run::Lost(format!("{at}: {error}")),
+    }
+}
+
+pub(crate) fn no_connection(generation: &Generation, error: &PoolError) -> String {
+    match error {
+        PoolError::Backend(error) => generation.node.explain(error).text,
+        other => format!("{}: no connection: {other}", generation.node.address),
+    }
+}
+
+pub(crate) fn not_done(cause: impl Into<String>) -> StoreError {
+    StoreError::Unavailable {
+        outcome: Outcome::None,
+        cause: cause.into(),
+    }
+}
+
+pub(crate) fn lost(cause: impl Into<String>) -> StoreError {
+    StoreError::Unavailable {
+        outcome: Outcome::Unknown,
+        cause: cause.into(),
+    }
+}

@@ -1,0 +1,256 @@
+//! The replies of the scripts, decoded once.
+
+use std::time::Duration;
+
+use redis::Value;
+
+use crate::lock::key::LockKey;
+use crate::lock::lease::{FencingToken, Holder, LeaseId, Metadata, Timestamp, Ttl};
+use crate::lock::request::Ticket;
+use crate::lock::rules::{Lease, LeaseInfo, Loss};
+
+/// What an operation came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Reply {
+    Granted(Lease),
+    Replayed(Lease),
+    Renewed(Lease),
+    /// The lock is held, or reserved for another waiter.
+    Held {
+        waiters: usize,
+        position: Option<usize>,
+        info: LeaseInfo,
+    },
+    Queued {
+        waiters: usize,
+        ticket: Ticket,
+        info: LeaseInfo,
+    },
+    Free {
+        waiters: usize,
+    },
+    Ended {
+        held_for: Option<Duration>,
+    },
+    Lost(Loss),
+    TooManyWaiters,
+    KeyReused,
+    AlreadyReleased,
+    /// No new grants for this time.
+    Recovering(Duration),
+    RolledBack(bool),
+    Swept {
+        more: bool,
+    },
+    Page(ScanStep),
+    /// The index of leases is being rebuilt.
+    Rebuilding,
+}
+
+/// One step of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ScanStep {
+    /// Marks the index that the cursor belongs to.
+    pub(crate) mark: String,
+    /// The cursor of the next step.
+    pub(crate) end: String,
+    pub(crate) locks: Vec<(LockKey, LeaseInfo, usize)>,
+    /// Whether the same step has more, behind the last of these.
+    pub(crate) is_cut: bool,
+}
+
+/// Why an operation has no reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// The node has another life than its record: it must be activated.
+    Inactive,
+    /// The command came late, or the clock stepped.
+    Clock,
+    /// Too few replicas are online.
+    Replicas,
+    /// Redis failed a command. `done`: a part of the effects may remain.
+    Failed { done: bool, said: String },
+}
+
+/// What one operation of a batch was answered; `None` for an unexpected reply.
+pub(crate) fn decode(value: &Value, read_at: Timestamp) -> Option<Result<Reply, Refusal>> {
+    if let Value::Array(values) = value {
+        return Some(Ok(Reply::Page(page(values, read_at)?)));
+    }
+    let (outcome, rest) = match text(value)?.split_once('\t') {
+        Some((outcome, rest)) => (outcome, rest),
+        None => (text(value)?, ""),
+    };
+    let fields: Vec<&str> = rest.split('\t').collect();
+    Some(Ok(match (outcome, &fields[..]) {
+        ("granted", fields) => Reply::Granted(lease(fields, read_at)?),
+        ("replayed", fields) => Reply::Replayed(lease(fields, read_at)?),
+        ("renewed", fields) => Reply::Renewed(lease(fields, read_at)?),
+        ("held", fields) => {
+            let (waiters, own, info) = held(fields, read_at)?;
+            let position = own.parse().ok();
+            Reply::Held {
+                waiters,
+                position,
+                info,
+            }
+        }
+        ("queued", fields) => {
+            let (waiters, own, info) = held(fields, read_at)?;
+            let ticket = Ticket(own.parse().ok()?);
+            Reply::Queued {
+                waiters,
+                ticket,
+                info,
+            }
+        }
+        ("free", [waiters]) => Reply::Free {
+            waiters: waiters.parse().ok()?,
+        },
+        ("ended", [""]) => Reply::Ended { held_for: None },
+        ("ended", [held_for]) => Reply::Ended {
+            held_for: Some(duration(held_for)?),
+        },
+        ("lost", ["not_held"]) => Reply::Lost(Loss::NotHeld),
+        ("lost", ["held_by_other"]) => Reply::Lost(Loss::HeldByOther),
+        ("too_many_waiters", _) => Reply::TooManyWaiters,
+        ("key_reused", _) => Reply::KeyReused,
+        ("already_released", _) => Reply::AlreadyReleased,
+        ("recovering", [pause]) => Reply::Recovering(duration(pause)?),
+        ("rolled_back", _) => Reply::RolledBack(true),
+        ("unchanged", _) => Reply::RolledBack(false),
+        ("swept", [more]) => Reply::Swept {
+            more: !more.is_empty(),
+        },
+        ("rebuilding", _) => Reply::Rebuilding,
+        ("refused", ["inactive"]) => return Some(Err(Refusal::Inactive)),
+        ("refused", ["clock"]) => return Some(Err(Refusal::Clock)),
+        ("refused", ["replicas"]) => return Some(Err(Refusal::Replicas)),
+        ("error", [outcome, said @ ..]) => {
+            return Some(Err(Refusal::Failed {
+                done: *outcome != "none",
+                said: said.join(" "),
+            }));
+        }
+        _ => return None,
+    }))
+}
+
+impl Reply {
+    /// Whether a client counts on the answer: a lease, and also that a lock is held or a lease lost. A master that was cut
+    /// off and deposed considers itself healthy; only its replicas know. The end of a lease waits for no replica, and lists
+    /// may be stale.
+    pub(crate) const fn needs_confirmation(&self) -> bool {
+        match self {
+            Self::Granted(_)
+            | Self::Replayed(_)
+            | Self::Renewed(_)
+            | Self::Held { .. }
+            | Self::Free { .. }
+            | Self::Lost(_)
+            | Self::KeyReused
+            | Self::AlreadyReleased => true,
+            Self::Queued { .. }
+            | Self::Ended { .. }
+            | Self::TooManyWaiters
+            | Self::Recovering(_)
+            | Self::RolledBack(_)
+            | Self::Swept { .. }
+            | Self::Page(_)
+            | Self::Rebuilding => false,
+        }
+    }
+
+    /// The lease that a client counts on after this answer.
+    pub(crate) const fn lease(&self) -> Option<&Lease> {
+        match self {
+            Self::Granted(lease) | Self::Replayed(lease) | Self::Renewed(lease) => Some(lease),
+            _ => None,
+        }
+    }
+}
+
+fn page(values: &[Value], read_at: Timestamp) -> Option<ScanStep> {
+    let [kind, mark, end, is_cut, entries @ ..] = values else {
+        return None;
+    };
+    if text(kind)? != "page" {
+        return None;
+    }
+    let mut locks = Vec::with_capacity(entries.len() / 2);
+    for entry in entries.chunks_exact(2) {
+        let key = LockKey::parse(text(&entry[0])?).ok()?;
+        match decode(&entry[1], read_at)? {
+            Ok(Reply::Held { waiters, info, .. }) => locks.push((key, info, waiters)),
+            _ => return None,
+        }
+    }
+    Some(ScanStep {
+        mark: text(mark)?.to_owned(),
+        end: text(end)?.to_owned(),
+        locks,
+        is_cut: text(is_cut)? == "cut",
+    })
+}
+
+/// How many wait, a ticket or position, and the lease.
+fn held<'a>(fields: &[&'a str], read_at: Timestamp) -> Option<(usize, &'a str, LeaseInfo)> {
+    let [waiters, own, info @ ..] = fields else {
+        return None;
+    };
+    Some((waiters.parse().ok()?, *own, lease_info(info, read_at)?))
+}
+
+/// A lease id, and the lease.
+fn lease(fields: &[&str], read_at: Timestamp) -> Option<Lease> {
+    let (lease_id, info) = fields.split_first()?;
+    Some(Lease {
+        lease_id: LeaseId::parse(lease_id)?,
+        info: lease_info(info, read_at)?,
+    })
+}
+
+/// The fields of `reply_about` in `batch.lua`.
+fn lease_info(fields: &[&str], read_at: Timestamp) -> Option<LeaseInfo> {
+    let [token, acquired, deadline, ttl, renewals, holder, metadata] = fields else {
+        return None;
+    };
+    let holder = match *holder {
+        "" => None,
+        text => Some(Holder::new(text.to_owned())?),
+    };
+    Some(LeaseInfo {
+        holder,
+        metadata: match *metadata {
+            "" => Metadata::default(),
+            json => Metadata::stored(serde_json::from_str(json).ok()?),
+        },
+        fencing_token: FencingToken::new(token.parse().ok()?)?,
+        ttl: Ttl::stored(duration(ttl)?),
+        acquired_at: Timestamp::from_micros(acquired.parse().ok()?),
+        deadline: Timestamp::from_micros(deadline.parse().ok()?),
+        renewals: renewals.parse().ok()?,
+        read_at,
+    })
+}
+
+fn duration(micros: &str) -> Option<Duration> {
+    micros.parse().ok().map(Duration::from_micros)
+}
+
+/// A text, if the reply is one.
+pub(crate) fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) => Some(text),
+        _ => None,
+    }
+}
+
+/// A list of texts, if the reply is one.
+pub(crate) fn texts(value: &Value) -> Option<Vec<&str>> {
+    match value {
+        Value::Array(values) => values.iter().map(text).collect(),
+        _ => None,
+    }
+}
