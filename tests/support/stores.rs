@@ -24,8 +24,10 @@ use super::sentinel::SentinelSet;
 /// The longest TTL of these tests.
 pub(crate) const MAX_TTL: Duration = Duration::from_secs(3600);
 
-/// Sets the last heartbeat of every server to now.
-const HEARTBEATS: &str = "
+/// Advances the clock, and sets the last heartbeat of every server to the new time: the servers' heartbeats continue while
+/// the time advances.
+const ADVANCE: &str = "
+    redis.call('INCRBY', KEYS[1], ARGV[1])
     local entries, now = redis.call('HGETALL', KEYS[2]), redis.call('GET', KEYS[1])
     for i = 1, #entries, 2 do
         redis.call('HSET', KEYS[2], entries[i], (string.gsub(entries[i + 1], ' %d+', ' ' .. now, 1)))
@@ -123,17 +125,12 @@ impl Subject {
             TestClock::Redis { client, key } => {
                 let mut connection = client.get_connection().expect("a connection");
                 let micros = u64::try_from(by.as_micros()).expect("a short time");
-                let moved: redis::RedisResult<()> = redis::cmd("INCRBY")
-                    .arg(key)
-                    .arg(micros)
-                    .query(&mut connection);
-                moved.expect("the clock is moved");
-                // The server's heartbeats continue while the time advances.
-                let beat: redis::RedisResult<()> = redis::Script::new(HEARTBEATS)
+                let moved: redis::RedisResult<()> = redis::Script::new(ADVANCE)
                     .key(key)
                     .key(key.replace("test:clock", "servers"))
+                    .arg(micros)
                     .invoke(&mut connection);
-                beat.expect("a heartbeat");
+                moved.expect("the clock is moved");
             }
         }
     }
