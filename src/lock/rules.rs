@@ -230,7 +230,11 @@ impl Lock {
                 return false;
             }
             match (grant.reserved, keep) {
-                (None, Some(keep)) => grant.deadline = grant.deadline.min(now.after(keep)),
+                (None, Some(keep)) => {
+                    grant.deadline = grant.deadline.min(now.after(keep));
+                    // The lock is handed over when the shortened lease is over, also if that is now.
+                    return true;
+                }
                 (None, None) => self.holders.clear(),
                 (Some(ticket), keep) => {
                     let request = grant.request(attempt);

@@ -91,6 +91,7 @@ on_every_store! {
     repetition_of_a_waiting_request_has_its_queue_entry
     queue_of_a_key_has_a_limit
     kept_entries_do_not_count_as_waiters
+    lease_that_is_shortened_to_nothing_is_over_and_reserves_nothing
     holder_and_metadata_come_back_unchanged
     listing_holds_every_held_key_once_the_pages_are_read
     listing_refuses_a_cursor_it_never_gave
@@ -1280,6 +1281,17 @@ async fn rollback(
         )
         .await
         .expect("an answer")
+}
+
+async fn lease_that_is_shortened_to_nothing_is_over_and_reserves_nothing(s: &Subject) {
+    let asked = request(60_000);
+    s.granted(&key("a"), &asked).await;
+    let next = waiting(60_000, 50_000);
+    queued(s, &next).await;
+    assert!(rollback(s, asked.lease_id, asked.attempt, Some(Duration::ZERO)).await);
+    assert_eq!(s.inspect(&key("a")).await, None);
+    assert_eq!(s.waiters(&key("a")).await, 1);
+    s.granted(&key("a"), &next).await;
 }
 
 async fn kept_entries_do_not_count_as_waiters(s: &Subject) {
