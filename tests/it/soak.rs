@@ -4,8 +4,8 @@
 mod client;
 mod ledger;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -202,6 +202,8 @@ impl Drop for SetWhenDropped<'_> {
 /// Leases without contention that outlast every failover.
 struct Kept {
     leases: Vec<(String, String, u64)>,
+    /// When the test began to renew them last, or to acquire them.
+    since: Mutex<Instant>,
 }
 
 impl Kept {
@@ -214,12 +216,14 @@ impl Kept {
             (key, lease.lease_id(), lease.fencing_token())
         };
         Self {
+            since: Mutex::new(Instant::now()),
             leases: (0..KEPT).map(take).collect(),
         }
     }
 
     /// Checks that each lease is still held by its client.
     fn renew(&self, servers: &[Leasehold; 2]) {
+        let before = std::mem::replace(&mut *self.since.lock().expect("no panic"), Instant::now());
         for (number, (key, lease_id, token)) in self.leases.iter().enumerate() {
             let api = servers[number % 2].api();
             let mut renewed = api.renew(key, lease_id, None);
@@ -229,7 +233,13 @@ impl Kept {
                 }
                 renewed.status != 503
             });
-            assert_eq!(renewed.status, 200, "{key} was lost: {}", renewed.body);
+            let since = before.elapsed();
+            assert!(since < KEPT_TTL, "the machine is too slow: {since:?}");
+            assert_eq!(
+                renewed.status, 200,
+                "{key} was lost {since:?} after its renewal: {}",
+                renewed.body
+            );
             assert_eq!(renewed.fencing_token(), *token);
             assert_ne!(api.acquire(key, None).status, 201, "{key} is held");
         }
