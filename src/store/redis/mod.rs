@@ -1,8 +1,8 @@
 //! The Redis store: one script, run in batches on the master.
 //!
 //! Data below a prefix (`leasehold:`), readable with `redis-cli`:
-//! - `locks`, a hash without a TTL: the activation record in fields that begin with `#`, and a field for each lock. Its text has
-//!   a line for each lease or reservation, and begins with `Q` if the lock has a queue;
+//! - `locks`, a hash without a TTL: the activation record in fields that begin with `#`, and a field for each lock. Its
+//!   text has a line for each lease or reservation, and begins with `Q` if the lock has a queue;
 //! - `leases`, a sorted set: the keys of the locks by the moment at which something of them ends;
 //! - `released:1` and `released:2`, hashes: the releases of the last seconds;
 //! - `queue:<key>` and `kept:<key>`, sorted sets, and `entries:<key>`, a hash: the queue of a lock;
@@ -186,9 +186,10 @@ fn subscribe(
         let topology = topology.clone();
         async move {
             let generation = topology.any().await;
+            let retired = generation.node.retired.clone();
             events::Source {
-                connection: generation.node.subscriber().await,
-                retired: generation.node.retired.clone(),
+                connection: Box::pin(async move { generation.node.subscriber().await }),
+                retired,
             }
         }
     })

@@ -5,16 +5,16 @@
 //!
 //! This folder knows no master: the caller opens the connections that it subscribes with.
 
-use std::sync::Mutex as StdMutex;
+use std::pin::Pin;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use redis::aio::PubSub;
 use redis::{RedisError, Value};
 use tokio::sync::{Mutex, mpsc};
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::lock::key::LockKey;
 use crate::lock::request::WaiterId;
@@ -34,9 +34,9 @@ const RESUBSCRIBE_AFTER: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub(crate) struct EventSender(mpsc::Sender<StoreEvent>);
 
-/// A connection for a subscription, and when to give it up.
+/// A connection for a subscription, and when to give it up, also while it is being opened.
 pub(crate) struct Source {
-    pub(crate) connection: Result<PubSub, RedisError>,
+    pub(crate) connection: Pin<Box<dyn Future<Output = Result<PubSub, RedisError>> + Send>>,
     pub(crate) retired: CancellationToken,
 }
 
@@ -44,7 +44,7 @@ pub(crate) struct Source {
 pub(crate) struct Subscription {
     events: Mutex<mpsc::Receiver<StoreEvent>>,
     stop: CancellationToken,
-    task: StdMutex<Option<JoinHandle<()>>>,
+    tasks: TaskTracker,
 }
 
 impl EventSender {
@@ -85,17 +85,18 @@ impl Subscription {
         C: Fn() -> F + Send + Sync + 'static,
         F: Future<Output = Source> + Send,
     {
-        let stop = CancellationToken::new();
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (sender, stopped) = (sender.clone(), stop.clone());
         let (own, common) = (options.wake_channel(server_id), options.common_channel());
-        let task = tokio::spawn(async move {
+        tasks.spawn(async move {
             let forever = async {
                 loop {
                     let Source {
                         connection,
                         retired,
                     } = connect().await;
-                    let listening = listen(connection, &own, &common, &sender);
+                    let listening =
+                        async { listen(connection.await?, &own, &common, &sender).await };
                     // Whatever ended it, the next subscription may succeed.
                     let _ended = retired.run_until_cancelled(listening).await;
                     sleep(RESUBSCRIBE_AFTER).await;
@@ -103,10 +104,11 @@ impl Subscription {
             };
             stopped.run_until_cancelled(forever).await;
         });
+        tasks.close();
         Self {
             events: Mutex::new(events),
             stop,
-            task: StdMutex::new(Some(task)),
+            tasks,
         }
     }
 
@@ -121,25 +123,17 @@ impl Subscription {
     /// Ends the task and waits for it.
     pub(crate) async fn close(&self) {
         self.stop.cancel();
-        let task = self
-            .task
-            .lock()
-            .expect("nothing panics while it holds the task")
-            .take();
-        if let Some(task) = task {
-            // It only fails if it panicked, and the panic was reported then.
-            let _ended = task.await;
-        }
+        self.tasks.wait().await;
     }
 }
 
 async fn listen(
-    connection: Result<PubSub, RedisError>,
+    connection: PubSub,
     own: &str,
     common: &str,
     events: &EventSender,
 ) -> Result<(), RedisError> {
-    let (mut sink, mut messages) = connection?.split();
+    let (mut sink, mut messages) = connection.split();
     sink.subscribe(own).await?;
     sink.subscribe(common).await?;
     // Messages before the subscription are lost.

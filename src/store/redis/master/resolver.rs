@@ -7,10 +7,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use super::activation::{Activator, ReportReply};
@@ -44,7 +44,7 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 /// The task behind a [`Topology`]; its owner stops it and waits for it.
 pub(crate) struct Resolver {
     stop: CancellationToken,
-    task: Mutex<Option<JoinHandle<()>>>,
+    tasks: TaskTracker,
 }
 
 /// Starts the resolver. It is not connected yet when this returns.
@@ -91,24 +91,17 @@ pub(crate) fn start(
         next_number: 1,
         probe_at: Instant::now(),
     };
-    let task = tokio::spawn(resolver.run(stop.clone()));
-    (
-        topology,
-        Resolver {
-            stop,
-            task: Mutex::new(Some(task)),
-        },
-    )
+    let tasks = TaskTracker::new();
+    tasks.spawn(resolver.run(stop.clone()));
+    tasks.close();
+    (topology, Resolver { stop, tasks })
 }
 
 impl Resolver {
     /// Ends the task and waits for it.
     pub(crate) async fn close(&self) {
         self.stop.cancel();
-        if let Some(task) = self.task.lock().await.take() {
-            // It only fails if it panicked, and the panic was reported then.
-            let _ended = task.await;
-        }
+        self.tasks.wait().await;
     }
 }
 

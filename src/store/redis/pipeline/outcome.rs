@@ -104,7 +104,8 @@ pub(crate) fn read_batch(
             asked_at,
             online_replicas: usize::try_from(number(online)?).ok()?,
             writes: number(writes)?,
-            held: number(held)?,
+            // A wrong count, as after a change by hand, must not cost the replies.
+            held: number(held).unwrap_or(0),
             expired: number(expired)?,
             forgotten: number(forgotten)?,
             replies: replies.collect::<Option<_>>()?,

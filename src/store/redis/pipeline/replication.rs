@@ -7,15 +7,15 @@
 //!   back.
 //! - The outcome of a refusal is *none*, because a refusal has no effect.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{RedisError, Value, cmd};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::acks::Acks;
 use super::batch::{Answer, Answered, Batches, Operation};
@@ -58,7 +58,7 @@ pub(crate) struct Confirmer {
     mark: Arc<HighWaterMark>,
     metrics: RedisMetrics,
     stop: CancellationToken,
-    task: Mutex<Option<JoinHandle<()>>>,
+    tasks: TaskTracker,
 }
 
 struct ConfirmerTask {
@@ -95,7 +95,7 @@ impl Confirmer {
         metrics: RedisMetrics,
     ) -> Self {
         let (queue, receiver) = mpsc::channel(MAX_UNCONFIRMED);
-        let stop = CancellationToken::new();
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let confirmer = ConfirmerTask {
             queue: receiver,
             pending: Vec::new(),
@@ -107,14 +107,15 @@ impl Confirmer {
             metrics: metrics.clone(),
             connection: None,
         };
-        let task = tokio::spawn(confirmer.run(stop.clone()));
+        tasks.spawn(confirmer.run(stop.clone()));
+        tasks.close();
         Self {
             queue,
             acks: Arc::clone(acks),
             mark: Arc::clone(mark),
             metrics,
             stop,
-            task: Mutex::new(Some(task)),
+            tasks,
         }
     }
 
@@ -139,15 +140,7 @@ impl Confirmer {
     /// Ends the task and waits for it. Pending answers fail as unconfirmed.
     pub(crate) async fn close(&self) {
         self.stop.cancel();
-        let task = self
-            .task
-            .lock()
-            .expect("nothing panics while it holds the task")
-            .take();
-        if let Some(task) = task {
-            // It only fails if it panicked, and the panic was reported then.
-            let _ended = task.await;
-        }
+        self.tasks.wait().await;
     }
 }
 

@@ -2,12 +2,12 @@
 //!
 //! No lease depends on it. Expiry counts from the deadline, whether or not a sweep has seen it.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::batch::Operation;
 use super::queue::Urgency;
@@ -21,14 +21,14 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// The task that sweeps; its owner stops it and waits for it.
 pub(crate) struct Sweeper {
     stop: CancellationToken,
-    task: Mutex<Option<JoinHandle<()>>>,
+    tasks: TaskTracker,
 }
 
 impl Sweeper {
     pub(crate) fn start(pipeline: &Arc<Pipeline>) -> Self {
-        let stop = CancellationToken::new();
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (pipeline, stopped) = (Arc::clone(pipeline), stop.clone());
-        let task = tokio::spawn(async move {
+        tasks.spawn(async move {
             let forever = async {
                 loop {
                     while sweep(&pipeline).await {}
@@ -37,24 +37,14 @@ impl Sweeper {
             };
             stopped.run_until_cancelled(forever).await;
         });
-        Self {
-            stop,
-            task: Mutex::new(Some(task)),
-        }
+        tasks.close();
+        Self { stop, tasks }
     }
 
     /// Ends the task and waits for it.
     pub(crate) async fn close(&self) {
         self.stop.cancel();
-        let task = self
-            .task
-            .lock()
-            .expect("nothing panics while it holds the task")
-            .take();
-        if let Some(task) = task {
-            // It only fails if it panicked, and the panic was reported then.
-            let _ended = task.await;
-        }
+        self.tasks.wait().await;
     }
 }
 
