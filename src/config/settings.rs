@@ -141,7 +141,8 @@ pub struct Settings {
         value_name = "MS"
     )]
     pub(super) max_wait_ms: u64,
-    /// Largest allowed difference between the clocks of the data nodes, 1 ms to one week
+    /// Largest allowed difference between the clocks of the data nodes, 1 ms to one week. Other clients get a lock so long
+    /// after the deadline of an expired lease
     #[arg(
         long,
         env = "LEASEHOLD_MAX_CLOCK_SKEW_MS",

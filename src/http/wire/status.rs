@@ -42,7 +42,8 @@ pub struct LockStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, nullable = false)]
     pub held_for_ms: Option<u64>,
-    /// Milliseconds until the current lease expires without a renewal.
+    /// Milliseconds until other clients can have the lock if its holder does not renew: until the
+    /// deadline, plus the clock skew on Redis.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, nullable = false)]
     pub expires_in_ms: Option<u64>,

@@ -2,7 +2,7 @@
 -- KEYS: locks, servers, and the record of the older data format.
 -- ARGV: a new activation id, the highest token that the caller knows (0 if none), the caller's wall clock, how far the
 -- clocks may differ, the gap between tokens, and the activation whose clock has stepped ('' if none).
--- Reply: {'active', activation id, token, now} | {'guard', 'role' | 'format' | 'clock', detail}
+-- Reply: {'active', activation id, token, now} | {'guard', 'role' | 'format' | 'older_format' | 'clock', detail}
 --
 -- A node that was promoted, restarted or restored has another replication id than the record, and may have lost the latest
 -- grants. Its tokens go on beyond a gap that no loss can span, and beyond the wall clock in microseconds. The clock is read

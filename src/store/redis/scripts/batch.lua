@@ -1,9 +1,9 @@
 -- Runs a batch of operations, one after the other, behind one guard.
 -- KEYS: locks, leases, servers, reservations, and the two hashes of releases.
 -- ARGV: see the first lines; then for each operation its verb, its lock key and its arguments as one text.
--- Reply: {'ok', now, replicas online, writes, leases held, expired leases, forgotten releases, {reply, ...}, {lock, waiter, ...}}. The
--- last list has the reservations for waiters of the calling server. A reply is a text, or a list of texts; its first
--- field names what happened. Or {'guard', reason, detail}, and the script did nothing.
+-- Reply: {'ok', now, replicas online, writes, leases held, expired leases, forgotten releases, {reply, ...},
+-- {lock, waiter, ...}}. The last list has the reservations for waiters of the calling server. A reply is a text, or a list
+-- of texts; its first field names what happened. Or {'guard', reason, detail}, and the script did nothing.
 --
 -- The operations run on copies in memory and see each other's effects. Then `write.lua` stores all effects at once: the
 -- truth first, as one command. An operation that fails leaves no effect, and the others run again without it.

@@ -5,14 +5,15 @@
 -- the clock was behind and for how long that counts, the same for ahead, how long the clock has not stepped, the longest
 -- pause, the skew, and the channel of the server.
 -- Reply: {'ok', now, pause, missing writes, confirmed writes, token, how long the latest lease counts, clock behind and for
--- how long, clock ahead and for how long, '1' if queue entries of the server may be lost, then for each reservation its lock, the waiter if it is the server's
--- own, and for how long} | {'guard', 'role' | 'format' | 'inactive' | 'activation', detail}
+-- how long, clock ahead and for how long, '1' if queue entries of the server may be lost, then for each reservation its
+-- lock, the waiter if it is the server's own, and for how long}
+-- | {'guard', 'role' | 'format' | 'inactive' | 'activation', detail}
 --
--- The values from `confirmed writes` on are those of all servers together, the clocks those of the other servers. They stay beside the name of a server while it
--- reports, so that others know them after it has ended.
+-- The values from `confirmed writes` on are those of all servers together, the clocks those of the other servers. They stay
+-- beside the name of a server while it reports, so that others know them after it has ended.
 local LOCKS, SERVERS, RESERVATIONS = unpack(KEYS)
-local server, own_activation, reported_to, known_writes, known_token, counts_on, lost_time, behind, behind_for, ahead, ahead_for, steady_for, max_pause, skew, channel =
-  unpack(ARGV)
+local server, own_activation, reported_to, known_writes, known_token, counts_on, lost_time, behind, behind_for, ahead,
+  ahead_for, steady_for, max_pause, skew, channel = unpack(ARGV)
 
 -- How long a reservation is told of after its end: longer than a heartbeat, so that every server hears of it.
 local RESERVATION_TOLD_US = 2000000
@@ -74,9 +75,8 @@ if unlisted == '1' then pause = math.max(pause, activated + REPORTING_US - now) 
 -- The server notices when it does not hear its own message.
 redis.call('PUBLISH', channel, '')
 local reply = {
-  'ok', int(now), int(math.max(0, pause)), int(missing), int(confirmed), token, int(counts_until - now), int(behind), int(behind_for),
-  int(ahead), int(ahead_for),
-  lapsed and '1' or '',
+  'ok', int(now), int(math.max(0, pause)), int(missing), int(confirmed), token, int(counts_until - now), int(behind),
+  int(behind_for), int(ahead), int(ahead_for), lapsed and '1' or '',
 }
 local reservations = redis.call('HGETALL', RESERVATIONS)
 for at = 1, #reservations, 2 do
