@@ -158,7 +158,7 @@ fn faults(
     kept: &Kept,
 ) -> [Duration; 2] {
     let replaced = |fault: fn(&SentinelSet) -> u16, after: u64| {
-        soak.until(after);
+        soak.until(after, || kept.renew_in_time(servers));
         let at = Instant::now();
         let old = fault(set);
         set.wait_for_new_master(old);
@@ -191,10 +191,11 @@ impl Soak {
         self.over.load(Ordering::Relaxed)
     }
 
-    /// Waits for this many operations.
-    fn until(&self, operations: u64) {
+    /// Waits for this many operations, and calls `meanwhile` all the time.
+    fn until(&self, operations: u64, meanwhile: impl Fn()) {
         while self.figures.operations.load(Ordering::Relaxed) < operations {
             assert!(!self.is_over(), "a client failed");
+            meanwhile();
             thread::sleep(Duration::from_millis(10));
         }
     }
