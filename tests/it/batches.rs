@@ -297,6 +297,73 @@ fn operation_sees_what_those_before_it_in_its_batch_did() {
     assert_eq!(status.json()["holder"], "third", "{status:?}");
 }
 
+/// A value for `Idempotency-Key`.
+const OWN: [(&str, &str); 1] = [("Idempotency-Key", "0123456789abcdef")];
+
+#[test]
+fn repetition_of_a_released_acquisition_is_known_behind_other_acquisitions_of_its_batch() {
+    let redis = RedisServer::plain();
+    let server = with_lanes(&redis.url(), 1);
+    let held = server.api().acquire_with("a", &OWN, None).lease_id();
+    assert_eq!(server.api().release("a", &held).status, 204);
+    let [other, repeated] = batch(
+        &redis,
+        &server,
+        [
+            Box::new(|api| api.acquire("b", None)),
+            Box::new(|api| api.acquire_with("a", &OWN, None)),
+        ],
+    );
+    assert_eq!(other.status, 201, "{other:?}");
+    assert_eq!(repeated.status, 409, "{repeated:?}");
+}
+
+#[test]
+fn acquisition_knows_the_release_in_its_batch() {
+    let redis = RedisServer::plain();
+    let server = with_lanes(&redis.url(), 1);
+    // This is the first release of all, so that only the batch knows of it.
+    let held = server.api().acquire_with("a", &OWN, None).lease_id();
+    let [released, repeated] = batch(
+        &redis,
+        &server,
+        [
+            Box::new(move |api| api.release("a", &held)),
+            Box::new(|api| api.acquire_with("a", &OWN, None)),
+        ],
+    );
+    assert_eq!(released.status, 204, "{released:?}");
+    assert_eq!(repeated.status, 409, "{repeated:?}");
+}
+
+#[test]
+fn position_counts_those_who_leave_in_the_same_batch() {
+    let redis = RedisServer::plain();
+    let server = with_lanes(&redis.url(), 1);
+    granted(&server, "a");
+    let waiting = |wait_ms: u64, headers: &'static [(&'static str, &'static str)], waiters: u64| {
+        let api = server.api();
+        let asked =
+            thread::spawn(move || api.acquire_with("a", headers, json!({"wait_ms": wait_ms})));
+        eventually(Duration::from_secs(5), "it waits", || {
+            server.api().inspect("a").json()["waiters"] == waiters
+        });
+        asked
+    };
+    let first = waiting(1500, &[], 1);
+    let second = waiting(1700, &OWN, 2);
+    redis.pause();
+    // Another call occupies the connection, so that both give up in one batch.
+    let api = server.api();
+    let before = thread::spawn(move || api.inspect("before"));
+    sleep(Duration::from_millis(2500));
+    redis.resume();
+    assert_eq!(before.join().expect("an answer").status, 200);
+    let [first, second] = [first, second].map(|asked| asked.join().expect("an answer"));
+    assert_eq!([first.status, second.status], [423, 423]);
+    assert_eq!(second.json()["position"], 1, "{second:?}");
+}
+
 #[test]
 fn lock_that_has_nothing_left_to_say_is_free_for_the_next_in_its_batch() {
     let redis = RedisServer::plain();

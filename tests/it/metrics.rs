@@ -372,6 +372,30 @@ async fn shortened_lease_on_redis_counts_until_its_new_deadline_unless_its_clien
     s.store.close().await;
 }
 
+#[tokio::test]
+async fn reserved_lock_on_redis_counts_as_held_from_its_claim_on() {
+    let redis = RedisServer::plain();
+    let s = Subject::direct(&redis).await;
+    let held = || redis.cli(&["HGET", "leasehold:locks", "#held"]);
+    let first = s.granted(&key("a"), &request(60_000)).await;
+    let second = Acquire {
+        wait: Some(wait(60_000)),
+        ..request(60_000)
+    };
+    s.acquire(&key("a"), &second).await;
+    assert_eq!(held(), "1");
+    s.store
+        .release(&key("a"), first.lease_id)
+        .await
+        .expect("an answer");
+    let text = redis.cli(&["HGET", "leasehold:locks", "a"]);
+    assert!(text.contains("R\t"), "no reservation: {text}");
+    assert_eq!(held(), "0", "it is reserved");
+    s.granted(&key("a"), &second).await;
+    assert_eq!(held(), "1", "it is claimed");
+    s.store.close().await;
+}
+
 #[test]
 fn expiry_on_redis_is_counted_once_across_servers() {
     let redis = RedisServer::plain();

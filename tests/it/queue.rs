@@ -5,6 +5,8 @@ use std::net::TcpStream;
 use std::thread::{self, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
+use leasehold::lock::request::Acquire;
+use leasehold::lock::rules::Acquisition;
 use serde_json::{Value, json};
 
 use crate::support::api::{Api, FAILOVER};
@@ -13,6 +15,7 @@ use crate::support::leasehold::Leasehold;
 use crate::support::net::TcpProxy;
 use crate::support::redis::RedisServer;
 use crate::support::sentinel::SentinelConfig;
+use crate::support::stores::{self, Subject, key, ms, request};
 use crate::support::{eventually, poll};
 
 /// The limit for a prompt effect.
@@ -592,6 +595,48 @@ fn lease_shorter_than_the_one_before_is_noticed_at_another_server() {
     granted(second);
     let took = begun.elapsed();
     assert!(took < SLACK, "{took:?}");
+}
+
+#[tokio::test]
+async fn waiter_that_asks_again_after_the_end_of_the_lease_is_still_the_first() {
+    let redis = RedisServer::plain();
+    let s = Subject::direct(&redis).await;
+    s.granted(&key("a"), &request(1000)).await;
+    let [first, second] = [(); 2].map(|()| Acquire {
+        wait: Some(stores::wait(60_000)),
+        ..request(60_000)
+    });
+    for waiter in [&first, &second] {
+        let answer = s.acquire(&key("a"), waiter).await;
+        assert!(matches!(answer, Acquisition::Queued { .. }), "{answer:?}");
+    }
+    s.advance(ms(1000)).await;
+    s.granted(&key("a"), &first).await;
+    s.store.close().await;
+}
+
+#[test]
+fn grant_to_one_of_several_waiters_tells_all_servers_how_long_it_is_held() {
+    let redis = RedisServer::plain();
+    let server = Leasehold::on(&redis);
+    let api = server.api();
+    let held = hold(&api);
+    let first = wait_with(&api, 1, &[], json!({"wait_ms": 20_000, "ttl_ms": 3_000}));
+    let _second = wait(&api, 2, &[]);
+    let mut connection = redis.client().and_then(|client| client.get_connection());
+    let connection = connection.as_mut().expect("Redis answers");
+    let mut subscription = connection.as_pubsub();
+    let subscribed = subscription.subscribe("leasehold:wake:all");
+    subscribed.expect("a subscription");
+    let limit = subscription.set_read_timeout(Some(SLACK));
+    limit.expect("a time-out can be set");
+    assert_eq!(api.release("a", &held.lease_id()).status, 204);
+    granted(first);
+    let told = subscription
+        .get_message()
+        .and_then(|message| message.get_payload::<String>());
+    // The TTL and the clock skew in microseconds, and the lock.
+    assert_eq!(told.as_deref(), Ok("3500000 a"));
 }
 
 #[test]
