@@ -95,7 +95,16 @@ impl Clients {
 
     /// Runs as fast as the server answers; the next call continues the requests in progress.
     pub(crate) fn run(&mut self, time: Duration) -> Tally {
-        self.locks.begin(false);
+        self.closed_loop(time, false)
+    }
+
+    /// As `run`, with the times of all requests.
+    pub(crate) fn timed(&mut self, time: Duration) -> Tally {
+        self.closed_loop(time, true)
+    }
+
+    fn closed_loop(&mut self, time: Duration, timed: bool) -> Tally {
+        self.locks.begin(timed);
         while let Some(id) = self.idle.pop() {
             self.locks
                 .acquire(self.connections.senders(), id, Instant::now());
@@ -104,12 +113,11 @@ impl Clients {
         let end = begun + time;
         while Instant::now() < end {
             let locks = &mut self.locks;
-            self.connections
-                .reservation(Some(time), |senders, id, answer| {
-                    if locks.answered(senders, id, answer) {
-                        locks.acquire(senders, id, Instant::now());
-                    }
-                });
+            self.connections.answers(Some(time), |senders, id, answer| {
+                if locks.answered(senders, id, answer) {
+                    locks.acquire(senders, id, Instant::now());
+                }
+            });
         }
         self.locks.end(begun)
     }
@@ -137,12 +145,11 @@ impl Clients {
                 self.locks.acquire(self.connections.senders(), id, due);
             }
             let (locks, idle) = (&mut self.locks, &mut self.idle);
-            self.connections
-                .reservation(Some(time), |senders, id, answer| {
-                    if locks.answered(senders, id, answer) {
-                        idle.push(id);
-                    }
-                });
+            self.connections.answers(Some(time), |senders, id, answer| {
+                if locks.answered(senders, id, answer) {
+                    idle.push(id);
+                }
+            });
         }
         over.store(true, Ordering::Relaxed);
         pacer.join().expect("the pacer does not panic");
@@ -155,7 +162,7 @@ impl Clients {
         while self.idle.len() < self.locks.requests.len() && Instant::now() < end {
             let (locks, idle) = (&mut self.locks, &mut self.idle);
             self.connections
-                .reservation(Some(END_LIMIT), |senders, id, answer| {
+                .answers(Some(END_LIMIT), |senders, id, answer| {
                     if locks.answered(senders, id, answer) {
                         idle.push(id);
                     }
@@ -282,7 +289,7 @@ pub(crate) fn hold(at: SocketAddr, from: usize, to: usize, ttl_ms: u64) -> u64 {
     let end = Instant::now() + HOLD_LIMIT;
     while open > 0 {
         assert!(Instant::now() < end, "locks are acquired too slowly");
-        connections.reservation(Some(END_LIMIT), |senders, id, answer| {
+        connections.answers(Some(END_LIMIT), |senders, id, answer| {
             failures += u64::from(answer.status != 201);
             open -= 1;
             if next < to {

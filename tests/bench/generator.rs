@@ -85,7 +85,7 @@ impl Connections {
     }
 
     /// Waits for answers and passes each to `handle` with its connection.
-    pub(crate) fn reservation(
+    pub(crate) fn answers(
         &mut self,
         limit: Option<Duration>,
         mut handle: impl FnMut(&mut Senders, usize, &Answer),
@@ -114,7 +114,7 @@ impl Connections {
         self.send(id, request);
         let (mut answered, end) = (None, Instant::now() + ASK_LIMIT);
         while answered.is_none() && Instant::now() < end {
-            self.reservation(Some(ASK_LIMIT), |_, from, answer| {
+            self.answers(Some(ASK_LIMIT), |_, from, answer| {
                 if from == id {
                     answered = Some((
                         answer.status,

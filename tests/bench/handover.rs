@@ -1,10 +1,7 @@
 //! Section e: one lock goes from waiter to waiter over two servers; the same with etcd's lock.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::{Duration, Instant};
-
-use tempfile::TempDir;
 
 use crate::Bench;
 use crate::cycles::{acquire, get, release, size};
@@ -42,14 +39,7 @@ pub(crate) fn run(bench: &mut Bench) {
     let redis = servers::redis();
     let servers = [Server::on(&redis, &[]), Server::on(&redis, &[])];
     let at = servers.each_ref().map(|server| server.address);
-    // etcd keeps its data in memory like Redis, because the bench does not measure disks.
-    let shared_memory = Path::new("/dev/shm");
-    let directory = if shared_memory.is_dir() {
-        TempDir::new_in(shared_memory)
-    } else {
-        TempDir::new()
-    };
-    let directory = directory.expect("a temporary directory");
+    let directory = servers::in_memory_directory();
     let etcd = is_installed("etcd").then(|| Server::etcd(directory.path()));
     let many = bench.pick(500, 1000);
     let (mut long, mut short, mut theirs) =
@@ -251,7 +241,7 @@ fn chain(
     let begun = Instant::now();
     let mut let_go_at = begun;
     while chain.order.len() < waiters && begun.elapsed() < CHAIN_LIMIT {
-        line.reservation(Some(CHAIN_LIMIT / 10), |senders, waiter, answer| {
+        line.answers(Some(CHAIN_LIMIT / 10), |senders, waiter, answer| {
             let now = Instant::now();
             if forward(senders, waiter, answer).is_some() {
                 chain.order.push(waiter);

@@ -1,14 +1,14 @@
-//! Section i: lease operations beside continuous listings.
+//! Section i: lease operations beside continuous listings, and listings beside the keys of other programs.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::Bench;
-use crate::cycles::{acquire, count, get};
+use crate::cycles::{self, acquire, count, get};
 use crate::generator::Connections;
 use crate::parked::{Times, work};
-use crate::report::Reach;
+use crate::report::{Reach, percentile};
 use crate::servers::{self, Server};
 
 /// Loops that request pages, each on its own connection.
@@ -45,6 +45,55 @@ pub(crate) fn run(bench: &mut Bench) {
     bench
         .report
         .absolute(('i', &name, "1/s"), &pages, Reach::Nothing);
+    beside_foreign_keys(bench);
+}
+
+/// The number of listed locks beside other keys, and of those keys.
+const FEW_LOCKS: usize = 100;
+const FOREIGN: usize = 1_000_000;
+
+/// Writes keys of another program.
+const WRITE_FOREIGN: &str =
+    "for key = ARGV[1], ARGV[2] do redis.call('SET', 'foreign:' .. key, 'x') end";
+
+fn beside_foreign_keys(bench: &mut Bench) {
+    let redis = servers::redis();
+    let server = Server::on(&redis, &[]);
+    assert_eq!(cycles::hold(server.address, 0, FEW_LOCKS, 600_000), 0);
+    let foreign = bench.pick(FOREIGN / 10, FOREIGN);
+    let mut connection = Connections::open(&[server.address], 1).expect("the server listens");
+    let mut list = |rounds| {
+        let mut times = |_| {
+            let mut times: Vec<u32> = (0..30).map(|_| timed_page(&mut connection)).collect();
+            percentile(&mut times, 0.5)
+        };
+        (0..rounds).map(&mut times).collect::<Vec<_>>()
+    };
+    let rounds = bench.pick(3, 9);
+    let without = list(rounds);
+    let mut writer = servers::connect(&redis);
+    for from in (1..=foreign).step_by(50_000) {
+        let mut write = redis::cmd("EVAL");
+        let write = write.arg(WRITE_FOREIGN).arg(0).arg(from).arg(from + 49_999);
+        write.exec(&mut writer).expect("Redis writes");
+    }
+    let beside = list(rounds);
+    let name = format!("listing of {FEW_LOCKS} locks, p50, beside {foreign} foreign keys");
+    bench.report.compare(
+        ('i', &name, "ms"),
+        &beside,
+        ("without them", &without),
+        Reach::AtMost(2.0),
+    );
+}
+
+/// Microseconds until a page with all locks has arrived.
+fn timed_page(connection: &mut Connections) -> u32 {
+    let asked = Instant::now();
+    let (status, page) = connection.ask(0, &get("locks?limit=1000"));
+    assert_eq!(status, 200, "{page}");
+    assert_eq!(page.matches("\"key\"").count(), FEW_LOCKS, "{page}");
+    u32::try_from(asked.elapsed().as_micros()).unwrap_or(u32::MAX)
 }
 
 fn hold(server: &Server) {

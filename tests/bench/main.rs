@@ -12,14 +12,18 @@
 //! - f: tens of thousands of parked waiters
 //! - g: growth with held locks and with connections
 //! - h: Redis memory of a held lock, and when all is over
-//! - i: renewals and releases beside listings without a pause
+//! - i: renewals and releases beside listings without a pause, and listings beside other programs' keys
+//! - j: one client and eight clients, against webdis, and the time that Redis spends on a call
+//! - k: a Go program with Leasehold, with redislock and with etcd
 //!
 //! Load generator, server and Redis share the machine's cores, so a figure says how work compares, not how fast a
 //! server alone would be. Rounds alternate between the candidates, and medians count. Everything runs on
 //! loopback and ends with the bench. `tests/bench/install` installs what is compared with.
 
 mod cycles;
+mod few;
 mod generator;
+mod go_programs;
 mod growth;
 mod handover;
 mod listings;
@@ -137,12 +141,14 @@ fn run(options: &Options) -> ExitCode {
     if ['a', 'b', 'c'].into_iter().any(wanted) {
         throughput::run(&mut bench);
     }
-    let sections: [(char, Section); 5] = [
+    let sections: [(char, Section); 7] = [
         ('d', replicas::run),
         ('e', handover::run),
         ('f', parked::run),
         ('g', growth::run),
         ('i', listings::run),
+        ('j', few::run),
+        ('k', go_programs::run),
     ];
     for (section, run) in sections {
         if wanted(section) {

@@ -75,7 +75,7 @@ fn park(server: &Server, from: usize, to: usize) -> Connections {
     });
     // The last acquisitions may still be on their way to Redis.
     sleep(Duration::from_secs(1));
-    line.reservation(Some(Duration::ZERO), |_, _, answer| {
+    line.answers(Some(Duration::ZERO), |_, _, answer| {
         panic!("a waiter was answered {}", answer.status)
     });
     line
@@ -126,7 +126,7 @@ pub(crate) fn work(server: &Server, time: Duration) -> [Vec<u32>; 3] {
     let begun = Instant::now();
     let mut open = WORKERS;
     while open > 0 {
-        connections.reservation(Some(time), |senders, id, answer| {
+        connections.answers(Some(time), |senders, id, answer| {
             assert!(
                 (200..300).contains(&answer.status),
                 "answered {}",

@@ -8,6 +8,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use tempfile::TempDir;
+
 use crate::process::cpu_seconds;
 use crate::support::eventually;
 use crate::support::host::Host;
@@ -54,18 +56,27 @@ pub(crate) fn used_memory(redis: &RedisServer) -> f64 {
         .expect("INFO has this number")
 }
 
-/// How many script calls Redis has received.
-pub(crate) fn script_calls(redis: &RedisServer) -> f64 {
-    let calls = redis.info_field("commandstats", "cmdstat_evalsha");
-    let calls = calls.as_deref().and_then(|calls| {
-        calls
-            .strip_prefix("calls=")?
-            .split(',')
-            .next()?
-            .parse()
-            .ok()
-    });
-    calls.unwrap_or_default()
+/// What Redis says of a command.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Spent {
+    pub(crate) calls: f64,
+    pub(crate) micros: f64,
+}
+
+/// How often Redis has run a command, and its time for that.
+pub(crate) fn spent(redis: &RedisServer, command: &str) -> Spent {
+    let told = redis.info_field("commandstats", &format!("cmdstat_{command}"));
+    let told = told.unwrap_or_default();
+    let number = |name: &str| {
+        let field = told.split(',').find_map(|field| field.strip_prefix(name));
+        field
+            .and_then(|number| number.parse().ok())
+            .unwrap_or_default()
+    };
+    Spent {
+        calls: number("calls="),
+        micros: number("usec="),
+    }
 }
 
 /// All commands from clients within a time, as MONITOR shows them, without the commands inside scripts.
@@ -94,6 +105,17 @@ pub(crate) fn commands_within(redis: &RedisServer, time: Duration) -> Vec<Vec<St
         }
     }
     commands
+}
+
+/// A temporary directory whose files stay in memory, as the data of Redis does: the benches do not measure disks.
+pub(crate) fn in_memory_directory() -> TempDir {
+    let shared_memory = Path::new("/dev/shm");
+    let directory = if shared_memory.is_dir() {
+        TempDir::new_in(shared_memory)
+    } else {
+        TempDir::new()
+    };
+    directory.expect("a temporary directory")
 }
 
 /// A server that speaks HTTP.

