@@ -3,7 +3,7 @@
 -- empty if the request does not wait.
 -- Reply: granted | replayed, lease; held, waiters, position, info; queued, waiters, ticket, info; too_many_waiters;
 -- key_reused; already_released; recovering, for how long
-local REQUEST = '^(%x+)\t(%x*)\t(%d+)\t(%d+)\t(%x*)\t(%d*)\t(%d*)\t(%d*)\t([^\t]*)\t(.*)$'
+local REQUEST = '^' .. FOUR .. FOUR .. '([^\t]*)\t(.*)$'
 
 return function(key, arguments)
   local id, idem, attempt, ttl, fingerprint, wait, ticket, max_waiters, holder, metadata = match(arguments, REQUEST)

@@ -2,7 +2,7 @@
 --
 -- Three keys hold it: the waiters' ids by ticket, the same by the moment until which their entries are kept, and the entries.
 -- Besides the rules: an entry whose server has no heartbeat is passed over. The changes stay in memory until `write`.
-local ENTRY = '^(%d+)\t(%x+)\t(%d+)\t(%d+)\t(%x*)\t(%x*)\t(%x+)\t(%d+)\t(%d+)\t([^\t]*)\t(.*)$'
+local ENTRY = '^' .. FOUR .. FOUR .. '([^\t]*)\t([^\t]*)\t(.*)$'
 
 -- How many expired entries one operation drops, and how many entries it reads at once.
 local MAX_PRUNED, STEP = 64, 16

@@ -23,7 +23,7 @@ function remembered.has(key, id, idem)
     local fields = {}
     for _, operation in ipairs(operations) do
       if operation.verb == 'acquire' then
-        local id, idem = match(operation.arguments, '^(%x+)\t(%x*)')
+        local id, idem = match(operation.arguments, '^([^\t]*)\t([^\t]*)')
         fields[#fields + 1] = field_of(operation.key, 'L', id)
         if idem ~= '' then fields[#fields + 1] = field_of(operation.key, 'I', idem) end
       end

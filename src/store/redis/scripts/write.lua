@@ -89,12 +89,17 @@ local current, drops_older
 if ctx.releases then
   local since, count, older
   current, since, count, older = match(releases, '^(%d) (%d+) (%d+) (%d+)$')
-  if not current then current, since, count, older = 1, now_text, 0, 0 end
-  local added = #ctx.releases / 2
+  local added, begins = #ctx.releases / 2, not current
+  if begins then current, since, count, older = 1, now_text, 0, 0 end
   local is_old = now - since >= RELEASE_MEMORY_US
   if is_old or count + added + older > MAX_RELEASES then
     forgotten = is_old and 0 or tonumber(older)
     current, since, count, older, drops_older = 3 - current, now_text, 0, count, true
+    begins = true
+  end
+  if begins then
+    -- Redis keeps a hash with such a long value as a table, and one of short values as a list that it searches.
+    ctx.releases[#ctx.releases + 1], ctx.releases[#ctx.releases + 2] = '', string.rep(' ', 65)
   end
   set('#releases', current .. ' ' .. since .. ' ' .. count + added .. ' ' .. older)
 elseif ctx.drops_releases then
