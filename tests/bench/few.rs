@@ -1,24 +1,24 @@
 //! Section j: one client and a few, each of which waits for its answers: latency beside webdis, and the time that Redis
 //! spends on a call.
 
-use std::net::SocketAddr;
+use std::thread::{self, sleep};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
 use crate::Bench;
-use crate::cycles::{Clients, Dialect, acquire, count, release, size};
+use crate::cycles::{Clients, Dialect, acquire, release, size};
 use crate::generator::{Connections, quoted};
 use crate::process::is_installed;
 use crate::report::{Reach, percentile};
-use crate::servers::{self, Server, Spent};
+use crate::servers::{self, Server};
 use crate::support::redis::RedisServer;
 
-/// How many locks one client acquires, and then releases, per round.
-const LOCKS: usize = 400;
+/// How many script calls acquire locks, and then release them, per round.
+const CALLS: usize = 100;
 
-/// Enough clients for full batches.
-const CONNECTIONS: usize = 64;
+/// The number of operations of a batch.
+const BATCH: usize = 16;
 
 const WEBDIS: &str = "webdis, SET NX PX";
 
@@ -38,7 +38,7 @@ pub(crate) fn run(bench: &mut Bench) {
     for connections in [1, 8] {
         latency(bench, connections, [&memory, &own, &webdis]);
     }
-    cost(bench, &redis, &own, &webdis);
+    cost(bench, &redis, &webdis);
 }
 
 fn latency(bench: &mut Bench, connections: usize, servers: [&Server; 3]) {
@@ -69,110 +69,132 @@ fn latency(bench: &mut Bench, connections: usize, servers: [&Server; 3]) {
     }
 }
 
-fn cost(bench: &mut Bench, redis: &RedisServer, own: &Server, webdis: &Server) {
-    let (mut acquires, mut releases) = (Vec::new(), Vec::new());
+/// The time that Redis spends on script calls which one client sends one after the other.
+fn cost(bench: &mut Bench, redis: &RedisServer, webdis: &Server) {
+    let [mut acquires, mut releases]: [[Vec<f64>; 2]; 2] = Default::default();
     let (mut sets, mut dels) = (Vec::new(), Vec::new());
-    let (mut batched, mut batch) = (Vec::new(), Vec::new());
-    for round in 0..bench.pick(3, 9) {
-        let spent = |command: &str, work: &mut dyn FnMut()| {
-            let before = servers::spent(redis, command);
-            work();
-            let after = servers::spent(redis, command);
-            Spent {
-                calls: after.calls - before.calls,
-                micros: after.micros - before.micros,
-            }
-        };
-        let mut lone = Lone::new(own.address, round);
-        let each = |spent: Spent| spent.micros / size(LOCKS);
-        acquires.push(each(spent("evalsha", &mut || lone.acquire())));
-        releases.push(each(spent("evalsha", &mut || lone.release())));
-
+    let recorded = Recorded::new(redis);
+    let mut connection = servers::connect(redis);
+    for round in 0..bench.pick(5, 15) {
+        for (at, operations) in [1, BATCH].into_iter().enumerate() {
+            let mut each = |call: &[String]| {
+                let before = servers::spent(redis, "evalsha");
+                for again in 0..CALLS {
+                    let number = (round * 2 + at) * CALLS + again;
+                    recorded.call(call, operations, number, &mut connection);
+                }
+                let after = servers::spent(redis, "evalsha");
+                (after.micros - before.micros) / size(CALLS * operations)
+            };
+            acquires[at].push(each(&recorded.acquire));
+            releases[at].push(each(&recorded.release));
+        }
+        let before = ["set", "del"].map(|command| servers::spent(redis, command));
         let mut plain = Clients::open(Dialect::Webdis, webdis.address, 1, "plain");
-        let dels_before = servers::spent(redis, "del");
-        let set = spent("set", &mut || {
-            plain.run(Duration::from_millis(200));
-            plain.settle();
-        });
-        let dels_after = servers::spent(redis, "del");
-        sets.push(set.micros / set.calls);
-        dels.push(
-            (dels_after.micros - dels_before.micros) / (dels_after.calls - dels_before.calls),
-        );
-
-        let mut many = Clients::open(Dialect::Leasehold, own.address, CONNECTIONS, "many");
-        let mut operations = 0.0;
-        let all = spent("evalsha", &mut || {
-            let tally = many.run(Duration::from_millis(400));
-            operations = count(tally.cycles) * 2.0;
-        });
-        many.settle();
-        batched.push(all.micros / operations);
-        batch.push(operations / all.calls);
+        plain.run(Duration::from_millis(100));
+        plain.settle();
+        let after = ["set", "del"].map(|command| servers::spent(redis, command));
+        let each = |at: usize| {
+            (after[at].micros - before[at].micros) / (after[at].calls - before[at].calls)
+        };
+        sets.push(each(0));
+        dels.push(each(1));
     }
-    let aim = Reach::AtMost(50.0);
-    for (name, values, base, plain) in [
-        ("a lone acquire", &acquires, "SET NX PX", &sets),
-        ("a lone release", &releases, "DEL", &dels),
+    for (verb, values, base, plain) in [
+        ("acquire", &acquires, "SET NX PX", &sets),
+        ("release", &releases, "DEL", &dels),
     ] {
-        let name = format!("Redis time of the script call of {name}");
-        bench.report.absolute(('j', &name, "µs"), values, aim);
-        bench
-            .report
-            .compare(('j', &name, "µs"), values, (base, plain), Reach::Nothing);
+        for (at, (name, aim)) in [
+            (format!("of a lone {verb}"), 50.0),
+            (format!("per {verb} in batches of {BATCH}"), 6.5),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let name = format!("Redis time {name}");
+            bench
+                .report
+                .absolute(('j', &name, "µs"), &values[at], Reach::AtMost(aim));
+            bench.report.compare(
+                ('j', &name, "µs"),
+                &values[at],
+                (base, plain),
+                Reach::Nothing,
+            );
+        }
     }
-    let lone: Vec<f64> = acquires
-        .iter()
-        .zip(&releases)
-        .map(|(acquire, release)| f64::midpoint(*acquire, *release))
-        .collect();
-    let name = format!("Redis time per operation with {CONNECTIONS} clients");
-    bench
-        .report
-        .absolute(('j', &name, "µs"), &batched, Reach::AtMost(6.5));
-    bench.report.compare(
-        ('j', &name, "µs"),
-        &batched,
-        ("a lone operation", &lone),
-        Reach::Nothing,
-    );
-    let name = format!("operations per script call with {CONNECTIONS} clients");
-    bench
-        .report
-        .absolute(('j', &name, ""), &batch, Reach::Nothing);
 }
 
-/// One client.
-struct Lone {
-    connection: Connections,
-    keys: Vec<String>,
-    lease_ids: Vec<Vec<u8>>,
+/// The server's script calls for one acquire and one release, to be repeated with other locks and lease ids.
+struct Recorded {
+    acquire: Vec<String>,
+    release: Vec<String>,
+    lease_id: String,
 }
 
-impl Lone {
-    fn new(at: SocketAddr, round: usize) -> Self {
+/// The name of the recorded lock.
+const KEY: &str = "recorded-lock";
+
+/// How many words of a call describe an operation: its verb, its lock key and its arguments.
+const WORDS: usize = 3;
+
+impl Recorded {
+    fn new(redis: &RedisServer) -> Self {
+        // The calls give the time; with this skew they can be repeated for a minute.
+        let patient = ("LEASEHOLD_MAX_CLOCK_SKEW_MS", "60000");
+        let server = Server::on(redis, &[("LEASEHOLD_KEY_PREFIX", "recorded:"), patient]);
+        let mut connection = Connections::open(&[server.address], 1).expect("the server listens");
+        let (commands, lease_id) = thread::scope(|scope| {
+            let monitor =
+                scope.spawn(|| servers::commands_within(redis, Duration::from_millis(600)));
+            sleep(Duration::from_millis(200));
+            let (_, lease) = connection.ask(0, &acquire(KEY, "{\"ttl_ms\":30000}"));
+            let lease_id = quoted(lease.as_bytes(), "\"lease_id\":\"").expect("an id");
+            connection.ask(0, &release(KEY, lease_id));
+            let lease_id = String::from_utf8_lossy(lease_id).into_owned();
+            (
+                monitor.join().expect("the monitor does not panic"),
+                lease_id,
+            )
+        });
+        let call = |verb: &str| {
+            let sent = |command: &&Vec<String>| {
+                let [.., said, key, arguments] = command.as_slice() else {
+                    return false;
+                };
+                said == verb && key == KEY && arguments.contains(&lease_id)
+            };
+            let call = commands.iter().find(sent).expect("MONITOR shows the call");
+            call.iter().map(|word| word.replace("\\t", "\t")).collect()
+        };
         Self {
-            connection: Connections::open(&[at], 1).expect("the server listens"),
-            keys: (0..LOCKS)
-                .map(|lock| format!("lone-{round}-{lock}"))
-                .collect(),
-            lease_ids: Vec::new(),
+            acquire: call("acquire"),
+            release: call("release"),
+            lease_id,
         }
     }
 
-    fn acquire(&mut self) {
-        for key in &self.keys {
-            let (status, lease) = self.connection.ask(0, &acquire(key, "{\"ttl_ms\":30000}"));
-            assert_eq!(status, 201, "{lease}");
-            let lease_id = quoted(lease.as_bytes(), "\"lease_id\":\"");
-            self.lease_ids
-                .push(lease_id.expect("a lease has an id").to_vec());
+    /// One call with this many operations, each on a lock of its own.
+    fn call(
+        &self,
+        recorded: &[String],
+        operations: usize,
+        number: usize,
+        connection: &mut redis::Connection,
+    ) {
+        let (head, operation) = recorded.split_at(recorded.len() - WORDS);
+        let mut call = redis::cmd(&head[0]);
+        call.arg(&head[1..]);
+        for at in 0..operations {
+            let lock = number * operations + at;
+            let lease_id = format!("{operations:016x}{lock:016x}");
+            call.arg(&operation[0])
+                .arg(format!("{operations}-{lock}"))
+                .arg(operation[2].replace(&self.lease_id, &lease_id));
         }
-    }
-
-    fn release(&mut self) {
-        for (key, lease_id) in self.keys.iter().zip(&self.lease_ids) {
-            assert_eq!(self.connection.ask(0, &release(key, lease_id)).0, 204);
-        }
+        let reply: redis::Value = call.query(connection).expect("Redis runs the script");
+        let reply = format!("{reply:?}");
+        let done = reply.matches("granted").count() + reply.matches("ended").count();
+        assert_eq!(done, operations, "{reply}");
     }
 }
