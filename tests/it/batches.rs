@@ -139,7 +139,7 @@ fn operation_that_fails_leaves_its_neighbours_alone() {
     let redis = RedisServer::plain();
     let server = patient(&redis);
     // The lock has a queue, but this key is none, and the scripts cannot read it. The index has its member, in the same
-    // step: else a heartbeat rebuilds the index, and finds that nobody waits.
+    // step. Otherwise the next heartbeat would rebuild the index, and remove the lock because it has no waiters.
     let broken = "redis.call('HSET', 'leasehold:locks', 'bad', 'Q\\n')
         redis.call('ZADD', 'leasehold:leases', 9e15, 'bad')
         redis.call('LPUSH', 'leasehold:kept:bad', 'something else')";

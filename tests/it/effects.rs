@@ -123,6 +123,15 @@ fn releases_beyond_the_limit_are_forgotten_and_counted() {
 }
 
 #[test]
+fn few_releases_are_a_table_for_redis_and_no_list() {
+    let (redis, server) = start();
+    let held = lease_on(&server, "a");
+    assert_eq!(server.api().release("a", &held).status, 204);
+    let encoding = redis.cli(&["OBJECT", "ENCODING", "leasehold:released:1"]);
+    assert_eq!(encoding, "hashtable");
+}
+
+#[test]
 fn activation_keeps_the_pause_after_a_loss() {
     let (redis, server) = start();
     let now: Vec<u64> = redis

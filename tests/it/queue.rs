@@ -846,7 +846,7 @@ fn waiters_cost_redis_only_heartbeats() {
     sleep(Duration::from_secs(4));
     let more = calls() - before;
     println!("{more} calls in four seconds");
-    // One call per second from each of two servers.
+    // A heartbeat and a sweep, from each of two servers.
     assert!((6..=16).contains(&more), "{more}");
     drop(many);
     until_waiting(&api, "a", 0);
