@@ -77,17 +77,12 @@ impl Grant {
         moment.now < self.over_at(moment.grace)
     }
 
-    /// Turns a reservation into a lease of the asking request.
-    pub(super) fn claim(&mut self, request: &Acquire, moment: Moment) -> Acquisition {
+    /// Turns a reservation into a lease of the asking request, with the token of the reservation.
+    pub(super) fn claim(&mut self, request: Acquire, moment: Moment) -> Acquisition {
         if let Repetition::Altered = same_acquisition(self.idempotency, request.idempotency) {
             return Acquisition::KeyReused;
         }
-        self.reserved = None;
-        self.lease_id = request.lease_id;
-        self.attempt = Some(request.attempt);
-        self.acquired_at = moment.now;
-        self.deadline = moment.now.after(self.ttl.get());
-        self.grace = moment.grace;
+        *self = Self::new(request, self.fencing_token, moment);
         Acquisition::Granted(self.lease(moment.now))
     }
 

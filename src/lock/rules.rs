@@ -76,7 +76,7 @@ impl Lock {
                 Acquisition::Granted(lease)
             }
             Some(grant) if grant.reserved.is_some() && grant.waiter_id() == id => {
-                grant.claim(&request, ctx.moment)
+                grant.claim(request, ctx.moment)
             }
             Some(grant) => {
                 let info = grant.lease_info(ctx.moment);
@@ -310,3 +310,6 @@ impl Lock {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

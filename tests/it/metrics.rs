@@ -389,7 +389,7 @@ async fn reserved_lock_on_redis_counts_as_held_from_its_claim_on() {
         .await
         .expect("an answer");
     let text = redis.cli(&["HGET", "leasehold:locks", "a"]);
-    assert!(text.contains("R\t"), "no reservation: {text}");
+    assert!(text.contains("R "), "no reservation: {text}");
     assert_eq!(held(), "0", "it is reserved");
     s.granted(&key("a"), &second).await;
     assert_eq!(held(), "1", "it is claimed");

@@ -621,11 +621,14 @@ async fn compare(
         prefix: format!("{number}/"),
         model,
     };
-    for (on, op) in sequence {
-        run.step(*on, op).await?;
+    let compared = async {
+        for (on, op) in sequence {
+            run.step(*on, op).await?;
+        }
+        run.check_indexed(server)
     }
-    run.check_indexed(server)?;
-    // Otherwise each listing would scan the locks of all earlier sequences.
+    .await;
+    // Otherwise each listing would scan the locks of all earlier sequences, and a failure would make all later ones fail.
     server.cli(&["DEL", "leasehold:leases"]);
     for key in KEYS {
         let key = format!("{number}/{key}");
@@ -633,5 +636,5 @@ async fn compare(
         let of = |kind: &str| format!("leasehold:{kind}:{key}");
         server.cli(&["DEL", &of("queue"), &of("entries"), &of("kept")]);
     }
-    Ok(())
+    compared
 }

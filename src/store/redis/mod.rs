@@ -376,12 +376,12 @@ fn acquire_arguments(request: &Acquire) -> String {
         pairs => serde_json::to_string(pairs).expect("a map of strings is JSON"),
     };
     format!(
-        "{}\t{idempotency_key}\t{}\t{}\t{fingerprint}\t{timeout}\t{}\t{max_waiters}\t{}\t{metadata}",
+        "{}\t{idempotency_key}\t{fingerprint}\t{}\t{metadata}\n{}\t{}\t{timeout}\t{}\t{max_waiters}",
         request.lease_id.expose(),
+        request.holder.as_ref().map_or("", |holder| holder.as_str()),
         request.attempt.0,
         micros(request.ttl.get()),
         ticket.unwrap_or_default(),
-        request.holder.as_ref().map_or("", |holder| holder.as_str()),
     )
 }
 

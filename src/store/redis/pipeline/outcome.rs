@@ -1,5 +1,7 @@
 //! What became of a batch: its reply decoded, or why there is none.
 
+use std::time::Duration;
+
 use deadpool_redis::PoolError;
 use redis::{ErrorKind, RedisError, Value};
 use tokio::time::Instant;
@@ -10,7 +12,7 @@ use crate::store::redis::errors::diagnosis::lacks_permission;
 use crate::store::redis::errors::kinds;
 use crate::store::redis::master::explain_guard;
 use crate::store::redis::master::topology::{Generation, Topology};
-use crate::store::redis::scripts::reply::{Refusal, Reply, decode, text};
+use crate::store::redis::scripts::reply::{ReadAt, Refusal, Reply, decode, text};
 use crate::telemetry::{FailureCause, RedisMetrics, Shortfall};
 
 /// What became of a batch as a whole.
@@ -72,6 +74,7 @@ pub(crate) fn read_batch(
         let [
             ok,
             now,
+            behind,
             online,
             writes,
             held,
@@ -94,7 +97,11 @@ pub(crate) fn read_batch(
         if text(ok)? != "ok" || replies.len() != operations {
             return None;
         }
-        let replies = replies.iter().map(|value| decode(value, at));
+        let read_at = ReadAt {
+            now: at,
+            behind: Duration::from_micros(number(behind)?),
+        };
+        let replies = replies.iter().map(|value| decode(value, read_at));
         let pair = |pair: &[Value]| {
             let [lock, waiter] = pair else { return None };
             Some((text(lock)?.to_owned(), text(waiter)?.to_owned()))

@@ -1,5 +1,5 @@
 -- Ends the live lease with this token for any caller. Mirrors `Lock::break_lease`.
--- Arguments: fencing token. Reply: ended, for how long it was held or '' if it was over; lost, reason
+-- Arguments: fencing token. Reply: ended, when it was acquired or '' if it was over; lost, reason
 return function(key, token)
   local lock, ending = load(key), need('ending')
   for _, lease in ipairs(lock.leases) do

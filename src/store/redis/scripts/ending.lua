@@ -12,9 +12,9 @@ function ending.lost_reply(lock)
   return live(lock) and 'lost\theld_by_other' or 'lost\tnot_held'
 end
 
--- For how long the lease was held; a reservation was not.
+-- Since when the lease was held; a reservation was not.
 function ending.ended_reply(lease)
-  return 'ended\t' .. (lease.ticket and '' or int(max(0, now - lease.acquired)))
+  return 'ended\t' .. (lease.ticket and '' or lease.acquired)
 end
 
 -- Removes a lease. The lock goes to the first waiter, if there is one.
@@ -24,7 +24,7 @@ function ending.let_go(lock, lease)
   end
   lock.let_go = true
   change(lock)
-  if lease.ticket then ctx.reservations[lock.key] = false end
+  if lease.ticket then batch.reservations[lock.key] = false end
   if lock.queued then need('queue').hand_over(lock) end
 end
 

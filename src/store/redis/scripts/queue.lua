@@ -1,8 +1,9 @@
 -- The queue of a lock: first come, first served. Mirrors `lock/queue.rs`.
 --
--- Three keys hold it: the waiters' ids by ticket, the same by the moment until which their entries are kept, and the entries.
--- Besides the rules: an entry whose server has no heartbeat is passed over. The changes stay in memory until `write`.
-local ENTRY = '^' .. FOUR .. FOUR .. '([^\t]*)\t([^\t]*)\t(.*)$'
+-- Three keys hold it: the waiters' ids by ticket, the same by the moment until which their entries are kept, and the
+-- entries. Besides the rules: an entry whose server has no heartbeat is passed over. The changes stay in memory until
+-- `write`.
+local ENTRY = '^([^\t]*)\t([^\t]*)\t([^\t]*)\t([^\t]*)\t([^\t]*)\t([^\t]*)\t(([^\t]*)\t([^\t]*)\t([^\t]*).*)$'
 
 -- How many expired entries one operation drops, and how many entries it reads at once.
 local MAX_PRUNED, STEP = 64, 16
@@ -11,13 +12,13 @@ local queue = {}
 
 -- The queue of a lock, with the entries that the batch has read (`before`) and changed (`after`).
 local function of(lock)
-  local known = ctx.queues[lock.key]
+  local known = batch.queues[lock.key]
   if not known then
     known = {
-      tickets = prefix .. 'queue:' .. lock.key, kept = prefix .. 'kept:' .. lock.key, entries = prefix .. 'entries:' .. lock.key,
-      seen = {}, lock = lock,
+      tickets = batch.prefix .. 'queue:' .. lock.key, kept = batch.prefix .. 'kept:' .. lock.key,
+      entries = batch.prefix .. 'entries:' .. lock.key, seen = {},
     }
-    ctx.queues[lock.key] = known
+    batch.queues[lock.key] = known
   end
   return known
 end
@@ -25,13 +26,13 @@ end
 local function see(of_lock, waiter)
   local known = of_lock.seen[waiter]
   if not known then
-    local text = rcall('HGET', of_lock.entries, waiter)
+    local text = redis.call('HGET', of_lock.entries, waiter)
     local entry
     if text then
-      local ticket, id, attempt, ttl, idem, fingerprint, server, present, kept, holder, metadata = match(text, ENTRY)
+      local ticket, server, present, kept, attempt, ttl, request, id, idem, fingerprint = string.match(text, ENTRY)
       entry = {
-        ticket = ticket, id = id, attempt = attempt, ttl = ttl, idem = idem, fingerprint = fingerprint, server = server,
-        present = tonumber(present), kept = tonumber(kept), holder = holder, metadata = metadata,
+        ticket = ticket, server = server, present = tonumber(present), kept = tonumber(kept), attempt = attempt,
+        ttl = ttl, request = request, id = id, idem = idem, fingerprint = fingerprint,
       }
     end
     known = { before = entry, after = entry }
@@ -70,8 +71,8 @@ end
 -- Gives a waiter an entry whose request is present until then, in place of its earlier one.
 function queue.put(lock, waiter, asked, ticket, present)
   set(lock, waiter, {
-    ticket = ticket, id = asked.id, attempt = asked.attempt, ttl = asked.ttl, idem = asked.idem, fingerprint = asked.fingerprint,
-    server = asked.server, holder = asked.holder, metadata = asked.metadata, present = present,
+    ticket = ticket, server = asked.server, attempt = asked.attempt, ttl = asked.ttl, request = asked.request,
+    id = asked.id, idem = asked.idem, fingerprint = asked.fingerprint, present = present,
     kept = asked.idem ~= '' and present + ENTRY_KEPT_US or present,
   })
 end
@@ -90,27 +91,27 @@ end
 -- The number of waiters, kept entries included.
 function queue.count(lock)
   local of_lock = of(lock)
-  of_lock.counted = of_lock.counted or rcall('ZCOUNT', of_lock.kept, '(' .. int(now), '+inf')
+  of_lock.counted = of_lock.counted or redis.call('ZCOUNT', of_lock.kept, '(' .. int(now), '+inf')
   return of_lock.counted + difference(of_lock, function(entry) return now < entry.kept and 1 or 0 end)
 end
 
 -- The number of entries ahead of a ticket.
 function queue.ahead(lock, ticket)
   local of_lock, limit = of(lock), tonumber(ticket)
-  return rcall('ZCOUNT', of_lock.tickets, '-inf', '(' .. ticket)
+  return redis.call('ZCOUNT', of_lock.tickets, '-inf', '(' .. ticket)
     + difference(of_lock, function(entry) return tonumber(entry.ticket) < limit and 1 or 0 end)
 end
 
 -- Whether the queue has entries, expired ones included.
 function queue.has_entries(lock)
   local of_lock = of(lock)
-  return rcall('ZCARD', of_lock.tickets) + difference(of_lock, function() return 1 end) > 0
+  return redis.call('ZCARD', of_lock.tickets) + difference(of_lock, function() return 1 end) > 0
 end
 
 -- Drops expired entries, a bounded number at a time.
 function queue.prune(lock)
   local of_lock = of(lock)
-  for _, waiter in ipairs(rcall('ZRANGEBYSCORE', of_lock.kept, '-inf', int(now), 'LIMIT', 0, MAX_PRUNED)) do
+  for _, waiter in ipairs(redis.call('ZRANGEBYSCORE', of_lock.kept, '-inf', int(now), 'LIMIT', 0, MAX_PRUNED)) do
     local known = see(of_lock, waiter)
     if known.before == known.after then set(lock, waiter, nil) end
   end
@@ -118,17 +119,17 @@ end
 
 -- 'alive', 'silent' or 'gone'. No server is gone while servers may still look for a newly activated master.
 local function state_of(server_id)
-  ctx.heartbeats = ctx.heartbeats or {}
-  local state = ctx.heartbeats[server_id]
+  batch.heartbeats = batch.heartbeats or {}
+  local state = batch.heartbeats[server_id]
   if not state then
-    local reported_to, reported_at = match(rcall('HGET', SERVERS, server_id) or '', '^(%x+) (%d+)')
-    if reported_to == activation and now - reported_at <= HEARTBEAT_US then
+    local reported_to, reported_at = string.match(redis.call('HGET', batch.SERVERS, server_id) or '', '^(%x+) (%d+)')
+    if reported_to == batch.activation and now - reported_at <= HEARTBEAT_US then
       state = 'alive'
     else
-      local activated = rcall('HGET', LOCKS, '#activated')
+      local activated = redis.call('HGET', batch.LOCKS, '#activated')
       state = now - activated <= HEARTBEAT_US and 'silent' or 'gone'
     end
-    ctx.heartbeats[server_id] = state
+    batch.heartbeats[server_id] = state
   end
   return state
 end
@@ -146,7 +147,7 @@ local function in_order(of_lock)
   local function next_stored()
     while true do
       if at > #step then
-        step, at = rcall('ZRANGE', of_lock.tickets, from, from + STEP - 1), 1
+        step, at = redis.call('ZRANGE', of_lock.tickets, from, from + STEP - 1), 1
         from = from + STEP
         if #step == 0 then return nil end
       end
@@ -186,39 +187,39 @@ local function take_first(lock, asking)
   end
 end
 
--- Reserves a free lock for its first waiter and notifies the waiter's server. Returns the reservation. Does nothing while
--- no lease may be granted.
+-- Reserves a free lock for its first waiter and notifies the waiter's server. Returns the reservation. Does nothing
+-- while no lease may be granted.
 function queue.reserve(lock, asking)
-  if not grants then return nil end
+  if not batch.grants then return nil end
   local waiter, entry = take_first(lock, asking)
   if not waiter then return nil end
   local lease = {
-    id = entry.id, token = next_number(), acquired = now_text, deadline = now + RESERVATION_US, grace = 0, ttl = entry.ttl,
-    renewals = '0', attempt = entry.attempt, idem = entry.idem, fingerprint = entry.fingerprint, holder = entry.holder,
-    metadata = entry.metadata, ticket = entry.ticket, server = entry.server,
+    token = next_number(), acquired = batch.now_text, deadline = now + RESERVATION_US, grace = '0', ttl = entry.ttl,
+    renewals = '0', attempt = entry.attempt, request = entry.request, id = entry.id, idem = entry.idem,
+    fingerprint = entry.fingerprint, ticket = entry.ticket, server = entry.server,
   }
   table.insert(lock.leases, lease)
   change(lock)
   if waiter == asking then return lease end
   -- A notification may be lost: the server reads the reservation again with its heartbeat.
-  ctx.reservations[lock.key] = entry.server .. ' ' .. waiter .. ' ' .. int(lease.deadline)
-  if entry.server == server then
-    table.insert(ctx.notified, lock.key)
-    table.insert(ctx.notified, waiter)
+  batch.reservations[lock.key] = entry.server .. ' ' .. waiter .. ' ' .. int(lease.deadline)
+  if entry.server == batch.server then
+    table.insert(batch.notified, lock.key)
+    table.insert(batch.notified, waiter)
   else
-    table.insert(ctx.published, { entry.server, waiter .. ' ' .. lock.key })
+    table.insert(batch.published, { entry.server, waiter .. ' ' .. lock.key })
   end
   return lease
 end
 
 -- Announces for how long at most a lock that others wait for is held. The lease they know may have been longer.
 function queue.announce(lock, for_us)
-  table.insert(ctx.published, { 'all', int(for_us) .. ' ' .. lock.key })
+  table.insert(batch.published, { 'all', int(for_us) .. ' ' .. lock.key })
 end
 
 -- A free lock goes to its first waiter. While no lease may be granted, the waiters ask again after the pause.
 function queue.hand_over(lock)
-  if not queue.reserve(lock) and not grants then queue.announce(lock, paused_us) end
+  if not queue.reserve(lock) and not batch.grants then queue.announce(lock, batch.paused_us) end
 end
 
 -- Stores the changes of a queue.
@@ -229,8 +230,7 @@ function queue.store(of_lock, attempt)
     if entry == known.before then
     elseif entry then
       local fields = {
-        entry.ticket, entry.id, entry.attempt, entry.ttl, entry.idem, entry.fingerprint, entry.server, int(entry.present),
-        int(entry.kept), entry.holder, entry.metadata,
+        entry.ticket, entry.server, int(entry.present), int(entry.kept), entry.attempt, entry.ttl, entry.request,
       }
       tickets[#tickets + 1], tickets[#tickets + 2] = entry.ticket, waiter
       kept[#kept + 1], kept[#kept + 2] = int(entry.kept), waiter

@@ -1,5 +1,5 @@
 -- Ends a live lease and remembers that for its repetition. Mirrors `Lock::release`.
--- Arguments: lease id. Reply: ended, for how long it was held or '' if it was over; lost, reason
+-- Arguments: lease id. Reply: ended, when it was acquired or '' if it was over; lost, reason
 return function(key, id)
   local lock, ending = load(key), need('ending')
   local lease = ending.lease_of(lock, id)

@@ -72,10 +72,18 @@ pub(crate) enum Refusal {
     Failed { done: bool, said: String },
 }
 
+/// The clock of a batch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ReadAt {
+    pub(crate) now: Timestamp,
+    /// How far the clock by which leases end is behind it, after a step of the clock.
+    pub(crate) behind: Duration,
+}
+
 /// What one operation of a batch was answered; `None` for an unexpected reply.
-pub(crate) fn decode(value: &Value, read_at: Timestamp) -> Option<Result<Reply, Refusal>> {
+pub(crate) fn decode(value: &Value, at: ReadAt) -> Option<Result<Reply, Refusal>> {
     if let Value::Array(values) = value {
-        return Some(Ok(Reply::Page(page(values, read_at)?)));
+        return Some(Ok(Reply::Page(page(values, at)?)));
     }
     let (outcome, rest) = match text(value)?.split_once('\t') {
         Some((outcome, rest)) => (outcome, rest),
@@ -83,11 +91,11 @@ pub(crate) fn decode(value: &Value, read_at: Timestamp) -> Option<Result<Reply, 
     };
     let fields: Vec<&str> = rest.split('\t').collect();
     Some(Ok(match (outcome, &fields[..]) {
-        ("granted", fields) => Reply::Granted(lease(fields, read_at)?),
-        ("replayed", fields) => Reply::Replayed(lease(fields, read_at)?),
-        ("renewed", fields) => Reply::Renewed(lease(fields, read_at)?),
+        ("granted", fields) => Reply::Granted(lease(fields, at)?),
+        ("replayed", fields) => Reply::Replayed(lease(fields, at)?),
+        ("renewed", fields) => Reply::Renewed(lease(fields, at)?),
         ("held", fields) => {
-            let (waiters, own, info) = held(fields, read_at)?;
+            let (waiters, own, info) = held(fields, at)?;
             let position = own.parse().ok();
             Reply::Held {
                 waiters,
@@ -96,7 +104,7 @@ pub(crate) fn decode(value: &Value, read_at: Timestamp) -> Option<Result<Reply, 
             }
         }
         ("queued", fields) => {
-            let (waiters, own, info) = held(fields, read_at)?;
+            let (waiters, own, info) = held(fields, at)?;
             let ticket = Ticket(own.parse().ok()?);
             Reply::Queued {
                 waiters,
@@ -108,8 +116,8 @@ pub(crate) fn decode(value: &Value, read_at: Timestamp) -> Option<Result<Reply, 
             waiters: waiters.parse().ok()?,
         },
         ("ended", [""]) => Reply::Ended { held_for: None },
-        ("ended", [held_for]) => Reply::Ended {
-            held_for: Some(duration(held_for)?),
+        ("ended", [acquired]) => Reply::Ended {
+            held_for: Some(at.now.since(moment(acquired)?)),
         },
         ("lost", ["not_held"]) => Reply::Lost(Loss::NotHeld),
         ("lost", ["held_by_other"]) => Reply::Lost(Loss::HeldByOther),
@@ -170,7 +178,7 @@ impl Reply {
     }
 }
 
-fn page(values: &[Value], read_at: Timestamp) -> Option<ScanStep> {
+fn page(values: &[Value], at: ReadAt) -> Option<ScanStep> {
     let [kind, mark, end, is_cut, entries @ ..] = values else {
         return None;
     };
@@ -180,7 +188,7 @@ fn page(values: &[Value], read_at: Timestamp) -> Option<ScanStep> {
     let mut locks = Vec::with_capacity(entries.len() / 2);
     for entry in entries.chunks_exact(2) {
         let key = LockKey::parse(text(&entry[0])?).ok()?;
-        match decode(&entry[1], read_at)? {
+        match decode(&entry[1], at)? {
             Ok(Reply::Held { waiters, info, .. }) => locks.push((key, info, waiters)),
             _ => return None,
         }
@@ -193,33 +201,48 @@ fn page(values: &[Value], read_at: Timestamp) -> Option<ScanStep> {
     })
 }
 
-/// How many wait, a ticket or position, and the lease.
-fn held<'a>(fields: &[&'a str], read_at: Timestamp) -> Option<(usize, &'a str, LeaseInfo)> {
-    let [waiters, own, info @ ..] = fields else {
+/// How many wait, a ticket or position, and the lease, which ends when others can have the lock.
+fn held<'a>(fields: &[&'a str], at: ReadAt) -> Option<(usize, &'a str, LeaseInfo)> {
+    let [waiters, own, line @ ..] = fields else {
         return None;
     };
-    Some((waiters.parse().ok()?, *own, lease_info(info, read_at)?))
+    let (_, mut info, grace) = line_of(line, at)?;
+    info.deadline = info.deadline.after(grace).after(at.behind);
+    Some((waiters.parse().ok()?, *own, info))
 }
 
-/// A lease id, and the lease.
-fn lease(fields: &[&str], read_at: Timestamp) -> Option<Lease> {
-    let (lease_id, info) = fields.split_first()?;
-    Some(Lease {
-        lease_id: LeaseId::parse(lease_id)?,
-        info: lease_info(info, read_at)?,
-    })
+/// A lease for its holder.
+fn lease(fields: &[&str], at: ReadAt) -> Option<Lease> {
+    let (lease_id, info, _) = line_of(fields, at)?;
+    let lease_id = LeaseId::parse(lease_id)?;
+    Some(Lease { lease_id, info })
 }
 
-/// The fields of `reply_about` in `batch.lua`.
-fn lease_info(fields: &[&str], read_at: Timestamp) -> Option<LeaseInfo> {
-    let [token, acquired, deadline, ttl, renewals, holder, metadata] = fields else {
+/// A lease as a lock stores it, see `batch.lua`: its id, its public part, and its grace.
+fn line_of<'a>(fields: &[&'a str], at: ReadAt) -> Option<(&'a str, LeaseInfo, Duration)> {
+    let [
+        _kind,
+        token,
+        acquired,
+        deadline,
+        grace,
+        ttl,
+        renewals,
+        _attempt,
+        lease_id,
+        _idempotency_key,
+        _fingerprint,
+        holder,
+        metadata,
+    ] = fields
+    else {
         return None;
     };
     let holder = match *holder {
         "" => None,
         text => Some(Holder::new(text.to_owned())?),
     };
-    Some(LeaseInfo {
+    let info = LeaseInfo {
         holder,
         metadata: match *metadata {
             "" => Metadata::default(),
@@ -227,11 +250,16 @@ fn lease_info(fields: &[&str], read_at: Timestamp) -> Option<LeaseInfo> {
         },
         fencing_token: FencingToken::new(token.parse().ok()?)?,
         ttl: Ttl::stored(duration(ttl)?),
-        acquired_at: Timestamp::from_micros(acquired.parse().ok()?),
-        deadline: Timestamp::from_micros(deadline.parse().ok()?),
+        acquired_at: moment(acquired)?,
+        deadline: moment(deadline)?,
         renewals: renewals.parse().ok()?,
-        read_at,
-    })
+        read_at: at.now,
+    };
+    Some((*lease_id, info, duration(grace)?))
+}
+
+fn moment(micros: &str) -> Option<Timestamp> {
+    micros.parse().ok().map(Timestamp::from_micros)
 }
 
 fn duration(micros: &str) -> Option<Duration> {

@@ -1,16 +1,17 @@
--- The heartbeat of a server, with its high-water mark and the clocks it has seen. A loss that it shows pauses new grants.
+-- The heartbeat of a server, with its high-water mark and the clocks it has seen. A loss that it shows pauses new
+-- grants.
 -- KEYS: locks, servers, reservations.
--- ARGV: the server's id, its activation id, the activation that it reported to before ('' if none), the confirmed writes that
--- it knew then, the highest token it knows, how long the latest confirmed lease counts, '1' if it saw a loss of time, how far
--- the clock was behind and for how long that counts, the same for ahead, how long the clock has not stepped, the longest
--- pause, the skew, and the channel of the server.
--- Reply: {'ok', now, pause, missing writes, confirmed writes, token, how long the latest lease counts, clock behind and for
--- how long, clock ahead and for how long, '1' if queue entries of the server may be lost, then for each reservation its
--- lock, the waiter if it is the server's own, and for how long}
--- | {'guard', 'role' | 'format' | 'inactive' | 'activation', detail}
+-- ARGV: the server's id, its activation id, the activation that it reported to before ('' if none), the confirmed
+-- writes that it knew then, the highest token it knows, how long the latest confirmed lease counts, '1' if it saw a
+-- loss of time, how far the clock was behind and for how long that counts, the same for ahead, how long the clock has
+-- not stepped, the longest pause, the skew, and the channel of the server.
+-- Reply: {'ok', now, pause, missing writes, confirmed writes, token, how long the latest lease counts, clock behind and
+-- for how long, clock ahead and for how long, '1' if queue entries of the server may be lost, then for each reservation
+-- its lock, the waiter if it is the server's own, and for how long} | {'guard', 'role' | 'format' | 'inactive' |
+-- 'activation', detail}
 --
--- The values from `confirmed writes` on are those of all servers together, the clocks those of the other servers. They stay
--- beside the name of a server while it reports, so that others know them after it has ended.
+-- The values from `confirmed writes` on are those of all servers together, the clocks those of the other servers. They
+-- stay beside the name of a server while it reports, so that others know them after it has ended.
 local LOCKS, SERVERS, RESERVATIONS = unpack(KEYS)
 local server, own_activation, reported_to, known_writes, known_token, counts_on, lost_time, behind, behind_for, ahead,
   ahead_for, steady_for, max_pause, skew, channel = unpack(ARGV)
@@ -20,8 +21,8 @@ local RESERVATION_TOLD_US = 2000000
 
 local function int(number) return string.format('%d', number) end
 
-local format, replid, activation, activated, granting_from, token, recover, unlisted = unpack(redis.call('HMGET', LOCKS, '#format',
-  '#replid', '#activation', '#activated', '#granting_from', '#token', '#recover', '#unlisted'))
+local format, replid, activation, activated, granting_from, token, recover, unlisted = unpack(redis.call('HMGET', LOCKS,
+  '#format', '#replid', '#activation', '#activated', '#granting_from', '#token', '#recover', '#unlisted'))
 if format and tonumber(format) > FORMAT then return { 'guard', 'format', format } end
 if replid ~= string.match(info, 'master_replid:(%x+)') then return { 'guard', 'inactive', '' } end
 if activation ~= own_activation then return { 'guard', 'activation', activation or '' } end
@@ -46,7 +47,8 @@ local before = redis.call('HGET', SERVERS, server) or ''
 local last_heard = tonumber(string.match(before, '^%x+ (%d+)'))
 local lapsed = reported_to ~= activation or not last_heard or now - last_heard > HEARTBEAT_US
 redis.call('HSET', SERVERS, server, table.concat({
-  activation, int(now), int(confirmed), int(now + counts_on), behind, int(now + behind_for), ahead, int(now + ahead_for),
+  activation, int(now), int(confirmed), int(now + counts_on), behind, int(now + behind_for), ahead,
+  int(now + ahead_for),
 }, ' '))
 behind, behind_for, ahead, ahead_for = 0, 0, 0, 0
 local counts_until, reports = now, redis.call('HGETALL', SERVERS)
@@ -64,8 +66,8 @@ for at = 1, #reports, 2 do
   if of == activation then
     confirmed, counts_until = math.max(confirmed, confirmed_there), math.max(counts_until, until_there)
   end
-  -- A server that fell silent has ended, and so has one that did not report in time. While the master is down no server can
-  -- report, so none counts as ended then.
+  -- A server that fell silent has ended, and so has one that did not report in time. While the master is down no server
+  -- can report, so none counts as ended then.
   local silent = of == activation and now - heard > SILENT_US
   local absent = of ~= activation and now - activated > REPORTING_US
   if silent or absent then redis.call('HDEL', SERVERS, reports[at]) end

@@ -2,15 +2,15 @@
 -- Arguments: the waiter's id, lease id, attempt, and how much of a lease to keep or ''; with it an entry is kept too.
 -- Reply: rolled_back; unchanged
 return function(key, arguments)
-  local waiter, id, attempt, keep = match(arguments, '^(%x+)\t(%x+)\t(%d+)\t(%d*)$')
+  local waiter, id, attempt, keep = string.match(arguments, '^(%x+)\t(%x+)\t(%d+)\t(%d*)$')
   local lock = load(key)
   local queue = need('queue')
   for _, lease in ipairs(lock.leases) do
     if lease.id == id then
       if lease.attempt ~= attempt then return 'unchanged' end
       if keep ~= '' and not lease.ticket then
-        lease.deadline, lock.let_go = min(lease.deadline, now + keep), true
-        change(lock)
+        lease.deadline, lock.let_go = math.min(lease.deadline, now + keep), true
+        change(lock, lease)
         return 'rolled_back'
       end
       if keep ~= '' then queue.put(lock, waiter, lease, lease.ticket, now) end
