@@ -472,3 +472,19 @@ fn operation_that_waited_too_long_does_not_fail_one_that_came_later() {
     let late = late.join().expect("an answer");
     assert_eq!(late.status, 200, "{late:?}");
 }
+
+#[test]
+fn connections_of_an_idle_server_need_no_check() {
+    let redis = RedisServer::plain();
+    let server = Leasehold::start([("LEASEHOLD_REDIS_URL", redis.url())]);
+    let lease = server.api().acquire("a", json!({"ttl_ms": 60_000}));
+    assert_eq!(lease.status, 201, "{lease:?}");
+    let of = |command: &str| calls(&redis).get(command).copied().unwrap_or(0);
+    let before = ["ping", "unwatch", "evalsha"].map(of);
+    sleep(Duration::from_secs(4));
+    let after = ["ping", "unwatch", "evalsha"].map(of);
+    assert_eq!(before[..2], after[..2], "the pool has checked a connection");
+    // A heartbeat and a sweep each second.
+    let scripts = after[2] - before[2];
+    assert!((4..=10).contains(&scripts), "{scripts}");
+}

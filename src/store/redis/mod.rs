@@ -73,7 +73,7 @@ pub struct RedisStore {
     topology: Topology,
     resolver: Resolver,
     confirmer: Arc<Confirmer>,
-    pipeline: Arc<Pipeline>,
+    pipeline: Pipeline,
     sweeper: Option<Sweeper>,
     subscription: Subscription,
     leases: Arc<KnownLeases>,
@@ -118,7 +118,7 @@ impl RedisStore {
             &acks,
             metrics.clone(),
         ));
-        let context = WorkerContext {
+        let context = Arc::new(WorkerContext {
             topology: topology.clone(),
             batches,
             clock,
@@ -127,10 +127,10 @@ impl RedisStore {
             events,
             leases: Arc::clone(&leases),
             metrics,
-        };
-        let pipeline = Arc::new(Pipeline::start(&options, context));
+        });
+        let pipeline = Pipeline::start(&options, Arc::clone(&context));
         // A test that sets the clock decides what happens between its operations.
-        let sweeper = has_own_clock.then(|| Sweeper::start(&pipeline));
+        let sweeper = has_own_clock.then(|| Sweeper::start(context));
         Self {
             mark,
             topology,

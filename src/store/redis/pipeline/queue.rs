@@ -23,7 +23,7 @@ const MAX_QUEUED: usize = 16_384;
 pub(crate) enum Urgency {
     /// A lease depends on it: a renewal or a release.
     Lease,
-    /// A client waits for the answer, or the store is swept.
+    /// A client waits for the answer.
     Work,
     /// A waiter acquires, and can wait for longer; or the server rolls an acquisition back.
     Waiting,

@@ -60,7 +60,7 @@ pub(crate) struct Pipeline {
     workers: TaskTracker,
 }
 
-/// The parts of the store that all workers share.
+/// The parts of the store that all workers and the sweeper share.
 pub(crate) struct WorkerContext {
     pub(crate) topology: Topology,
     pub(crate) batches: Arc<Batches>,
@@ -91,8 +91,7 @@ struct CachedConnection {
 }
 
 impl Pipeline {
-    pub(crate) fn start(options: &Arc<RedisOptions>, context: WorkerContext) -> Self {
-        let context = Arc::new(context);
+    pub(crate) fn start(options: &Arc<RedisOptions>, context: Arc<WorkerContext>) -> Self {
         let (stop, workers) = (CancellationToken::new(), TaskTracker::new());
         let start = |number: usize, in_flight: usize, max_batch: usize, lists: bool| {
             let (queue, source) = queue::queues(max_batch);
@@ -165,6 +164,42 @@ impl Pipeline {
     pub(crate) async fn close(&self) {
         self.stop.cancel();
         self.workers.wait().await;
+    }
+}
+
+impl WorkerContext {
+    /// Passes on the reservations, the lease counts, a clock step or a change of role that the reply shows.
+    pub(super) fn learn(&self, generation: &Generation, run: Run) -> Run {
+        match run {
+            Run::Done(mut done) => {
+                for (lock, waiter) in done.reservations.drain(..) {
+                    self.events.reserved(&lock, &waiter);
+                }
+                self.leases.update(done.held, done.expired, done.forgotten);
+                let counts_until = self.mark.counts_until();
+                let jump = self
+                    .clock
+                    .saw(done.at, done.asked_at, Instant::now(), counts_until);
+                match jump {
+                    None => {}
+                    // The next report tells the other servers.
+                    Some(ClockJump::WithinSkew) => self.topology.request_refresh(),
+                    Some(ClockJump::BeyondSkew) => {
+                        done.stepped = true;
+                        self.topology.clock_stepped(&generation.activation);
+                    }
+                }
+                Run::Done(done)
+            }
+            Run::Guarded { is_replica, text } => {
+                self.metrics.faults.count(FailureCause::NotMaster);
+                if is_replica {
+                    self.topology.report_replica();
+                }
+                Run::Refused(text)
+            }
+            other => other,
+        }
     }
 }
 
@@ -268,7 +303,7 @@ impl Worker {
                 self.context.metrics.batch(queued.len(), sent.elapsed());
                 self.cache(node, connection);
                 let run = read_batch(generation, &value, queued.len(), sent);
-                self.learn(generation, run)
+                self.context.learn(generation, run)
             }
             Err(error) => {
                 // After a time-out the connection looks healthy, but its next reply may belong to this call.
@@ -301,43 +336,6 @@ impl Worker {
             breaks,
             used: Instant::now(),
         });
-    }
-
-    /// Passes on the reservations, the lease counts, a clock step or a change of role that the reply shows.
-    fn learn(&self, generation: &Generation, run: Run) -> Run {
-        let context = &self.context;
-        match run {
-            Run::Done(mut done) => {
-                for (lock, waiter) in done.reservations.drain(..) {
-                    context.events.reserved(&lock, &waiter);
-                }
-                context
-                    .leases
-                    .update(done.held, done.expired, done.forgotten);
-                let counts_until = context.mark.counts_until();
-                let jump = context
-                    .clock
-                    .saw(done.at, done.asked_at, Instant::now(), counts_until);
-                match jump {
-                    None => {}
-                    // The next report tells the other servers.
-                    Some(ClockJump::WithinSkew) => context.topology.request_refresh(),
-                    Some(ClockJump::BeyondSkew) => {
-                        done.stepped = true;
-                        context.topology.clock_stepped(&generation.activation);
-                    }
-                }
-                Run::Done(done)
-            }
-            Run::Guarded { is_replica, text } => {
-                context.metrics.faults.count(FailureCause::NotMaster);
-                if is_replica {
-                    context.topology.report_replica();
-                }
-                Run::Refused(text)
-            }
-            other => other,
-        }
     }
 
     /// Answers the operations of a batch. Returns those that another generation may execute.
