@@ -9,9 +9,9 @@ pub fn bytes() -> [u8; 16] {
     rand::random()
 }
 
-/// A number that is unique among all servers.
+/// A number that two requests for one lock hardly ever share.
 #[must_use]
-pub fn number() -> u64 {
+pub fn number() -> u32 {
     rand::random()
 }
 

@@ -58,7 +58,8 @@ impl PendingAcquire {
         gone: Option<CancellationToken>,
     ) -> Self {
         let lease_id = LeaseId::from_bytes(random::bytes());
-        let attempt = Attempt(random::number());
+        // 32 bits: each lease in Redis has the digits, and is found by its lease id first.
+        let attempt = Attempt(random::number().into());
         Self {
             service,
             key,

@@ -569,7 +569,7 @@ fn redis_answers_as_the_rules_do() {
     let cases = asked
         .map_or(SEQUENCES, |number| number.parse().expect("a number"))
         .max(SEQUENCES);
-    let seed = leasehold::random::number();
+    let seed = u64::from(leasehold::random::number());
     println!("{cases} sequences, seed {seed}");
     let config = Config {
         cases,

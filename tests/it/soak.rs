@@ -71,7 +71,7 @@ fn no_lock_is_granted_twice_and_no_key_is_left() {
     let operations = asked
         .map_or(OPERATIONS, |number| number.parse().expect("a number"))
         .max(OPERATIONS);
-    let seed = leasehold::random::number();
+    let seed = u64::from(leasehold::random::number());
     println!("at least {operations} operations, seed {seed}");
     let set = SentinelConfig::new().quick().start();
     let servers = [(); 2].map(|()| serve(&set));

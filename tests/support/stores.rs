@@ -195,7 +195,7 @@ pub(crate) fn ttl(ms: u64) -> Ttl {
 pub(crate) fn request(ttl_ms: u64) -> Acquire {
     Acquire {
         lease_id: LeaseId::from_bytes(random::bytes()),
-        attempt: Attempt(random::number()),
+        attempt: Attempt(random::number().into()),
         ttl: ttl(ttl_ms),
         holder: None,
         metadata: Metadata::default(),
@@ -217,7 +217,7 @@ pub(crate) fn wait(within_ms: u64) -> Wait {
 pub(crate) fn repeated(first: &Acquire) -> Acquire {
     Acquire {
         lease_id: LeaseId::from_bytes(random::bytes()),
-        attempt: Attempt(random::number()),
+        attempt: Attempt(random::number().into()),
         ..first.clone()
     }
 }
