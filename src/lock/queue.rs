@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use crate::lock::lease::Timestamp;
+use crate::lock::lease::{Moment, Timestamp};
 use crate::lock::request::{Acquire, Ticket, WaiterId};
 
 /// How long the entry of a request that may be repeated is kept after the request has ended.
@@ -29,6 +29,15 @@ impl QueueEntry {
             request,
             present_until,
             kept_until: present_until.after(kept),
+        }
+    }
+
+    /// The entry of a request that is over, kept for its repetition. The request is over since longer than the grace: a
+    /// step back of the clock does not make it present again.
+    pub(super) fn kept(request: Acquire, moment: Moment) -> Self {
+        Self {
+            present_until: moment.now.before(moment.grace),
+            ..Self::new(request, moment.now)
         }
     }
 }

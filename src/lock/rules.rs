@@ -63,9 +63,11 @@ impl Lock {
         if let Some((ticket, _, attempt)) = known
             && (request.wait.is_some() || attempt == request.attempt)
         {
-            let present_until = now.after(request.wait.map_or(Duration::ZERO, |wait| wait.timeout));
-            self.queue
-                .insert(ticket, QueueEntry::new(request.clone(), present_until));
+            let entry = match request.wait {
+                Some(wait) => QueueEntry::new(request.clone(), now.after(wait.timeout)),
+                None => QueueEntry::kept(request.clone(), ctx.moment),
+            };
+            self.queue.insert(ticket, entry);
         }
         self.reserve(Some(id), ctx);
         match self.live_mut(ctx.moment) {
@@ -240,7 +242,8 @@ impl Lock {
                     let request = grant.request(attempt);
                     self.holders.clear();
                     if keep.is_some() {
-                        self.queue.insert(ticket, QueueEntry::new(request, now));
+                        self.queue
+                            .insert(ticket, QueueEntry::kept(request, ctx.moment));
                     }
                 }
             }
@@ -256,7 +259,7 @@ impl Lock {
         };
         if let (Some(entry), Some(_)) = (self.queue.remove(ticket), keep) {
             self.queue
-                .insert(ticket, QueueEntry::new(entry.request, now));
+                .insert(ticket, QueueEntry::kept(entry.request, ctx.moment));
         }
         true
     }

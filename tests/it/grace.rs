@@ -121,3 +121,29 @@ async fn longer_grace_of_the_lease_or_of_the_store_counts() {
     assert_eq!(info.deadline.since(info.acquired_at), ms(1000) + long);
     third.store.close().await;
 }
+
+#[tokio::test]
+async fn step_back_brings_back_no_request_that_timed_out() {
+    const STEP_US: &str = "400000";
+    let redis = RedisServer::plain();
+    let s = Subject::with_grace(&redis, GRACE).await;
+    let holder = s.granted(&key("a"), &request(60_000)).await;
+    let waiting = Acquire {
+        idempotency: Some(idempotency(1, 1)),
+        wait: Some(wait(1000)),
+        ..request(60_000)
+    };
+    let queued = s.acquire(&key("a"), &waiting).await;
+    assert!(matches!(queued, Acquisition::Queued { .. }), "{queued:?}");
+    s.advance(ms(1000)).await;
+    let over = Acquire {
+        wait: None,
+        ..waiting
+    };
+    let held = s.acquire(&key("a"), &over).await;
+    assert!(matches!(held, Acquisition::Held { .. }), "{held:?}");
+    redis.cli(&["DECRBY", "leasehold:test:clock", STEP_US]);
+    let released = s.store.release(&key("a"), holder.lease_id).await;
+    assert!(matches!(released, Ok(EndOutcome::Ended { .. })));
+    s.granted(&key("a"), &request(1000)).await;
+}

@@ -337,6 +337,23 @@ const EXAMPLES: &[Example] = &[
             )]
         },
     ),
+    ("a reservation that a failover brought back", &[], || {
+        vec![
+            fault("kill-master", Phase::Inject, 5),
+            fault("kill-master", Phase::Heal, 8),
+            reserved(2_200, 799),
+        ]
+    }),
+    (
+        "a reservation without a fault",
+        &["definite-failure-left-nothing"],
+        || vec![reserved(2_200, 799)],
+    ),
+    (
+        "a lease that a failover brought back",
+        &["definite-failure-left-nothing"],
+        || under("kill-master", 5, 8, vec![reserved(2_200, 1_299)]),
+    ),
     ("a waiter on a free lock", &["lost-wake-up"], || {
         vec![
             grant("a", 0, 10, "l1", 1),
@@ -511,6 +528,22 @@ fn under(nemesis: &str, inject: u64, back: u64, mut history: Vec<Event>) -> Vec<
     history.push(fault(nemesis, Phase::Heal, back));
     history.push(fault(nemesis, Phase::Back, back));
     history
+}
+
+/// An acquisition that failed for certain, with a TTL of 3 s, and its second call, which names itself.
+fn reserved(held_for_ms: u64, expires_in_ms: u64) -> Event {
+    with(
+        outcome(call("a", Op::Acquire, 0, 10), Outcome::Refused),
+        |call| {
+            call.ttl_ms = Some(3_000);
+            call.seen = Some(crate::history::Seen {
+                holder: Some("a".to_owned()),
+                token: 1,
+                held_for_ms,
+                expires_in_ms: Some(expires_in_ms),
+            });
+        },
+    )
 }
 
 fn one_after_the_other() -> Vec<Event> {

@@ -42,8 +42,10 @@ return function(key, arguments)
       if entry.fingerprint ~= fingerprint then return 'key_reused' end
       ticket = entry.ticket
       -- The latest waiting request owns the entry. A request that no longer waits ends only its own entry.
-      if wait ~= '' or entry.attempt == attempt then
-        queue.put(lock, waiter, asked, ticket, now + (tonumber(wait) or 0))
+      if wait ~= '' then
+        queue.put(lock, waiter, asked, ticket, now + wait)
+      elseif entry.attempt == attempt then
+        queue.keep(lock, waiter, asked, ticket)
       end
     end
     lease = lease or queue.reserve(lock, waiter)

@@ -77,6 +77,13 @@ function queue.put(lock, waiter, asked, ticket, present)
   })
 end
 
+-- Keeps the entry of a waiter whose request is over, for its repetition. The request is over since longer than the skew:
+-- a step back of the clock does not make it present again.
+function queue.keep(lock, waiter, asked, ticket)
+  queue.put(lock, waiter, asked, ticket, now)
+  queue.find(lock, waiter).present = now - batch.grace
+end
+
 -- Lets a request wait, with its earlier ticket or a new one. Returns the ticket, or nil if the queue is full.
 function queue.join(lock, waiter, asked, ticket, wait, max_waiters)
   if ticket == '' then
@@ -180,7 +187,7 @@ local function take_first(lock, asking)
     end
     if present and state == 'gone' and entry.idem ~= '' then
       -- Its client may come back to another server.
-      queue.put(lock, waiter, entry, entry.ticket, now)
+      queue.keep(lock, waiter, entry, entry.ticket)
     elseif not entry or entry.kept <= now or state == 'gone' then
       set(lock, waiter, nil)
     end

@@ -13,7 +13,7 @@ return function(key, arguments)
         change(lock, lease)
         return 'rolled_back'
       end
-      if keep ~= '' then queue.put(lock, waiter, lease, lease.ticket, now) end
+      if keep ~= '' then queue.keep(lock, waiter, lease, lease.ticket) end
       need('ending').let_go(lock, lease)
       return 'rolled_back'
     end
@@ -21,6 +21,6 @@ return function(key, arguments)
   local entry = lock.queued and queue.find(lock, waiter)
   if not entry or entry.id ~= id or entry.attempt ~= attempt then return 'unchanged' end
   queue.drop(lock, waiter)
-  if keep ~= '' then queue.put(lock, waiter, entry, entry.ticket, now) end
+  if keep ~= '' then queue.keep(lock, waiter, entry, entry.ticket) end
   return 'rolled_back'
 end
