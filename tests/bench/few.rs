@@ -165,7 +165,8 @@ impl Recorded {
                 said == verb && key == KEY && arguments.contains(&lease_id)
             };
             let call = commands.iter().find(sent).expect("MONITOR shows the call");
-            call.iter().map(|word| word.replace("\\t", "\t")).collect()
+            let unquoted = |word: &String| word.replace("\\t", "\t").replace("\\n", "\n");
+            call.iter().map(unquoted).collect()
         };
         Self {
             acquire: call("acquire"),
