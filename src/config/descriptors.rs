@@ -8,9 +8,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// Reserved for the program itself, for health checks beyond the limit, and for closing connections.
 const OWN: usize = 32;
 
-/// Connections to Redis outside the pool: subscription, confirmation, listing and discovery. They count twice, as does
-/// the pool, because connections to the old and the new master coexist during a failover.
-const REDIS_BESIDES_POOL: usize = 4;
+/// Connections to Redis outside the pool: subscription, confirmation, listing, sweeps and discovery. They count twice,
+/// as does the pool, because connections to the old and the new master coexist during a failover.
+const REDIS_BESIDES_POOL: usize = 5;
 
 /// Descriptors for each Sentinel. The server assumes at least five Sentinels, because it discovers the unlisted ones.
 const PER_SENTINEL: usize = 2;
@@ -58,8 +58,8 @@ mod tests {
 
     #[test]
     fn clients_get_all_descriptors_but_the_reserve_and_at_least_a_quarter() {
-        assert_eq!(connections_for_clients(1024, 4, 3), 1024 - 32 - 16 - 10);
-        assert_eq!(connections_for_clients(1024, 64, 3), 1024 - 32 - 136 - 10);
+        assert_eq!(connections_for_clients(1024, 4, 3), 1024 - 32 - 18 - 10);
+        assert_eq!(connections_for_clients(1024, 64, 3), 1024 - 32 - 138 - 10);
         assert_eq!(connections_for_clients(48, 4, 3), 12);
         assert_eq!(connections_for_clients(0, 4, 0), 1);
     }

@@ -11,9 +11,7 @@ use crate::lock::key::LockKey;
 use crate::lock::lease::{Attempt, LeaseId, Timestamp, micros};
 use crate::lock::request::WaiterId;
 use crate::store::contract::StoreError;
-use crate::store::redis::errors::diagnosis::Diagnosis;
 use crate::store::redis::master::clock::{Estimate, MasterClock};
-use crate::store::redis::master::node::Question;
 use crate::store::redis::master::topology::Generation;
 use crate::store::redis::options::RedisOptions;
 use crate::store::redis::scripts::Scripts;
@@ -124,8 +122,22 @@ impl Batches {
         generation: &Generation,
         operations: &[&Operation],
     ) -> Result<Value, RedisError> {
-        let first = self.first_arguments(generation);
-        let mut arguments: Vec<_> = first.iter().map(String::as_bytes).collect();
+        let estimate = self.clock.estimate(Instant::now()).unwrap_or(ANY_TIME);
+        let (time, tolerance, limit) = (
+            estimate.micros.to_string(),
+            micros(estimate.tolerance).to_string(),
+            estimate.expiry_limit.to_string(),
+        );
+        let mut arguments = vec![
+            generation.activation.as_bytes(),
+            self.server_id.as_bytes(),
+            self.key_prefix.as_bytes(),
+            time.as_bytes(),
+            tolerance.as_bytes(),
+            limit.as_bytes(),
+            self.least_replicas.as_bytes(),
+            self.grace.as_bytes(),
+        ];
         for operation in operations {
             arguments.push(operation.verb.as_bytes());
             arguments.push(operation.key.as_bytes());
@@ -135,36 +147,5 @@ impl Batches {
             .batch
             .run(connection, &self.keys, &arguments)
             .await
-    }
-
-    /// Runs one operation over the connection of the heartbeats, and over a new one if that fails.
-    pub(crate) async fn ask(
-        &self,
-        generation: &Generation,
-        operation: Operation,
-    ) -> Result<Value, Diagnosis> {
-        let mut arguments = self.first_arguments(generation).to_vec();
-        arguments.extend([
-            operation.verb.to_owned(),
-            operation.key,
-            operation.arguments,
-        ]);
-        let question = Question::Run(&self.scripts.batch, &self.keys, &arguments);
-        generation.node.ask(&question).await
-    }
-
-    /// The arguments of the script before those of the operations.
-    fn first_arguments(&self, generation: &Generation) -> [String; 8] {
-        let estimate = self.clock.estimate(Instant::now()).unwrap_or(ANY_TIME);
-        [
-            generation.activation.clone(),
-            self.server_id.to_string(),
-            self.key_prefix.clone(),
-            estimate.micros.to_string(),
-            micros(estimate.tolerance).to_string(),
-            estimate.expiry_limit.to_string(),
-            self.least_replicas.clone(),
-            self.grace.clone(),
-        ]
     }
 }

@@ -1,6 +1,6 @@
 //! The Lua sources, and how they are called: composed, sent by their digest, and their replies decoded.
 //!
-//! Rust defines every constant that Lua and Rust share; [`with_constants`] passes them on. A module of the batch script is a
+//! Rust defines every constant that Lua and Rust share; [`prelude`] passes them on. A module of the batch script is a
 //! function that Redis makes only for the operations of the batch: making all of them costs more than most operations.
 //!
 //! This folder knows no connection pool, no master and no rule of retrying.
@@ -38,7 +38,7 @@ const QUEUE_SWEEP: Duration = Duration::from_secs(10);
 pub(super) const MAX_SWEPT: usize = 500;
 
 /// How many fields the activation record has in the hash of the locks; see `activate.lua`.
-const RECORD_FIELDS: u64 = 15;
+const RECORD_FIELDS: usize = 15;
 
 /// The text of a file beside this one.
 macro_rules! lua {
@@ -90,7 +90,7 @@ impl Scripts {
     /// The scripts, with a clock that only a test replaces.
     pub(super) fn new(clock: Clock, key_prefix: &str) -> Self {
         let time = time(clock, key_prefix);
-        let source = |parts: &[&str]| Source::new(parts);
+        let source = |parts: &[&str]| Source::new(&prelude(), parts);
         Self {
             batch: source(&[
                 &time,
@@ -107,27 +107,21 @@ impl Scripts {
     }
 }
 
-/// The first line lets Dragonfly run scripts that compute the names of queues.
-const FLAGS: &str = "--!df flags=allow-undeclared-keys\n";
-
-/// A script with the constants in place of their names. A local of Lua would cost each call more.
-fn with_constants(code: String) -> String {
-    let constants = [
-        ("FORMAT", DATA_FORMAT),
-        ("RECORD_FIELDS", RECORD_FIELDS),
-        ("MAX_RELEASES", MAX_REMEMBERED_RELEASES as u64),
-        ("MAX_SWEPT", MAX_SWEPT as u64),
-        ("RESERVATION_US", micros(RESERVATION)),
-        ("ENTRY_KEPT_US", micros(ENTRY_KEPT)),
-        ("RELEASE_MEMORY_US", micros(RELEASE_MEMORY)),
-        ("REPORTING_US", micros(REPORTING_TIME)),
-        ("HEARTBEAT_US", micros(HEARTBEAT_MEMORY)),
-        ("SILENT_US", micros(SILENT_SERVER_MEMORY)),
-        ("QUEUE_SWEEP_US", micros(QUEUE_SWEEP)),
-    ];
-    constants.iter().fold(code, |code, (name, value)| {
-        code.replace(name, &value.to_string())
-    })
+/// The constants. The first line lets Dragonfly run scripts that compute the names of queues.
+fn prelude() -> String {
+    format!(
+        "--!df flags=allow-undeclared-keys\n\
+         local FORMAT, RECORD_FIELDS, MAX_RELEASES, MAX_SWEPT = {DATA_FORMAT}, {RECORD_FIELDS}, {MAX_REMEMBERED_RELEASES}, {MAX_SWEPT}\n\
+         local RESERVATION_US, ENTRY_KEPT_US, RELEASE_MEMORY_US = {}, {}, {}\n\
+         local REPORTING_US, HEARTBEAT_US, SILENT_US, QUEUE_SWEEP_US = {}, {}, {}, {}\n",
+        micros(RESERVATION),
+        micros(ENTRY_KEPT),
+        micros(RELEASE_MEMORY),
+        micros(REPORTING_TIME),
+        micros(HEARTBEAT_MEMORY),
+        micros(SILENT_SERVER_MEMORY),
+        micros(QUEUE_SWEEP),
+    )
 }
 
 /// The modules of the batch script, each made when an operation needs it.
@@ -164,13 +158,12 @@ fn time(clock: Clock, key_prefix: &str) -> Cow<'static, str> {
 
 impl Source {
     /// Comments stay here.
-    fn new(parts: &[&str]) -> Self {
+    fn new(prelude: &str, parts: &[&str]) -> Self {
         let is_code = |line: &&str| !line.trim_start().starts_with("--") && !line.trim().is_empty();
         let lines = parts.iter().flat_map(|part| part.lines().filter(is_code));
-        let code = lines.fold(FLAGS.to_owned(), |code, line| {
+        let code = lines.fold(prelude.to_owned(), |code, line| {
             code + line.trim_start() + "\n"
         });
-        let code = with_constants(code);
         let script = Script::new(&code);
         Self { code, script }
     }
