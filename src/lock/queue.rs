@@ -32,8 +32,8 @@ impl QueueEntry {
         }
     }
 
-    /// The entry of a request that is over, kept for its repetition. The request is over since longer than the grace: a
-    /// step back of the clock does not make it present again.
+    /// The entry of a request that is over, kept for its repetition. The request counts as over for as long as the
+    /// grace already, so that a step back of the clock does not make it present again.
     pub(super) fn kept(request: Acquire, moment: Moment) -> Self {
         Self {
             present_until: moment.now.before(moment.grace),

@@ -58,7 +58,7 @@ impl PendingAcquire {
         gone: Option<CancellationToken>,
     ) -> Self {
         let lease_id = LeaseId::from_bytes(random::bytes());
-        // 32 bits: each lease in Redis has the digits, and is found by its lease id first.
+        // 32 bits suffice, as a lease is found by its id first. Each lease in Redis stores the digits.
         let attempt = Attempt(random::number().into());
         Self {
             service,

@@ -628,7 +628,8 @@ async fn compare(
         run.check_indexed(server)
     }
     .await;
-    // Otherwise each listing would scan the locks of all earlier sequences, and a failure would make all later ones fail.
+    // Otherwise each listing would scan the locks of all earlier sequences, and a failure would make all later
+    // sequences fail.
     server.cli(&["DEL", "leasehold:leases"]);
     for key in KEYS {
         let key = format!("{number}/{key}");

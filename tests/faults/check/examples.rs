@@ -338,11 +338,7 @@ const EXAMPLES: &[Example] = &[
         },
     ),
     ("a reservation that a failover brought back", &[], || {
-        vec![
-            fault("kill-master", Phase::Inject, 5),
-            fault("kill-master", Phase::Heal, 8),
-            reserved(2_200, 799),
-        ]
+        under("kill-master", 5, 8, vec![reserved(2_200, 799)])
     }),
     (
         "a reservation without a fault",
@@ -530,7 +526,7 @@ fn under(nemesis: &str, inject: u64, back: u64, mut history: Vec<Event>) -> Vec<
     history
 }
 
-/// An acquisition that failed for certain, with a TTL of 3 s, and its second call, which names itself.
+/// A refusal that names its own request, with a TTL of 3 s, as the holder for so long and for so much longer.
 fn reserved(held_for_ms: u64, expires_in_ms: u64) -> Event {
     with(
         outcome(call("a", Op::Acquire, 0, 10), Outcome::Refused),

@@ -82,8 +82,8 @@ pub(super) fn left_something(calls: &[&Call], windows: &Windows) -> Vec<Violatio
         } else {
             continue;
         };
-        // A failover can lose the rollback of a queue entry. The lock may then be reserved for the request, for 3 s; it is
-        // no lease, which states its TTL and the skew.
+        // A failover can lose the rollback of a queue entry. The lock may then be reserved for the request, for 3 s.
+        // The contract promises that no lease is left, and a lease states another length: its TTL and the skew.
         let is_reserved = sighting.seen.as_ref().is_some_and(|seen| {
             let whole = seen.held_for_ms + seen.expires_in_ms.unwrap_or(0);
             whole.abs_diff(RESERVATION_MS) <= RESERVATION_ERROR_MS
@@ -93,13 +93,10 @@ pub(super) fn left_something(calls: &[&Call], windows: &Windows) -> Vec<Violatio
                 })
         });
         let answered_at = sighting.answered_at.unwrap_or(sighting.sent_at);
-        if is_reserved && windows.disturbed(attempt.calls[0].sent_at, answered_at) {
-            continue;
-        }
         if reported.insert(holder) {
             let mut evidence = attempt.calls.clone();
             evidence.push(sighting);
-            violations.push(Violation::new(
+            let mut violation = Violation::new(
                 "definite-failure-left-nothing",
                 answered_at,
                 format!(
@@ -108,7 +105,10 @@ pub(super) fn left_something(calls: &[&Call], windows: &Windows) -> Vec<Violatio
                     sighting.sent_at.saturating_sub(last_word) / 1000
                 ),
                 &evidence,
-            ));
+            );
+            violation.excused =
+                is_reserved && windows.disturbed(attempt.calls[0].sent_at, answered_at);
+            violations.push(violation);
         }
     }
     violations

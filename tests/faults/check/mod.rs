@@ -127,8 +127,9 @@ pub(crate) struct Violation {
     pub(crate) evidence: Vec<Event>,
     /// When the last answer with the broken promise arrived.
     pub(crate) promised_at: Option<u64>,
-    /// The fault at that time, and whether the contract excuses the violation; set by `check`.
+    /// The fault at that time; set by `check`.
     pub(crate) nemesis: String,
+    /// Whether the contract excuses the violation, under this fault or under any.
     pub(crate) excused: bool,
 }
 
@@ -207,7 +208,7 @@ pub(crate) fn check(events: &[Event]) -> Verdict {
         let excuses = EXCUSES
             .iter()
             .filter(|(nemesis, _)| *nemesis == violation.nemesis);
-        violation.excused = excuses
+        violation.excused |= excuses
             .flat_map(|(_, rules)| rules.iter())
             .any(|rule| *rule == violation.rule)
             && (violation.promised_at).is_none_or(|promised| {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 
@@ -15,6 +15,16 @@ use crate::support::http::http_on;
 use crate::support::leasehold::Leasehold;
 use crate::support::net::TcpProxy;
 use crate::support::redis::RedisServer;
+
+/// No lease is granted for this time, as after a loss.
+fn pause_grants(redis: &RedisServer, pause: Duration) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let until = (now.expect("a clock after 1970") + pause)
+        .as_micros()
+        .to_string();
+    let fields = ["#recover", &until, "#granting_from", &until];
+    redis.cli(&[&["HSET", "leasehold:locks"], &fields[..]].concat());
+}
 
 #[test]
 fn hand_over_waits_for_no_heartbeat() {
@@ -138,16 +148,7 @@ fn release_during_a_recovery_reaches_the_waiters() {
     let [one, two] = [servers[0].api(), servers[1].api()];
     let held = hold(&one);
     let waiting = wait_with(&two, 1, &[], json!({"wait_ms": 20_000, "ttl_ms": 60_000}));
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let until = now.expect("a clock after 1970") + Duration::from_secs(3);
-    redis.cli(&[
-        "HSET",
-        "leasehold:locks",
-        "#recover",
-        &until.as_micros().to_string(),
-        "#granting_from",
-        &until.as_micros().to_string(),
-    ]);
+    pause_grants(&redis, Duration::from_secs(3));
     let released = Instant::now();
     assert_eq!(one.release("a", &held.lease_id()).status, 204);
     granted(waiting);
@@ -162,16 +163,7 @@ fn waiter_asks_four_times_a_second_while_the_store_has_no_answer() {
     let api = server.api();
     assert_eq!(api.acquire("a", json!({"ttl_ms": 1_500})).status, 201);
     let waiting = wait_with(&api, 1, &[], json!({"wait_ms": 20_000, "ttl_ms": 60_000}));
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let until = now.expect("a clock after 1970") + Duration::from_secs(6);
-    redis.cli(&[
-        "HSET",
-        "leasehold:locks",
-        "#recover",
-        &until.as_micros().to_string(),
-        "#granting_from",
-        &until.as_micros().to_string(),
-    ]);
+    pause_grants(&redis, Duration::from_secs(6));
     sleep(Duration::from_secs(2));
     let calls = || -> u64 {
         let stats = redis.cli(&["INFO", "commandstats"]);

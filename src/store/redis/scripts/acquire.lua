@@ -78,7 +78,10 @@ return function(key, arguments)
   if lease then
     if lease.fingerprint ~= fingerprint then return 'key_reused' end
     batch.reservations[key] = false
-    asked.token, lock.leases[1] = lease.token, asked
+    asked.token = lease.token
+    for at, other in ipairs(lock.leases) do
+      if other == lease then lock.leases[at] = asked end
+    end
   else
     asked.token, lock.leases[#lock.leases + 1] = next_number(), asked
   end

@@ -9,8 +9,8 @@
 -- The operations run on copies in memory and see each other's effects. Then `write.lua` stores all effects at once: the
 -- truth first, as one command. An operation that fails leaves no effect, and the others run again without it.
 --
--- What the modules share is in the table `batch`. Each call makes all functions anew, and each local that they capture
--- costs as much as twenty look-ups in a table; so only what all of them need is a local.
+-- What the modules share is in the table `batch`: a module's use of it names where it comes from. What most of them
+-- need is a local.
 
 local activation, server, prefix, estimate, tolerance, expiry_limit, least_replicas, grace = unpack(ARGV, 1, 8)
 local FIRST = 9
@@ -133,7 +133,8 @@ local function line_of(lease)
   if not lease.line then
     local kind = lease.ticket and 'R ' .. lease.ticket .. ' ' .. lease.server or 'L'
     lease.line = kind .. '\t' .. lease.token .. '\t' .. lease.acquired .. '\t' .. int(lease.deadline)
-      .. '\t' .. lease.grace .. '\t' .. lease.ttl .. '\t' .. lease.renewals .. '\t' .. lease.attempt .. '\t' .. lease.request
+      .. '\t' .. lease.grace .. '\t' .. lease.ttl .. '\t' .. lease.renewals .. '\t' .. lease.attempt
+      .. '\t' .. lease.request
   end
   return lease.line
 end

@@ -77,8 +77,8 @@ function queue.put(lock, waiter, asked, ticket, present)
   })
 end
 
--- Keeps the entry of a waiter whose request is over, for its repetition. The request is over since longer than the skew:
--- a step back of the clock does not make it present again.
+-- Keeps the entry of a waiter whose request is over, for its repetition. The request counts as over for as long as the
+-- skew already, so that a step back of the clock does not make it present again.
 function queue.keep(lock, waiter, asked, ticket)
   queue.put(lock, waiter, asked, ticket, now)
   queue.find(lock, waiter).present = now - batch.grace

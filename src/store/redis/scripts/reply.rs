@@ -282,3 +282,47 @@ pub(crate) fn texts(value: &Value) -> Option<Vec<&str>> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT: ReadAt = ReadAt {
+        now: Timestamp::from_micros(5_000_000),
+        behind: Duration::from_secs(2),
+    };
+
+    fn reply(text: &str) -> Option<Result<Reply, Refusal>> {
+        decode(&Value::BulkString(text.as_bytes().to_vec()), AT)
+    }
+
+    fn line() -> String {
+        let lease_id = "0".repeat(32);
+        format!("L\t7\t4000000\t6000000\t500000\t2000000\t1\t9\t{lease_id}\t\t\tme\t")
+    }
+
+    #[test]
+    fn lease_ends_for_its_holder_at_the_deadline() {
+        let Some(Ok(Reply::Granted(lease))) = reply(&format!("granted\t{}", line())) else {
+            panic!("no grant");
+        };
+        assert_eq!(lease.info.deadline, Timestamp::from_micros(6_000_000));
+    }
+
+    #[test]
+    fn lock_is_held_for_others_until_the_grace_is_over_on_the_clock_that_is_behind() {
+        let Some(Ok(Reply::Held { info, .. })) = reply(&format!("held\t0\t\t{}", line())) else {
+            panic!("not held");
+        };
+        assert_eq!(info.deadline, Timestamp::from_micros(8_500_000));
+    }
+
+    #[test]
+    fn line_with_a_field_too_few_is_unexpected() {
+        let (short, _) = line()
+            .rsplit_once('\t')
+            .map(|(a, b)| (a.to_owned(), b.to_owned()))
+            .expect("fields");
+        assert_eq!(reply(&format!("granted\t{short}")), None);
+    }
+}
