@@ -78,6 +78,18 @@ fn request(number: u8) -> Acquire {
     }
 }
 
+/// An acquisition that waits for a lock that is held.
+fn waiting(number: u8) -> Acquire {
+    Acquire {
+        wait: Some(Wait {
+            timeout: TTL,
+            ticket: None,
+            max_waiters: 9,
+        }),
+        ..request(number)
+    }
+}
+
 /// The same acquisition, asked for anew with the same idempotency key.
 fn repeated(request: &Acquire) -> Acquire {
     Acquire {
@@ -155,18 +167,26 @@ fn renewal_takes_the_longer_grace_along() {
 #[test]
 fn reservation_has_no_grace() {
     let (mut at, holder) = At::the_deadline();
-    let waiting = Acquire {
-        wait: Some(Wait {
-            timeout: Duration::from_secs(60),
-            ticket: None,
-            max_waiters: 9,
-        }),
-        ..request(2)
-    };
-    at.acquire(&waiting);
+    at.acquire(&waiting(2));
     at.with(|lock, ctx| lock.release(holder.lease_id, ctx));
     at.advance_until_just_before(RESERVATION);
     assert!(at.lock.reservation(at.moment).is_some());
     at.advance(Duration::from_micros(1));
+    assert!(at.lock.reservation(at.moment).is_none());
+}
+
+#[test]
+fn step_back_brings_back_no_request_that_timed_out() {
+    let (mut at, holder) = At::the_deadline();
+    at.lock.renew(holder.lease_id, None, at.moment);
+    at.acquire(&waiting(2));
+    let over = Acquire {
+        wait: None,
+        ..waiting(2)
+    };
+    at.advance(TTL);
+    assert!(matches!(at.acquire(&over), Acquisition::Held { .. }));
+    at.moment.now = at.moment.now.before(GRACE);
+    at.with(|lock, ctx| lock.release(holder.lease_id, ctx));
     assert!(at.lock.reservation(at.moment).is_none());
 }
