@@ -148,3 +148,23 @@ pub(super) async fn break_and_rollback_keep_remembered_releases(s: &Subject) {
         Acquisition::AlreadyReleased
     );
 }
+
+/// An idempotency key can be used anew when its release is forgotten; the store may still have the forgotten one.
+pub(super) async fn acquisition_that_was_released_several_times_is_known_by_its_last_release(
+    s: &Subject,
+) {
+    let asked = Acquire {
+        idempotency: Some(idempotency(1, 1)),
+        ..request(1000)
+    };
+    for _ in 0..4 {
+        let again = repeated(&asked);
+        let lease = s.granted(&key("a"), &again).await;
+        assert_eq!(release(s, "a", lease.lease_id).await, ENDED);
+        assert_eq!(
+            s.acquire(&key("a"), &repeated(&asked)).await,
+            Acquisition::AlreadyReleased
+        );
+        s.advance(ms(10_000)).await;
+    }
+}

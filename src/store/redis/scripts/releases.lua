@@ -8,12 +8,14 @@ local function field_of(key, kind, id)
   return key .. '\t' .. kind .. string.sub(id, -16)
 end
 
--- Reads until when these releases are remembered.
+-- Reads until when these releases are remembered. An idempotency key may have been released again since: in the younger
+-- hash, or by this batch.
 local function read(fields)
   if not batch.remembers then return end
   for _, hash in ipairs(batch.RELEASED) do
     for at, forget_at in ipairs(redis.call('HMGET', hash, unpack(fields))) do
-      if forget_at then batch.released[fields[at]] = tonumber(forget_at) end
+      local known = batch.released[fields[at]] or 0
+      if forget_at then batch.released[fields[at]] = math.max(known, tonumber(forget_at)) end
     end
   end
 end
