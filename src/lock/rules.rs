@@ -264,6 +264,22 @@ impl Lock {
         true
     }
 
+    /// Takes back the reservation of a waiter whose server knows no such waiter: the rollback of its entry was lost. The
+    /// entry of a request that may be repeated is kept. Returns whether there was anything to take back.
+    pub fn decline(&mut self, waiter: WaiterId, ctx: &mut Context<'_>) -> bool {
+        let reserved = self
+            .live(ctx.moment)
+            .filter(|grant| grant.reserved.is_some());
+        let Some(grant) = reserved.filter(|grant| grant.waiter_id() == waiter) else {
+            return false;
+        };
+        let (id, keep) = (grant.lease_id, grant.idempotency.map(|_| Duration::ZERO));
+        match grant.attempt {
+            Some(attempt) => self.rollback(waiter, id, attempt, keep, ctx),
+            None => false,
+        }
+    }
+
     /// The waiter that the lock is reserved for, and the token of its grant.
     #[must_use]
     pub fn reservation(&self, moment: Moment) -> Option<(WaiterId, FencingToken)> {

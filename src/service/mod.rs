@@ -62,9 +62,12 @@ impl LockService {
             listings: Arc::new(Semaphore::new(MAX_LISTINGS)),
             tasks: TaskTracker::new(),
         };
+        let tasks = service.tasks.clone();
         service.tasks.spawn(async move {
             let draining = shared.draining.clone();
-            draining.run_until_cancelled(dispatch(&shared)).await;
+            draining
+                .run_until_cancelled(dispatch(&shared, &tasks))
+                .await;
         });
         service
     }
@@ -239,11 +242,22 @@ impl LockService {
     }
 }
 
-/// Passes the store's events on to the waiters of this server.
-async fn dispatch(shared: &Shared) {
+/// Passes the store's events on to the waiters of this server. A lock that is reserved for a request which has ended
+/// goes on to the next waiter: a failover can lose the rollback of its entry.
+async fn dispatch(shared: &Arc<Shared>, tasks: &TaskTracker) {
     loop {
         match shared.store.next_event().await {
-            StoreEvent::Reserved(_, waiter) => shared.waiting.reservation(waiter),
+            StoreEvent::Reserved(key, waiter) => {
+                if !shared.waiting.reservation(waiter) {
+                    let shared = Arc::clone(shared);
+                    tasks.spawn(async move {
+                        if let Err(error) = shared.store.decline(&key, waiter).await {
+                            // The reservation expires by itself.
+                            tracing::debug!(%key, "could not decline a reservation: {error}");
+                        }
+                    });
+                }
+            }
             StoreEvent::HeldUntil(key, until) => shared.waiting.held_until(&key, until),
             StoreEvent::QueuesLost => shared.waiting.ask_all(),
         }

@@ -88,11 +88,14 @@ impl WaiterTable {
         })
     }
 
-    /// The store has reserved a lock for this waiter.
-    pub(super) fn reservation(&self, waiter: WaiterId) {
-        for signal in self.state().signals.get(&waiter).into_iter().flatten() {
+    /// The store has reserved a lock for this waiter. Returns whether there is such a waiter.
+    pub(super) fn reservation(&self, waiter: WaiterId) -> bool {
+        let state = self.state();
+        let signals = state.signals.get(&waiter);
+        for signal in signals.into_iter().flatten() {
             signal.ask();
         }
+        signals.is_some()
     }
 
     /// The lock is held or reserved until then. The first waiter checks again after it.

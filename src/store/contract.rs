@@ -63,6 +63,9 @@ pub trait Store: Send + Sync + 'static {
         keep: Option<Duration>,
     ) -> Result<bool, StoreError>;
 
+    /// See [`crate::lock::rules::Lock::decline`].
+    async fn decline(&self, key: &LockKey, waiter: WaiterId) -> Result<bool, StoreError>;
+
     /// The live lease on a key, if there is one, and the number of waiters.
     async fn inspect(&self, key: &LockKey) -> Result<(Option<LeaseInfo>, usize), StoreError>;
 

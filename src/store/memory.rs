@@ -246,6 +246,10 @@ impl Store for MemoryStore {
         }))
     }
 
+    async fn decline(&self, key: &LockKey, waiter: WaiterId) -> Result<bool, StoreError> {
+        Ok(self.change(key, |lock, ctx| lock.decline(waiter, ctx)))
+    }
+
     async fn inspect(&self, key: &LockKey) -> Result<(Option<LeaseInfo>, usize), StoreError> {
         let state = self.state();
         let moment = self.moment();

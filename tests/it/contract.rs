@@ -77,6 +77,7 @@ on_every_store! {
     releases_in_quick_succession_are_remembered_for_their_time
     release_is_known_by_its_own_id_alone
     break_and_rollback_keep_remembered_releases
+    acquisition_that_was_released_several_times_is_known_by_its_last_release
     tokens_rise_over_all_keys_and_endings
     replay_is_the_same_lease_with_the_same_deadline
     replay_with_another_request_is_refused
@@ -103,6 +104,8 @@ on_every_store! {
     queue_of_a_key_has_a_limit
     kept_entries_do_not_count_as_waiters
     lease_that_is_shortened_to_nothing_is_over_and_reserves_nothing
+    declined_reservation_goes_to_the_next_waiter
+    declined_reservation_of_a_repeatable_request_is_kept
     holder_and_metadata_come_back_unchanged
     listing_holds_every_held_key_once_the_pages_are_read
     listing_refuses_a_cursor_it_never_gave

@@ -50,6 +50,9 @@ enum Op {
         which: Index,
         keep: bool,
     },
+    Decline {
+        which: Index,
+    },
     Renew {
         which: Index,
         ttl_ms: Option<u64>,
@@ -85,6 +88,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (any::<Index>(), proptest::option::weighted(0.7, 0..8_000_u64), any::<bool>())
             .prop_map(|(which, wait_ms, ticket)| Op::AskAgain { which, wait_ms, ticket }),
         1 => (any::<Index>(), any::<bool>()).prop_map(|(which, keep)| Op::Leave { which, keep }),
+        1 => any::<Index>().prop_map(|which| Op::Decline { which }),
         3 => (any::<Index>(), proptest::option::of(ttl)).prop_map(|(which, ttl_ms)| Op::Renew { which, ttl_ms }),
         3 => any::<Index>().prop_map(|which| Op::Release { which }),
         1 => any::<Index>().prop_map(|which| Op::Break { which }),
@@ -134,6 +138,18 @@ impl Run<'_> {
         let key = key(&format!("{}{}", self.prefix, KEYS[on]));
         match op {
             Op::Acquire { .. } | Op::AskAgain { .. } | Op::Leave { .. } => self.ask(&key, op).await,
+            Op::Decline { which } => {
+                let Some((key, request, _)) = self.model.pick_waiting(*which) else {
+                    return Ok(());
+                };
+                let waiter = request.waiter_id();
+                let expected = self
+                    .model
+                    .change(&key, |lock, ctx| lock.decline(waiter, ctx));
+                let got = self.subject.store.decline(&key, waiter).await;
+                prop_assert_eq!(got, Ok(expected));
+                Ok(())
+            }
             Op::Renew { which, ttl_ms } => {
                 let Some(known) = self.model.pick(*which) else {
                     return Ok(());

@@ -169,6 +169,10 @@ impl Store for FaultyStore {
         store.rollback(key, waiter, lease_id, attempt, keep).await
     }
 
+    async fn decline(&self, key: &LockKey, waiter: WaiterId) -> Result<bool, StoreError> {
+        self.inner.decline(key, waiter).await
+    }
+
     async fn inspect(&self, key: &LockKey) -> Result<(Option<LeaseInfo>, usize), StoreError> {
         self.inner.inspect(key).await
     }

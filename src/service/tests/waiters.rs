@@ -1,6 +1,9 @@
 //! When those who wait ask the store, and what they are told.
 
 use super::*;
+use crate::lock::lease::{Attempt, LeaseId};
+use crate::lock::request::{Acquire, Wait};
+use crate::lock::rules::Acquisition;
 
 #[tokio::test(start_paused = true)]
 async fn waiter_asks_when_the_lock_is_released_for_it() {
@@ -196,4 +199,37 @@ async fn repetition_asks_again_after_the_first_request_ended() {
     calls.sort();
     assert_eq!(calls, ["100 queue a", "100 shorten to 10 s a"]);
     granted(end(second).await);
+}
+
+/// A failover can lose the rollback of a queue entry.
+#[tokio::test(start_paused = true)]
+async fn lock_that_is_reserved_for_nobody_goes_to_the_next_waiter() {
+    let scene = Scene::new();
+    let lease = scene.granted("a").await;
+    let id = LeaseId::from_bytes([1; 16]);
+    let wait = Wait {
+        timeout: ms(60_000),
+        ticket: None,
+        max_waiters: 10,
+    };
+    let ended = Acquire {
+        lease_id: id,
+        attempt: Attempt(1),
+        ttl: request().ttl,
+        holder: None,
+        metadata: Metadata::default(),
+        idempotency: None,
+        wait: Some(wait),
+    };
+    let queued = scene.store.acquire(&key("a"), ended).await;
+    assert!(matches!(
+        queued.map(|queued| queued.value),
+        Ok(Acquisition::Queued { .. })
+    ));
+    let waiter = scene.spawn("a", waiting(5000)).await;
+    let released = scene.service.release(key("a"), lease.lease_id).await;
+    assert!(released.is_ok());
+    settle().await;
+    assert!(waiter.is_finished(), "the lock is granted at once");
+    granted(end(waiter).await);
 }

@@ -293,10 +293,12 @@ impl Store for RedisStore {
             attempt,
         };
         let operation = Operation::rollback(key.as_str().to_owned(), request, keep);
-        match self.run(operation, Urgency::Waiting).await?.reply {
-            Reply::RolledBack(done) => Ok(done),
-            other => Err(unexpected(&other)),
-        }
+        rolled_back(&self.run(operation, Urgency::Waiting).await?.reply)
+    }
+
+    async fn decline(&self, key: &LockKey, waiter: WaiterId) -> Result<bool, StoreError> {
+        let operation = Operation::new("decline", key, waiter.expose());
+        rolled_back(&self.run(operation, Urgency::Waiting).await?.reply)
     }
 
     async fn inspect(&self, key: &LockKey) -> Result<(Option<LeaseInfo>, usize), StoreError> {
@@ -390,6 +392,13 @@ fn ended(reply: Reply) -> Result<EndOutcome, StoreError> {
         Reply::Ended { held_for } => Ok(EndOutcome::Ended { held_for }),
         Reply::Lost(loss) => Ok(EndOutcome::Lost(loss)),
         other => Err(unexpected(&other)),
+    }
+}
+
+fn rolled_back(reply: &Reply) -> Result<bool, StoreError> {
+    match reply {
+        Reply::RolledBack(done) => Ok(*done),
+        other => Err(unexpected(other)),
     }
 }
 

@@ -82,8 +82,9 @@ pub(super) fn left_something(calls: &[&Call], windows: &Windows) -> Vec<Violatio
         } else {
             continue;
         };
-        // A failover can lose the rollback of a queue entry. The lock may then be reserved for the request, for 3 s.
-        // The contract promises that no lease is left, and a lease states another length: its TTL and the skew.
+        // A failover can lose the rollback of a queue entry. The lock may then be reserved for the request until its
+        // server declines that. The contract promises that no lease is left, and a lease states another length: its TTL
+        // and the skew.
         let is_reserved = sighting.seen.as_ref().is_some_and(|seen| {
             let whole = seen.held_for_ms + seen.expires_in_ms.unwrap_or(0);
             whole.abs_diff(RESERVATION_MS) <= RESERVATION_ERROR_MS

@@ -285,3 +285,38 @@ pub(super) async fn lease_that_is_shortened_to_nothing_is_over_and_reserves_noth
     assert_eq!(s.waiters(&key("a")).await, 1);
     s.granted(&key("a"), &next).await;
 }
+
+pub(super) async fn declined_reservation_goes_to_the_next_waiter(s: &Subject) {
+    let held = s.granted(&key("a"), &request(60_000)).await;
+    let (first, second) = (waiting(60_000, 50_000), waiting(60_000, 50_000));
+    queued(s, &first).await;
+    queued(s, &second).await;
+    let decline = async |asked: &Acquire| {
+        let declined = s.store.decline(&key("a"), asked.waiter_id()).await;
+        declined.expect("an answer")
+    };
+    assert!(!decline(&first).await, "it only waits");
+    assert_eq!(release(s, "a", held.lease_id).await, ENDED);
+    assert!(!decline(&second).await, "another waiter's reservation");
+    assert!(decline(&first).await);
+    s.granted(&key("a"), &second).await;
+    assert!(!decline(&second).await, "a lease");
+    assert!(s.inspect(&key("a")).await.is_some());
+    assert_eq!(s.waiters(&key("a")).await, 0);
+}
+
+pub(super) async fn declined_reservation_of_a_repeatable_request_is_kept(s: &Subject) {
+    let held = s.granted(&key("a"), &request(60_000)).await;
+    let first = Acquire {
+        idempotency: Some(idempotency(1, 1)),
+        ..waiting(60_000, 50_000)
+    };
+    let ticket = queued(s, &first).await;
+    let second = waiting(60_000, 50_000);
+    queued(s, &second).await;
+    assert_eq!(release(s, "a", held.lease_id).await, ENDED);
+    let declined = s.store.decline(&key("a"), first.waiter_id()).await;
+    assert_eq!(declined, Ok(true));
+    s.granted(&key("a"), &second).await;
+    assert_eq!(queued(s, &repeated(&first)).await, ticket);
+}

@@ -135,6 +135,7 @@ fn modules() -> String {
         ("inspect", lua!("inspect.lua")),
         ("queue", lua!("queue.lua")),
         ("rollback", lua!("rollback.lua")),
+        ("decline", lua!("decline.lua")),
         ("break", lua!("break.lua")),
         ("list", lua!("list.lua")),
         ("sweep", lua!("sweep.lua")),
