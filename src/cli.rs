@@ -5,9 +5,10 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::builder::Resettable;
+use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::config::{Settings, refuse_unknown_variables};
+use crate::config::{SECRET, Settings, refuse_unknown_variables};
 use crate::{client, http, server, telemetry};
 
 /// How long a health check waits for its answer.
@@ -60,6 +61,24 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
+/// Compose files and charts write a setting that is not used as an empty variable. It counts as unset, but for secrets:
+/// without its token a server would be open.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let unless_empty = |argument: Arg| {
+        let name = argument.get_env().filter(|name| {
+            let is_secret = argument.get_value_names().is_some_and(|of| of == [SECRET]);
+            !is_secret && std::env::var_os(name).is_some_and(|value| value.is_empty())
+        });
+        match name {
+            Some(_) => argument.env(Resettable::Reset),
+            None => argument,
+        }
+    };
+    command
+        .mut_args(unless_empty)
+        .mut_subcommand("serve", |serve| serve.mut_args(unless_empty))
+}
+
 /// Runs the command of the command line, and returns the exit code of the process.
 #[must_use]
 pub fn run() -> ExitCode {
@@ -69,7 +88,7 @@ pub fn run() -> ExitCode {
         .filter_map(|argument| argument.get_env())
         .filter_map(|name| name.to_str().map(str::to_owned))
         .collect();
-    let matches = match command.try_get_matches() {
+    let matches = match without_empty_variables(command).try_get_matches() {
         Ok(matches) => matches,
         Err(error) => return refuse_arguments(&error),
     };

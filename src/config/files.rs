@@ -5,6 +5,10 @@ use std::path::Path;
 use crate::config::error::{ConfigError, wrong};
 use crate::secret::Secret;
 
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
+const BEGINS_WITH_MARK: &str = "begins with a byte order mark, which editors add invisibly: save the file as UTF-8 without one";
+
 /// Reads a secret from its setting or its file. Line ends at the end of the file do not belong to the secret.
 pub(super) fn secret(
     name: &str,
@@ -32,12 +36,23 @@ pub(super) fn secret(
     if text.is_empty() {
         return wrong(format!("{name} is empty: set a value, or remove it"));
     }
+    if text.starts_with(BYTE_ORDER_MARK) {
+        return wrong(format!("{name} {BEGINS_WITH_MARK}"));
+    }
+    if text.contains(['\r', '\n']) {
+        return wrong(format!(
+            "{name} contains a line break, which is hardly a part of the secret: write it without one, for example with `printf %s`"
+        ));
+    }
     Ok(Some(Secret::new(text)))
 }
 
 pub(super) fn read_pem(name: &str, path: &Path, label: &str) -> Result<Vec<u8>, ConfigError> {
     let bytes = std::fs::read(path)
         .map_err(|error| ConfigError(format!("{name}: cannot read {}: {error}", path.display())))?;
+    if bytes.starts_with(BYTE_ORDER_MARK.to_string().as_bytes()) {
+        return wrong(format!("{name}: {} {BEGINS_WITH_MARK}", path.display()));
+    }
     let begins = |line: &[u8]| {
         let line = String::from_utf8_lossy(line);
         line.starts_with("-----BEGIN ") && line.trim_end().ends_with(&format!("{label}-----"))

@@ -18,7 +18,7 @@ use std::time::Duration;
 pub use self::error::ConfigError;
 use self::error::{bounded_ms, wrong};
 use self::files::secret;
-pub use self::settings::{Settings, StoreKind};
+pub use self::settings::{SECRET, Settings, StoreKind};
 pub use self::variables::refuse_unknown_variables;
 use crate::http::wire::Limits;
 use crate::http::{AllowedHost, AllowedOrigin};
@@ -31,6 +31,9 @@ const LONGEST_MS: u64 = 7 * 24 * 3600 * 1000;
 
 /// The bounds of `LEASEHOLD_HEADER_TIMEOUT_MS`.
 const HEADER_TIMEOUTS_MS: std::ops::RangeInclusive<u64> = 100..=600_000;
+
+/// The bounds of `LEASEHOLD_IDLE_TIMEOUT_MS`.
+const IDLE_TIMEOUTS_MS: std::ops::RangeInclusive<u64> = 1000..=24 * 3600 * 1000;
 
 /// The minimum length of a bearer token. A shorter token can be guessed.
 pub const MIN_TOKEN_BYTES: usize = 16;
@@ -50,6 +53,8 @@ pub struct Config {
     pub max_connections: usize,
     /// The longest time for the head of a request to arrive.
     pub header_timeout: Duration,
+    /// The longest time for which a connection may be idle.
+    pub idle_timeout: Duration,
     /// Host names, besides the loopback names, that a request may address.
     pub allowed_hosts: Vec<AllowedHost>,
     /// Other origins whose web pages may change locks.
@@ -103,6 +108,11 @@ impl Settings {
                 "LEASEHOLD_HEADER_TIMEOUT_MS",
                 self.header_timeout_ms,
                 HEADER_TIMEOUTS_MS,
+            )?,
+            idle_timeout: bounded_ms(
+                "LEASEHOLD_IDLE_TIMEOUT_MS",
+                self.idle_timeout_ms,
+                IDLE_TIMEOUTS_MS,
             )?,
             allowed_hosts: parse_all("LEASEHOLD_ALLOWED_HOSTS", &self.allowed_hosts)?,
             allowed_origins: parse_all("LEASEHOLD_ALLOWED_ORIGINS", &self.allowed_origins)?,

@@ -8,6 +8,9 @@ use clap::{Args, ValueEnum};
 
 use crate::store::redis::options::ReplicaAcks;
 
+/// The value name of the settings that are secrets.
+pub const SECRET: &str = "SECRET";
+
 /// Settings as they were given. Not `Debug`: secrets are among them.
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Settings")]
@@ -50,7 +53,7 @@ pub struct Settings {
         long,
         env = "LEASEHOLD_REDIS_PASSWORD",
         hide_env_values = true,
-        value_name = "SECRET"
+        value_name = SECRET
     )]
     pub(super) redis_password: Option<String>,
     /// File that contains the password for the data nodes
@@ -67,7 +70,7 @@ pub struct Settings {
         long,
         env = "LEASEHOLD_SENTINEL_PASSWORD",
         hide_env_values = true,
-        value_name = "SECRET"
+        value_name = SECRET
     )]
     pub(super) sentinel_password: Option<String>,
     /// File that contains the password for the Sentinels
@@ -180,6 +183,14 @@ pub struct Settings {
         value_name = "MS"
     )]
     pub(super) header_timeout_ms: u64,
+    /// How long a connection may be idle, 1000 ms to one day; longer than proxies keep idle connections
+    #[arg(
+        long,
+        env = "LEASEHOLD_IDLE_TIMEOUT_MS",
+        default_value_t = 3_660_000,
+        value_name = "MS"
+    )]
+    pub(super) idle_timeout_ms: u64,
     /// Host names that requests can address, besides loopback names [default: none on a loopback address, any elsewhere]
     #[arg(
         long,
@@ -201,7 +212,7 @@ pub struct Settings {
         long,
         env = "LEASEHOLD_TOKEN",
         hide_env_values = true,
-        value_name = "SECRET"
+        value_name = SECRET
     )]
     pub(super) token: Option<String>,
     /// File that contains the bearer token of all lock routes
@@ -212,7 +223,7 @@ pub struct Settings {
         long,
         env = "LEASEHOLD_BREAK_TOKEN",
         hide_env_values = true,
-        value_name = "SECRET"
+        value_name = SECRET
     )]
     pub(super) break_token: Option<String>,
     /// File that contains the bearer token for breaking

@@ -22,6 +22,14 @@ pub(super) fn parse_url(url: &str) -> Result<ParsedUrl, ConfigError> {
     else {
         return wrong(FORM);
     };
+    // The last @ ends user and password.
+    let user_and_password = rest.rsplit_once('@').map_or("", |(before, _)| before);
+    if user_and_password.contains(['/', '#', '?']) || has_stray_percent(user_and_password) {
+        return wrong(
+            "LEASEHOLD_REDIS_URL has /, #, ? or % in its user or password, where they must be percent-encoded: write %2F, %23, \
+             %3F or %25; or set LEASEHOLD_REDIS_PASSWORD, which takes a password as it is",
+        );
+    }
     let info = url
         .into_connection_info()
         .map_err(|_| ConfigError(FORM.to_owned()))?;
@@ -60,5 +68,13 @@ pub(super) fn parse_url(url: &str) -> Result<ParsedUrl, ConfigError> {
         password: settings.password().map(str::to_owned),
         db,
         tls,
+    })
+}
+
+/// Whether a `%` begins no encoded byte.
+fn has_stray_percent(text: &str) -> bool {
+    text.split('%').skip(1).any(|after| {
+        let code = after.as_bytes().get(..2);
+        !code.is_some_and(|code| code.iter().all(u8::is_ascii_hexdigit))
     })
 }

@@ -32,7 +32,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::extract::Request;
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -86,6 +86,20 @@ fn document(limits: Option<&Limits>) -> String {
     docs::complete(&routes().merge(lock_routes()).into_openapi(), limits)
 }
 
+/// The answer to a method that the route does not have; the router adds `Allow`.
+async fn other_method(method: Method, uri: Uri) -> Response {
+    if method == Method::OPTIONS {
+        return StatusCode::NO_CONTENT.into_response();
+    }
+    let is_lease = uri.path().starts_with("/locks/") && uri.path().ends_with("/lease");
+    let detail = if is_lease {
+        "the last segment /lease is no part of a key: PUT /locks/<key>/lease renews the lease of <key>"
+    } else {
+        "the header Allow names the methods of this route"
+    };
+    Problem::new(Kind::MethodNotAllowed, detail).into_response()
+}
+
 /// The entry point of all requests. Cheap to clone.
 #[derive(Clone)]
 pub struct HttpService {
@@ -105,12 +119,7 @@ impl HttpService {
             .fallback(async || {
                 Problem::new(Kind::NotFound, "/docs and /openapi.json list the routes")
             })
-            .method_not_allowed_fallback(async || {
-                Problem::new(
-                    Kind::MethodNotAllowed,
-                    "the header Allow names the methods of this route",
-                )
-            })
+            .method_not_allowed_fallback(other_method)
             .layer(CatchPanicLayer::custom(report_panic))
             .with_state(app.clone());
         Self { app, routes }

@@ -16,9 +16,6 @@ use crate::config::Config;
 use crate::http::{App, HttpService};
 use crate::telemetry::{Limit, LogInterval};
 
-/// How long a connection may be idle.
-pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-
 /// How long a write to a client may make no progress.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -48,7 +45,7 @@ pub(super) struct Front {
 impl Front {
     pub(super) fn new(config: &Config, app: App) -> Self {
         let timeouts = Timeouts {
-            idle: IDLE_TIMEOUT,
+            idle: config.idle_timeout,
             head: config.header_timeout,
             write: WRITE_TIMEOUT,
         };

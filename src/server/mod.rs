@@ -29,7 +29,7 @@ use crate::store::redis::options::Discovery;
 use crate::telemetry::Metrics;
 
 pub use self::client::MAX_READ_AHEAD_BYTES;
-pub use self::front::{IDLE_TIMEOUT, MAX_REFUSED_CONNECTIONS, WRITE_TIMEOUT};
+pub use self::front::{MAX_REFUSED_CONNECTIONS, WRITE_TIMEOUT};
 pub use self::listener::BACKLOG;
 
 /// How long a graceful shutdown may take.

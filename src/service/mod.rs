@@ -248,7 +248,7 @@ async fn dispatch(shared: &Arc<Shared>, tasks: &TaskTracker) {
     loop {
         match shared.store.next_event().await {
             StoreEvent::Reserved(key, waiter) => {
-                if !shared.waiting.reservation(waiter) {
+                if !shared.waiting.ask(waiter) {
                     let shared = Arc::clone(shared);
                     tasks.spawn(async move {
                         if let Err(error) = shared.store.decline(&key, waiter).await {
@@ -257,6 +257,9 @@ async fn dispatch(shared: &Arc<Shared>, tasks: &TaskTracker) {
                         }
                     });
                 }
+            }
+            StoreEvent::Granted(waiter) => {
+                shared.waiting.ask(waiter);
             }
             StoreEvent::HeldUntil(key, until) => shared.waiting.held_until(&key, until),
             StoreEvent::QueuesLost => shared.waiting.ask_all(),

@@ -88,8 +88,8 @@ impl WaiterTable {
         })
     }
 
-    /// The store has reserved a lock for this waiter. Returns whether there is such a waiter.
-    pub(super) fn reservation(&self, waiter: WaiterId) -> bool {
+    /// Makes all requests of this waiter ask the store. Returns whether there is one.
+    pub(super) fn ask(&self, waiter: WaiterId) -> bool {
         let state = self.state();
         let signals = state.signals.get(&waiter);
         for signal in signals.into_iter().flatten() {

@@ -138,6 +138,8 @@ pub struct LeaseStats {
 pub enum StoreEvent {
     /// A lock is reserved for this waiter, which must claim it by asking again.
     Reserved(LockKey, WaiterId),
+    /// A waiter has the lock. Another request with its idempotency key, at any server, learns that by asking again.
+    Granted(WaiterId),
     /// A lock is held or reserved until then, unless the lease is renewed.
     HeldUntil(LockKey, Instant),
     /// The store may have lost the queue entries of this server's waiters: each must ask again.

@@ -226,7 +226,7 @@ class Presets(unittest.TestCase):
     def test_all_settings_are_taken(self):
         settings = {
             "maxTtlMs": 30000, "maxWaitMs": 0, "maxRecoveryMs": 5, "maxWaiters": 1, "maxConnections": 1,
-            "headerTimeoutMs": 100, "allowedHosts": ["locks.example.com", "[fd00::1]"],
+            "headerTimeoutMs": 100, "idleTimeoutMs": 1000, "allowedHosts": ["locks.example.com", "[fd00::1]"],
             "allowedOrigins": ["https://pages.example.com", "http://[fd00::1]:8081"],
         }
         self.serves({**helm.preset("memory"), "settings": settings}, {})

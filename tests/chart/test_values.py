@@ -205,6 +205,12 @@ REFUSED = {
     "too much time for a head": (
         {"settings": {"headerTimeoutMs": 600001}}, "/settings/headerTimeoutMs': maximum: got .*, want ",
     ),
+    "too little time for an idle connection": (
+        {"settings": {"idleTimeoutMs": 999}}, "/settings/idleTimeoutMs': minimum: got 999, want ",
+    ),
+    "too much time for an idle connection": (
+        {"settings": {"idleTimeoutMs": 86400001}}, "/settings/idleTimeoutMs': maximum: got .*, want ",
+    ),
     **{
         f"an allowed host {host!r}": ({"settings": {"allowedHosts": ["a", host]}}, "/settings/allowedHosts/1'")
         for host in ("", "a:80", "https://a", "*.example.com", "a,b", "fd00::1", "$(HOME)")
@@ -243,6 +249,8 @@ class Refusals(unittest.TestCase):
             {"settings": {"maxWaiters": 100, "maxConnections": 100}},
             {"settings": {"headerTimeoutMs": 100}},
             {"settings": {"headerTimeoutMs": 600000}},
+            {"settings": {"idleTimeoutMs": 1000}},
+            {"settings": {"idleTimeoutMs": 86400000}},
             {"settings": {"allowedHosts": ["localhost", "a.example.com", "10.1.2.3", "[fd00::1]"]}},
             {"settings": {"allowedOrigins": ["http://a", "https://a.example.com:1", "https://[fd00::1]:65535"]}},
         ]
@@ -323,6 +331,7 @@ class Settings(unittest.TestCase):
             "maxRecoveryMs": (10000000, "LEASEHOLD_MAX_RECOVERY_MS", "10000000"),
             "maxConnections": (10000000, "LEASEHOLD_MAX_CONNECTIONS", "10000000"),
             "headerTimeoutMs": (250, "LEASEHOLD_HEADER_TIMEOUT_MS", "250"),
+            "idleTimeoutMs": (10000000, "LEASEHOLD_IDLE_TIMEOUT_MS", "10000000"),
             "maxWaiters": (10000000, "LEASEHOLD_MAX_WAITERS", "10000000"),
             "maxWaitersPerKey": (10000000, "LEASEHOLD_MAX_WAITERS_PER_KEY", "10000000"),
             "allowedHosts": (

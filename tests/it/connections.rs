@@ -222,6 +222,25 @@ fn head_has_a_time_of_its_own() {
     assert!(lives(&mut idle));
 }
 
+/// Proxies keep idle connections for long, and a request on a connection that the server closes meanwhile is a 502.
+#[test]
+fn idle_connection_is_closed_after_the_time_of_the_setting() {
+    let idle_for = |milliseconds| {
+        let server = Leasehold::start([
+            ("LEASEHOLD_STORE", "memory"),
+            ("LEASEHOLD_IDLE_TIMEOUT_MS", milliseconds),
+        ]);
+        let mut connection = connect(&server);
+        assert!(lives(&mut connection));
+        let begun = Instant::now();
+        let closed = is_closed_within(&mut connection, Duration::from_secs(3));
+        (closed, begun.elapsed())
+    };
+    let (closed, after) = idle_for("1000");
+    assert!(closed && after >= Duration::from_millis(900), "{after:?}");
+    assert!(!idle_for("60000").0);
+}
+
 /// A server with this many locks of 4 KB, and the approximate size of their listing in bytes.
 fn with_large_locks(count: usize) -> (Leasehold, u64) {
     let server = Leasehold::in_memory();

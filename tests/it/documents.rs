@@ -109,10 +109,6 @@ fn limits_of_a_server_are_those_of_the_code() {
             leasehold::http::MAX_HEAD_BYTES / 1024
         ),
         format!(
-            "| idle connection | {} s",
-            leasehold::server::IDLE_TIMEOUT.as_secs()
-        ),
-        format!(
             "reads nothing of an answer for {} s",
             leasehold::server::WRITE_TIMEOUT.as_secs()
         ),

@@ -43,6 +43,13 @@ fn lease_id(lease: &Reply) -> String {
         .to_owned()
 }
 
+fn detail_of(problem: &Reply) -> String {
+    problem.json()["detail"]
+        .as_str()
+        .expect("a detail")
+        .to_owned()
+}
+
 #[test]
 fn acquire_answers_a_whole_lease() {
     for (server, _redis) in servers() {
@@ -110,6 +117,128 @@ fn acquire_needs_no_body_and_has_defaults() {
             (json!({}), None)
         );
         assert_eq!(server.api().acquire("b", json!({})).status, 201);
+    }
+}
+
+/// Python writes `30000.0`; JSON has no other kind of whole number than the notation of it.
+#[test]
+fn whole_number_may_be_written_in_any_notation() {
+    let server = Leasehold::in_memory();
+    let answer = |method, path: &str, id: &str, body: String| {
+        let headers = [("Content-Type", "application/json"), ("Lease-Id", id)];
+        http(server.addr(), method, path, &headers, Some(&body))
+    };
+    let ttl_of = |reply: &Reply| number(&reply.json(), "ttl_ms");
+    for (n, written) in ["30000", "30000.0", "3e4", "3E+4", "0.3e5", "300000e-1"]
+        .into_iter()
+        .enumerate()
+    {
+        let path = format!("/locks/n{n}");
+        let lease = answer(
+            "POST",
+            &path,
+            "",
+            format!(r#"{{"ttl_ms": {written}, "wait_ms": -0.0}}"#),
+        );
+        assert_eq!(
+            (lease.status, ttl_of(&lease)),
+            (201, 30_000),
+            "{written}: {lease:?}"
+        );
+        let body = format!(r#"{{"ttl_ms": {written}}}"#);
+        let renewed = answer("PUT", &format!("{path}/lease"), &lease_id(&lease), body);
+        assert_eq!(
+            (renewed.status, ttl_of(&renewed)),
+            (200, 30_000),
+            "{written}: {renewed:?}"
+        );
+    }
+    let ttl =
+        "ttl_ms must be a whole number of milliseconds from 100 to 3600000 (LEASEHOLD_MAX_TTL_MS)";
+    let wait =
+        "wait_ms must be a whole number of milliseconds from 0 to 50000 (LEASEHOLD_MAX_WAIT_MS)";
+    let wrong = [
+        "30000.5",
+        "99",
+        "99.0",
+        "3600001",
+        "-5",
+        "-30000.0",
+        "1e30",
+        "1e400",
+        "18446744073709551616",
+        "\"30000\"",
+        "null",
+        "true",
+        "[30000]",
+        "{}",
+        "0.1e-5",
+    ];
+    for written in wrong {
+        for (field, detail) in [("ttl_ms", ttl), ("wait_ms", wait)] {
+            if field == "wait_ms" && matches!(written, "99" | "99.0" | "30000.0") {
+                continue;
+            }
+            let refused = answer(
+                "POST",
+                "/locks/wrong",
+                "",
+                format!(r#"{{"{field}": {written}}}"#),
+            );
+            assert_eq!(
+                (refused.status, detail_of(&refused)),
+                (400, detail.to_owned()),
+                "{written}"
+            );
+        }
+        let id = "0123456789abcdef0123456789abcdef";
+        let refused = answer(
+            "PUT",
+            "/locks/wrong/lease",
+            id,
+            format!(r#"{{"ttl_ms": {written}}}"#),
+        );
+        assert_eq!(
+            (refused.status, detail_of(&refused)),
+            (400, ttl.to_owned()),
+            "{written}"
+        );
+    }
+}
+
+#[test]
+fn options_answer_with_the_methods_of_the_route() {
+    let server = Leasehold::in_memory();
+    for (path, methods) in [
+        ("/locks/a", "POST,DELETE,GET,HEAD"),
+        ("/locks/a/b", "POST,DELETE,GET,HEAD"),
+        ("/locks/a/lease", "PUT"),
+        ("/locks", "GET,HEAD"),
+        ("/readyz", "GET,HEAD"),
+    ] {
+        let answer = http(server.addr(), "OPTIONS", path, &[], None);
+        assert_eq!(
+            (answer.status, answer.header("allow")),
+            (204, Some(methods)),
+            "{path}"
+        );
+    }
+}
+
+#[test]
+fn other_method_on_the_route_of_a_lease_learns_the_rule() {
+    let server = Leasehold::in_memory();
+    for (method, path) in [
+        ("POST", "/locks/a/lease"),
+        ("GET", "/locks/a/b/lease"),
+        ("DELETE", "/locks/a/lease"),
+    ] {
+        let refused = http(server.addr(), method, path, &[], None);
+        assert_eq!(refused.status, 405, "{method} {path}");
+        assert!(
+            detail_of(&refused).contains("last segment /lease"),
+            "{refused:?}"
+        );
     }
 }
 

@@ -62,6 +62,8 @@
   value: {{ int64 .maxConnections | quote }}
 - name: LEASEHOLD_HEADER_TIMEOUT_MS
   value: {{ int64 .headerTimeoutMs | quote }}
+- name: LEASEHOLD_IDLE_TIMEOUT_MS
+  value: {{ int64 .idleTimeoutMs | quote }}
 - name: LEASEHOLD_MAX_WAITERS
   value: {{ int64 .maxWaiters | quote }}
 - name: LEASEHOLD_MAX_WAITERS_PER_KEY

@@ -2,21 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
-use std::time::Duration;
 
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
-use super::fields::{distinct_pairs, present};
+use super::fields::{Milliseconds, distinct_pairs, present};
 use super::limits::Limits;
 use crate::http::problem::Problem;
 use crate::lock::lease::{Digest, Holder, Idempotency, Metadata, Ttl, millis};
 use crate::service::AcquireRequest;
-
-/// The TTL of an acquisition without `ttl_ms`.
-pub const DEFAULT_TTL: Duration = Duration::from_secs(30);
 
 /// The lengths that an `Idempotency-Key` may have, in bytes.
 pub const IDEMPOTENCY_KEY_LENGTH: RangeInclusive<usize> = 16..=255;
@@ -29,13 +25,13 @@ pub struct AcquireBody {
     /// How long the lease lasts without a renewal, in milliseconds. The operator sets the maximum
     /// (by default an hour).
     #[serde(default, deserialize_with = "present")]
-    #[schema(minimum = 100, default = 30_000, nullable = false)]
-    pub ttl_ms: Option<u64>,
+    #[schema(value_type = u64, required = false, minimum = 100, default = 30_000)]
+    pub ttl_ms: Option<Milliseconds>,
     /// How long to wait for a held lock, in milliseconds. The operator sets the maximum (by default
     /// 50 seconds).
     #[serde(default, deserialize_with = "present")]
-    #[schema(minimum = 0, default = 0, nullable = false)]
-    pub wait_ms: Option<u64>,
+    #[schema(value_type = u64, required = false, minimum = 0, default = 0)]
+    pub wait_ms: Option<Milliseconds>,
     /// A name for the holder, which other clients can see: 1 to 256 bytes of printable characters.
     #[serde(default, deserialize_with = "present")]
     #[schema(min_length = 1, max_length = 256, nullable = false)]
@@ -58,15 +54,9 @@ impl AcquireBody {
         principal: &str,
         idempotency_key: Option<&str>,
     ) -> Result<AcquireRequest, Problem> {
-        let default = millis(DEFAULT_TTL.min(limits.max_ttl));
-        let ttl = limits.ttl(self.ttl_ms.unwrap_or(default))?;
-        let wait = Duration::from_millis(self.wait_ms.unwrap_or(0));
-        if wait > limits.max_wait {
-            return Err(Problem::invalid(format!(
-                "wait_ms must be from 0 to {} (LEASEHOLD_MAX_WAIT_MS)",
-                millis(limits.max_wait)
-            )));
-        }
+        let ttl = limits.ttl(self.ttl_ms.as_ref())?;
+        let ttl = ttl.unwrap_or_else(|| limits.default_ttl());
+        let wait = limits.wait(self.wait_ms.as_ref())?;
         let holder = self.holder.map(|text| {
             Holder::new(text).ok_or_else(|| {
                 Problem::invalid(format!(

@@ -2,11 +2,47 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use jiff::Timestamp as Instant3339;
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
 
-use crate::lock::lease::{Metadata, Timestamp};
+use crate::http::problem::Problem;
+use crate::lock::lease::{Metadata, Timestamp, millis};
+
+/// A number of milliseconds as the client wrote it. Each notation of a whole number counts: `30000`, `30000.0`, `3e4`.
+#[derive(Debug, Deserialize)]
+#[serde(transparent)]
+pub struct Milliseconds(Box<RawValue>);
+
+impl Milliseconds {
+    /// # Errors
+    /// A problem that names the field, the unit, the bounds, and the setting of the upper one.
+    pub(super) fn within(
+        &self,
+        bounds: RangeInclusive<Duration>,
+        field: &str,
+        setting: &str,
+    ) -> Result<Duration, Problem> {
+        let number = self.0.get().parse::<f64>().ok();
+        let whole = number.filter(|number| number.fract() == 0.0);
+        // The sum turns -0.0 into 0.
+        let whole = whole.and_then(|whole| format!("{:.0}", whole + 0.0).parse().ok());
+        let duration = whole.map(Duration::from_millis);
+        duration
+            .filter(|duration| bounds.contains(duration))
+            .ok_or_else(|| {
+                Problem::invalid(format!(
+                    "{field} must be a whole number of milliseconds from {} to {} ({setting})",
+                    millis(*bounds.start()),
+                    millis(*bounds.end())
+                ))
+            })
+    }
+}
 
 /// Refuses `null`: a field may only be absent.
 pub(super) fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(

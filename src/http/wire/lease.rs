@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
-use super::fields::{present, rfc3339};
+use super::fields::{Milliseconds, present, rfc3339};
 use super::limits::Limits;
 use crate::http::problem::Problem;
 use crate::lock::key::LockKey;
@@ -98,8 +98,8 @@ impl Lease {
 pub struct RenewBody {
     /// The new TTL of the lease, in milliseconds. If it is absent, the TTL stays the same.
     #[serde(default, deserialize_with = "present")]
-    #[schema(minimum = 100, nullable = false)]
-    pub ttl_ms: Option<u64>,
+    #[schema(value_type = u64, required = false, minimum = 100)]
+    pub ttl_ms: Option<Milliseconds>,
 }
 
 impl RenewBody {
@@ -108,6 +108,6 @@ impl RenewBody {
     /// # Errors
     /// A problem that names the field and its bounds.
     pub fn ttl(&self, limits: &Limits) -> Result<Option<Ttl>, Problem> {
-        self.ttl_ms.map(|ms| limits.ttl(ms)).transpose()
+        limits.ttl(self.ttl_ms.as_ref())
     }
 }

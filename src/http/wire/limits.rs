@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use super::fields::Milliseconds;
 use crate::http::problem::Problem;
-use crate::lock::lease::{Ttl, millis};
+use crate::lock::lease::Ttl;
+
+/// The TTL of an acquisition without `ttl_ms`.
+pub const DEFAULT_TTL: Duration = Duration::from_secs(30);
 
 /// Bounds that the operator sets.
 #[derive(Clone, Copy, Debug)]
@@ -15,14 +19,25 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The TTL of a request in milliseconds.
-    pub(super) fn ttl(&self, ms: u64) -> Result<Ttl, Problem> {
-        Ttl::new(Duration::from_millis(ms), self.max_ttl).ok_or_else(|| {
-            Problem::invalid(format!(
-                "ttl_ms must be from {} to {} (LEASEHOLD_MAX_TTL_MS)",
-                millis(Ttl::MIN),
-                millis(self.max_ttl)
-            ))
+    /// The TTL that a request asks for.
+    pub(super) fn ttl(&self, asked: Option<&Milliseconds>) -> Result<Option<Ttl>, Problem> {
+        let bounds = Ttl::MIN..=self.max_ttl;
+        let within = |asked: &Milliseconds| asked.within(bounds, "ttl_ms", "LEASEHOLD_MAX_TTL_MS");
+        let ttl = asked.map(within).transpose()?;
+        Ok(ttl.and_then(|ttl| Ttl::new(ttl, self.max_ttl)))
+    }
+
+    /// The TTL of a request that asks for none.
+    pub(super) fn default_ttl(&self) -> Ttl {
+        Ttl::new(DEFAULT_TTL.min(self.max_ttl), self.max_ttl)
+            .expect("the longest TTL is at least a second")
+    }
+
+    /// The wait that a request asks for.
+    pub(super) fn wait(&self, asked: Option<&Milliseconds>) -> Result<Duration, Problem> {
+        let bounds = Duration::ZERO..=self.max_wait;
+        asked.map_or(Ok(Duration::ZERO), |asked| {
+            asked.within(bounds, "wait_ms", "LEASEHOLD_MAX_WAIT_MS")
         })
     }
 }

@@ -7,10 +7,10 @@ mod limits;
 mod query;
 mod status;
 
-pub use self::acquire::{AcquireBody, DEFAULT_TTL, IDEMPOTENCY_KEY_LENGTH};
+pub use self::acquire::{AcquireBody, IDEMPOTENCY_KEY_LENGTH};
 pub(super) use self::fields::rfc3339;
 pub use self::lease::{Lease, RenewBody};
-pub use self::limits::Limits;
+pub use self::limits::{DEFAULT_TTL, Limits};
 pub(super) use self::query::MAX_CURSOR_BYTES;
 pub use self::query::{
     DEFAULT_LIST_LIMIT, ListParameters, MAX_LIST_LIMIT, NoParameters, ReleaseParameters,

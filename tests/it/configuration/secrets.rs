@@ -8,7 +8,7 @@ use leasehold::http::auth::{MAX_DELAYED_ANSWERS, WRONG_TOKEN_DELAY};
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::{all, refused};
+use super::{accepted, all, refused};
 use crate::support::eventually;
 use crate::support::leasehold::{Leasehold, run_to_exit};
 use crate::support::redis::RedisConfig;
@@ -263,4 +263,47 @@ fn wrong_token_is_refused_late_and_a_right_one_is_not_held_up_by_others() {
     for guess in guesses {
         assert_eq!(guess.join().expect("an answer"), 401);
     }
+}
+
+#[test]
+fn secret_with_a_line_break_or_a_byte_order_mark_is_diagnosed() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let marked = file(&dir, "marked", "\u{feff}hunter2-hunter2-hunter2");
+    let lines = file(&dir, "lines", "hunter2-hunter2\nhunter2\n");
+    for (setting, setting_file) in SECRETS {
+        let of = |name: &'static str, value: &str, word: &str| {
+            refused(&[SENTINELS, (name, value)], &[setting, word])
+        };
+        all([
+            of(setting, "hunter2-hunter2-hunter2\n", "line break"),
+            of(setting, "hunter2-hunter2-hunter2\r\n", "line break"),
+            of(setting_file, &lines, "line break"),
+            of(setting_file, &marked, "byte order mark"),
+        ]);
+    }
+    let pem = file(&dir, "pem", "\u{feff}-----BEGIN CERTIFICATE-----\n");
+    let env = [
+        SENTINELS,
+        ("LEASEHOLD_SENTINEL_TLS", "true"),
+        ("LEASEHOLD_TLS_CA_FILE", &pem),
+    ];
+    all([refused(&env, &["LEASEHOLD_TLS_CA_FILE", "byte order mark"])]);
+}
+
+#[test]
+fn password_in_a_url_that_needs_percent_encoding_is_refused_with_that_advice() {
+    all([
+        "pa/ss", "pa#ss", "pa?ss", "50%", "5%2", "p%zzq", "/", "a@b/c",
+    ]
+    .map(|password| {
+        let url = format!("redis://:{password}@127.0.0.1:1/0");
+        refused(
+            &[("LEASEHOLD_REDIS_URL", &url)],
+            &["LEASEHOLD_REDIS_URL", "percent-encoded", "%2F"],
+        )
+    }));
+    all(["pa%2Fss", "50%25", "p@ss", "a:b"].map(|password| {
+        let url = format!("redis://:{password}@127.0.0.1:1/0");
+        accepted(&[("LEASEHOLD_REDIS_URL", &url)])
+    }));
 }

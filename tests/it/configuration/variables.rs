@@ -87,3 +87,27 @@ fn address_of_another_machine_cannot_be_listened_on() {
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
     assert!(stderr.contains("192.0.2.1:8080"), "{stderr}");
 }
+
+/// Compose files and charts write them so.
+#[test]
+fn empty_variable_is_as_unset_but_for_secrets() {
+    let command = leasehold::cli::command();
+    let settings = command.get_arguments().filter(|setting| {
+        let is_secret = setting
+            .get_value_names()
+            .is_some_and(|names| names == ["SECRET"]);
+        setting.get_env().is_some() && !is_secret
+    });
+    let names: Vec<&str> = settings
+        .filter_map(|setting| setting.get_env()?.to_str())
+        .collect();
+    assert!(names.len() > 20, "{names:?}");
+    let all_empty: Vec<(&str, &str)> = names.iter().map(|name| (*name, "")).collect();
+    all(names
+        .iter()
+        .map(|name| accepted(&[("LEASEHOLD_STORE", "memory"), (name, "")]))
+        .chain([accepted(&all_empty)])
+        .collect::<Vec<_>>());
+    let url = ("LEASEHOLD_REDIS_URL", "redis://127.0.0.1:1");
+    all([accepted(&[url, ("LEASEHOLD_SENTINELS", "")])]);
+}

@@ -147,7 +147,6 @@ fn methods() -> Vec<Row> {
     let refused = [
         ("PATCH", "/locks/free"),
         ("TRACE", "/locks/free"),
-        ("OPTIONS", "/locks/free"),
         ("CONNECT", "/locks/free"),
         ("get", "/locks/free"),
         ("post", "/locks/free"),
@@ -167,5 +166,6 @@ fn methods() -> Vec<Row> {
     ];
     let refused = refused.map(|(method, path)| (call(method, path), 405, "method-not-allowed"));
     rows.extend(refused);
+    rows.push((call("OPTIONS", "/locks/free"), 204, OK));
     rows
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde_json::json;
 
 use super::{
-    SILENT_CONNECTION, SILENT_SERVER, SLACK, granted, hold, pair, until_waiting, wait,
-    wait_on_a_connection, wait_with,
+    KEY, SILENT_CONNECTION, SILENT_SERVER, SLACK, granted, hold, pair, until_asking, until_waiting,
+    wait, wait_on_a_connection, wait_with,
 };
 use crate::support::eventually;
 use crate::support::http::http_on;
@@ -44,6 +44,31 @@ fn hand_over_waits_for_no_heartbeat() {
         assert!(took < SLACK, "{took:?}");
         assert_eq!(server.api().release("a", &held.lease_id()).status, 204);
     }
+}
+
+/// A client that repeats its waiting request through a load balancer may have both requests at different servers.
+#[test]
+fn request_that_waits_at_two_servers_is_answered_at_both() {
+    let (_redis, servers) = pair();
+    let [one, two] = [servers[0].api(), servers[1].api()];
+    let repeatable = [(KEY, "idempotency-key-0123456789")];
+    let held = hold(&one);
+    let first = wait(&one, 1, &repeatable);
+    let second = wait(&two, 1, &repeatable);
+    until_asking(&servers[1], 1);
+    let released = Instant::now();
+    assert_eq!(one.release("a", &held.lease_id()).status, 204);
+    let [first, second] = [first, second].map(|waiting| waiting.join().expect("an answer"));
+    let took = released.elapsed();
+    println!("both were answered within {took:?}");
+    assert!(took < SLACK, "{took:?}");
+    // One of the two is the replay.
+    assert_eq!(
+        first.status + second.status,
+        201 + 200,
+        "{first:?} {second:?}"
+    );
+    assert_eq!(first.lease_id(), second.lease_id());
 }
 
 #[test]

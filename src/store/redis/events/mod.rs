@@ -67,6 +67,11 @@ impl EventSender {
         }
     }
 
+    /// A waiter has the lock.
+    pub(crate) fn granted(&self, waiter: WaiterId) {
+        let _lost = self.0.try_send(StoreEvent::Granted(waiter));
+    }
+
     pub(crate) fn queues_lost(&self) {
         let _lost = self.0.try_send(StoreEvent::QueuesLost);
     }
@@ -146,9 +151,13 @@ async fn listen(
                     Some((waiter, lock)) if message.get_channel_name() == own => {
                         events.reserved(lock, waiter);
                     }
-                    Some((micros, lock)) => {
-                        let left = Duration::from_micros(micros.parse().unwrap_or(0));
-                        events.held_until(lock, Instant::now() + left);
+                    Some((first, lock)) => {
+                        if let Some(waiter) = WaiterId::parse(first) {
+                            events.granted(waiter);
+                        } else {
+                            let left = Duration::from_micros(first.parse().unwrap_or(0));
+                            events.held_until(lock, Instant::now() + left);
+                        }
                     }
                     // A heartbeat: the subscription works.
                     None => {}

@@ -78,6 +78,8 @@ return function(key, arguments)
   if lease then
     if lease.fingerprint ~= fingerprint then return 'key_reused' end
     batch.reservations[key] = false
+    -- The same request may wait at other servers too.
+    if idem ~= '' then table.insert(batch.published, { 'all', idem .. ' ' .. key }) end
     asked.token = lease.token
     for at, other in ipairs(lock.leases) do
       if other == lease then lock.leases[at] = asked end
