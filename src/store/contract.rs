@@ -4,6 +4,7 @@
 //! know* whether it did. Every method is atomic for its key. Dropping a method's future does not undo the operation,
 //! which may still take effect.
 
+use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -150,7 +151,7 @@ pub enum StoreEvent {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// The store is unreachable, not ready or too slow.
-    #[error("the store is unavailable (outcome {outcome:?}): {cause}")]
+    #[error("the store is unavailable, and {outcome}: {cause}")]
     Unavailable {
         /// Whether the operation may have had an effect.
         outcome: Outcome,
@@ -166,7 +167,7 @@ pub enum StoreError {
     )]
     NotPersisting,
     /// Too few replicas confirmed the operation in time.
-    #[error("too few replicas confirmed in time (outcome {outcome:?})")]
+    #[error("too few replicas confirmed in time, and {outcome}")]
     ReplicationUnconfirmed {
         /// Whether the operation may have had an effect.
         outcome: Outcome,
@@ -195,6 +196,15 @@ pub enum Outcome {
     None,
     /// It may have.
     Unknown,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "nothing was done",
+            Self::Unknown => "the operation may have taken effect",
+        })
+    }
 }
 
 impl StoreError {

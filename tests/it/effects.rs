@@ -282,6 +282,24 @@ fn evicted_truth_is_noticed_as_a_loss() {
 }
 
 #[test]
+fn lower_setting_bounds_a_pause_that_goes_on() {
+    let (redis, server) = start();
+    lease_on(&server, "a");
+    redis.cli(&["DEL", "leasehold:locks"]);
+    eventually(SOON, "the pause", || {
+        server.api().acquire("b", None).json()["type"] == "urn:leasehold:problem:recovering"
+    });
+    drop(server);
+    let lower = Leasehold::start([
+        ("LEASEHOLD_REDIS_URL", redis.url()),
+        ("LEASEHOLD_MAX_RECOVERY_MS", "1000".to_owned()),
+    ]);
+    eventually(Duration::from_secs(15), "the next grant", || {
+        lower.api().acquire("b", None).status == 201
+    });
+}
+
+#[test]
 fn locks_are_readable_with_a_command_line() {
     let (redis, server) = start();
     let body = json!({"ttl_ms": 600_000, "holder": "cron@host", "metadata": {"job": "7"}});

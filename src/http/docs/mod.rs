@@ -35,8 +35,9 @@ const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src '
         description = "A lock service over HTTP: leases with fencing tokens.\n\nAcquire a lock with `POST /locks/{key}`, \
             renew the lease with `PUT /locks/{key}/lease`, release it with `DELETE /locks/{key}`. A client can count on \
             its lease until the moment at which it sent the request, plus `waited_ms`, plus `expires_in_ms`, on its own \
-            monotonic clock. Refusals are `application/problem+json`; programs branch on their `type`.\n\nIntegers \
-            consist of digits only: the server refuses `1e3` and `1.0`. Limits of texts are in bytes.\n\nA key can \
+            monotonic clock. Refusals are `application/problem+json`; programs branch on their `type`.\n\nA body may \
+            write a whole number in any notation of JSON (`30000`, `30000.0`, `3e4`); a query uses digits only. Limits \
+            of texts are in bytes.\n\nA key can \
             contain slashes, written `/` or `%2F`.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
         contact(name = "Leasehold maintainers"),

@@ -92,6 +92,22 @@ fn redis_cluster() {
     becomes_ready(&server);
 }
 
+/// Valkey calls its mode otherwise. The double answers as a Valkey 9.1 of each mode does.
+#[test]
+fn valkey_of_another_mode() {
+    for (mode, words) in [
+        ("cluster", ["Redis Cluster", "not support"]),
+        ("sentinel", ["is a Sentinel", "LEASEHOLD_SENTINELS"]),
+    ] {
+        let info = format!(
+            "# Server\r\nredis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:9.1.0\r\nserver_mode:{mode}\r\nrun_id:0123\r\n"
+        );
+        let valkey = resp_double(&[("INFO", &bulk(&info))]);
+        let server = with_redis(&format!("redis://{}", valkey.addr()));
+        says_at_start(&server, &words);
+    }
+}
+
 #[test]
 fn redis_cluster_with_a_database_number() {
     // A cluster has only database 0, so it refuses earlier.

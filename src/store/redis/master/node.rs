@@ -173,11 +173,12 @@ impl Node {
         let info = parse_info(&info);
         let field = |name: &str| info.get(name).copied().unwrap_or_default();
         let at = &self.address;
-        let problem = match (
-            field("redis_mode"),
-            field("role"),
-            field("maxmemory_policy"),
-        ) {
+        let mode = match field("redis_mode") {
+            // Valkey has another name for it.
+            "" => field("server_mode"),
+            mode => mode,
+        };
+        let problem = match (mode, field("role"), field("maxmemory_policy")) {
             ("sentinel", ..) => return Err(diagnosis::sentinel(at)),
             ("cluster", ..) => return Err(diagnosis::cluster(at)),
             _ if !is_recent(field("redis_version")) => format!(

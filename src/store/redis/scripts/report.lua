@@ -29,11 +29,16 @@ if activation ~= own_activation then return { 'guard', 'activation', activation 
 
 local now, missing = time_us(), 0
 counts_on, recover, activated = tonumber(counts_on), tonumber(recover), tonumber(activated)
+local pausing_until = recover
 if reported_to ~= activation then
   missing = math.max(0, known_writes - redis.call('HGET', LOCKS, '#writes_base'))
 end
 if (missing > 0 or lost_time == '1') and counts_on > 0 then
-  recover = math.max(recover, now + math.min(counts_on + skew, tonumber(max_pause)))
+  recover = math.max(recover, now + counts_on + skew)
+end
+-- The setting bounds a pause that goes on too.
+recover = math.min(recover, now + max_pause)
+if recover ~= pausing_until then
   redis.call('HSET', LOCKS, '#recover', int(recover), '#granting_from', int(math.max(granting_from, recover)))
 end
 if tonumber(known_token) > tonumber(token) then
