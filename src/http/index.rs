@@ -14,7 +14,7 @@ const BY_ACCEPT: [(HeaderName, HeaderValue); 1] = [(VARY, HeaderValue::from_stat
 
 /// The paths of the server.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Index {
+pub(super) struct Links {
     /// The name of the service.
     #[schema(example = "leasehold")]
     pub(super) name: &'static str,
@@ -38,7 +38,7 @@ pub(super) struct Index {
     pub(super) metrics: &'static str,
 }
 
-const INDEX: Index = Index {
+const LINKS: Links = Links {
     name: "leasehold",
     locks: "/locks",
     docs: "/docs",
@@ -53,14 +53,14 @@ const INDEX: Index = Index {
 /// Returns the paths of the server. A client that accepts `text/html`, such as a browser, is redirected to `/docs`.
 #[utoipa::path(get, path = "/", operation_id = "index", tag = "health",
     responses(
-        (status = 200, description = "The paths of the server.", body = Index),
+        (status = 200, description = "The paths of the server.", body = Links),
         (status = 303, description = "For browsers: a redirect to the documentation at `/docs`."),
     ))]
 pub(super) async fn index(headers: HeaderMap) -> Response {
     if accepts_html(&headers) {
         return (StatusCode::SEE_OTHER, BY_ACCEPT, [DOCS]).into_response();
     }
-    (BY_ACCEPT, axum::Json(INDEX)).into_response()
+    (BY_ACCEPT, axum::Json(LINKS)).into_response()
 }
 
 /// Whether `text/html` is named. `*/*` is not enough: `curl` and most HTTP libraries send it.
