@@ -1,11 +1,18 @@
 //! The configuration of a `redis-server` for tests.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::process::Command;
+use std::sync::{Arc, LazyLock};
 
 use super::RedisServer;
 use crate::support::host::Host;
 use crate::support::tls::TlsFiles;
+
+/// Whether this Redis waits for its replicas before it ends. Redis 6.2 does not, and knows no setting for it.
+static WAITS_AT_SHUTDOWN: LazyLock<bool> = LazyLock::new(|| {
+    let version = Command::new("redis-server").arg("--version").output();
+    version.is_ok_and(|version| !String::from_utf8_lossy(&version.stdout).contains("v=6."))
+});
 
 /// A builder for the configuration of a Redis server.
 #[derive(Clone, Default)]
@@ -107,7 +114,8 @@ impl RedisConfig {
                 .map(|password| format!("requirepass {password}")),
         );
         if !self.sentinel {
-            lines.extend(["save \"\"", "appendonly no", "shutdown-timeout 0"].map(str::to_owned));
+            lines.extend(["save \"\"", "appendonly no"].map(str::to_owned));
+            lines.extend(WAITS_AT_SHUTDOWN.then(|| "shutdown-timeout 0".to_owned()));
             // Without this, a full sync waits 5 s (the default) in every test with a replica.
             lines.push("repl-diskless-sync-delay 0".to_owned());
             lines.extend(
