@@ -158,7 +158,7 @@ class Serving(OfImage):
         self.assertEqual((kind, program), ("CMD", PROGRAM))
         with Container(self.image, command=arguments) as container:
             self.assertEqual(container.process.wait(timeout=15), 1)
-            self.assertIn("cannot be reached", container.text())
+            self.assertIn("cannot reach the server", container.text())
 
     def test_the_health_check_of_a_server_that_is_not_ready(self):
         with Container(self.image, {"LEASEHOLD_REDIS_URL": "redis://127.0.0.1:1"}) as container:
