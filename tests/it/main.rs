@@ -23,6 +23,7 @@ mod listings;
 mod logging;
 mod metrics;
 mod model;
+mod numbers;
 mod openapi;
 mod queue;
 mod readme;

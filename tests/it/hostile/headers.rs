@@ -47,6 +47,11 @@ fn lease_ids() -> Vec<Row> {
         ),
         (delete("/locks/held"), 400, "lease-id-required"),
         (
+            delete("/locks/free?force=true&fencing_token=0").header("Lease-Id:"),
+            204,
+            OK,
+        ),
+        (
             delete("/locks/held").header("Lease-Id:  "),
             400,
             "lease-id-required",
