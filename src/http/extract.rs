@@ -138,7 +138,9 @@ impl<S: Sync> FromRequestParts<S> for OptionalLeaseId {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let lease_id = match single_header(&parts.headers, "Lease-Id")? {
-            None | Some("") => None,
+            None => None,
+            // A script whose variable is empty sends this.
+            Some("") => return Err(Problem::lease_id_required()),
             Some(text) => Some(LeaseId::parse(text).ok_or_else(|| {
                 Problem::invalid(
                     "Lease-Id must be the lease_id of an acquisition: 32 lower-case hex digits",

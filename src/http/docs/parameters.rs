@@ -23,15 +23,10 @@ pub(super) fn parameter(name: &str) -> Value {
             "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY_BYTES, "pattern": KEY_PATTERN},
             "example": "my_lock",
         }),
-        "Lease-Id" => json!({
-            "name": "Lease-Id", "in": "header", "required": true,
+        "Lease-Id" | "optional Lease-Id" => json!({
+            "name": "Lease-Id", "in": "header", "required": name == "Lease-Id",
             "description": "The `lease_id` of the lease, from the answer to its acquisition.",
             "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
-        }),
-        "optional Lease-Id" => json!({
-            "name": "Lease-Id", "in": "header", "required": false,
-            "description": "The `lease_id` of the lease, from the answer to its acquisition. An empty value counts as absent.",
-            "schema": {"type": "string", "pattern": "^([0-9a-f]{32})?$"},
         }),
         "Idempotency-Key" => json!({
             "name": "Idempotency-Key", "in": "header", "required": false,

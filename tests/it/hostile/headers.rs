@@ -48,8 +48,8 @@ fn lease_ids() -> Vec<Row> {
         (delete("/locks/held"), 400, "lease-id-required"),
         (
             delete("/locks/free?force=true&fencing_token=0").header("Lease-Id:"),
-            204,
-            OK,
+            400,
+            "lease-id-required",
         ),
         (
             delete("/locks/held").header("Lease-Id:  "),
