@@ -34,6 +34,10 @@ pub struct Readiness {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub reason: Option<String>,
+    /// The moment since which the store is not healthy (RFC 3339). It is absent if the store is healthy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, format = DateTime, example = "2026-01-01T12:00:00.000Z")]
+    pub since: Option<String>,
     /// The last change of the store's master since the server started.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -121,6 +125,7 @@ fn readiness(health: Health, draining: bool) -> Readiness {
         status: if draining { Status::Draining } else { status },
         store,
         reason,
+        since: health.since.map(rfc3339),
         last_change: health.last_change.map(|change| StoreChange {
             at: rfc3339(change.at),
             what: change.text,

@@ -159,6 +159,7 @@ impl HttpService {
             path: None,
             status: response.status().as_u16(),
             duration_ms: 0,
+            is_routine: false,
         });
         let id = HeaderValue::try_from(id).expect("hex digits are a header value");
         add_common_headers(response.headers_mut(), id);
@@ -210,9 +211,15 @@ async fn answer(app: &App, mut routes: Router, mut request: Request) -> Response
         path: path.as_deref(),
         status: status.as_u16(),
         duration_ms: millis(took),
+        is_routine: is_probe(route) && status.is_success(),
     });
     add_common_headers(response.headers_mut(), request_id);
     response
+}
+
+/// Whether monitoring asks for this route every few seconds.
+const fn is_probe(route: Route) -> bool {
+    matches!(route, Route::Livez | Route::Readyz | Route::Metrics)
 }
 
 /// Sends a large answer in parts under a permit, or refuses the request when no permit is left.

@@ -244,6 +244,8 @@ impl StoreError {
 pub struct Health {
     /// Whether the store serves.
     pub condition: Condition,
+    /// Since when it is not ready, on this server's clock.
+    pub since: Option<Timestamp>,
     /// The latest change of the master, if there was one.
     pub last_change: Option<Event>,
     /// The guarantee that the operator's settings give up, if there is one.

@@ -319,6 +319,7 @@ impl Store for MemoryStore {
         Health {
             condition: Condition::Ready,
             last_change: None,
+            since: None,
             accepted_risk: None,
         }
     }

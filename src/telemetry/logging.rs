@@ -185,6 +185,9 @@ pub struct RequestLine<'a> {
     pub status: u16,
     /// The time from the request to its answer, in milliseconds.
     pub duration_ms: u64,
+    /// Whether a monitoring system asks this every few seconds, so that only the level debug has the line.
+    #[serde(skip)]
+    pub is_routine: bool,
 }
 
 /// A JSON line of the same form as `tracing` writes, with the fields of a request.
@@ -202,10 +205,15 @@ struct Line<'a> {
 /// memory store.
 pub fn log_request(line: &RequestLine<'_>) {
     if let Some(Log { lines, json: true }) = LOG.get() {
-        if tracing::enabled!(Level::INFO) {
+        let is_enabled = if line.is_routine {
+            tracing::enabled!(Level::DEBUG)
+        } else {
+            tracing::enabled!(Level::INFO)
+        };
+        if is_enabled {
             let line = Line {
                 timestamp: format!("{:.6}", jiff::Timestamp::now()),
-                level: "INFO",
+                level: if line.is_routine { "DEBUG" } else { "INFO" },
                 message: "request",
                 fields: line,
                 target: module_path!(),
@@ -217,16 +225,26 @@ pub fn log_request(line: &RequestLine<'_>) {
         }
         return;
     }
-    tracing::info!(
-        request_id = line.request_id,
-        method = line.method,
-        route = line.route,
-        key = line.key,
-        path = line.path,
-        status = line.status,
-        duration_ms = line.duration_ms,
-        "request"
-    );
+    macro_rules! log {
+        ($level:expr) => {
+            tracing::event!(
+                $level,
+                request_id = line.request_id,
+                method = line.method,
+                route = line.route,
+                key = line.key,
+                path = line.path,
+                status = line.status,
+                duration_ms = line.duration_ms,
+                "request"
+            )
+        };
+    }
+    if line.is_routine {
+        log!(Level::DEBUG);
+    } else {
+        log!(Level::INFO);
+    }
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ const IN_PIPES: usize = 1000;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Sends this many liveness requests with numbers as request ids, and reads as many answers.
+/// Sends this many requests with numbers as request ids, and reads as many answers.
 fn ask(server: &Leasehold, times: usize) {
     let stream = TcpStream::connect(server.addr()).expect("it listens");
     stream.set_read_timeout(Some(LIMIT)).expect("a time");
@@ -29,7 +29,7 @@ fn ask(server: &Leasehold, times: usize) {
     let sender = std::thread::spawn(move || {
         for number in 0..times {
             let request =
-                format!("GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: {number}\r\n\r\n");
+                format!("GET / HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: {number}\r\n\r\n");
             requests.write_all(request.as_bytes()).expect("it is taken");
         }
     });
@@ -48,7 +48,7 @@ fn logged(server: &Leasehold) -> Vec<String> {
     let log = server.stderr();
     let lines = log.lines().map(serde_json::from_str::<Value>);
     let lines = lines.map(|line| line.expect("a whole line"));
-    let requests = lines.filter(|line| line["path"] == "/livez");
+    let requests = lines.filter(|line| line["path"] == "/");
     let id = |line: Value| line["request_id"].as_str().expect("an id").to_owned();
     requests.map(id).collect()
 }
@@ -119,6 +119,30 @@ fn text_of_clients_is_truncated_in_the_log() {
         let longest = made_up.iter().map(|text| text.len()).max();
         let with_mark = MAX_LOGGED_BYTES + "…".len();
         assert_eq!(longest, Some(with_mark), "{line}");
+    }
+}
+
+#[test]
+fn successful_probes_are_logged_at_the_level_debug_only() {
+    for (level, probes) in [("info", 0), ("debug", 3)] {
+        let server = Leasehold::start([("LEASEHOLD_STORE", "memory"), ("RUST_LOG", level)]);
+        for path in ["/livez", "/readyz", "/metrics"] {
+            get(&server, path);
+        }
+        get(&server, "/metrics/nothing");
+        let log = server.stderr();
+        let lines = log.lines().map(serde_json::from_str::<Value>);
+        let requests: Vec<Value> = lines
+            .map(|line| line.expect("a whole line"))
+            .filter(|line| line["message"] == "request")
+            .collect();
+        let at = |level: &str| {
+            requests
+                .iter()
+                .filter(|line| line["level"] == level)
+                .count()
+        };
+        assert_eq!((at("INFO"), at("DEBUG")), (1, probes), "{log}");
     }
 }
 

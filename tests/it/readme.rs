@@ -14,9 +14,11 @@ fn readme_is_short() {
     for document in [README, CHART, OPENAPI] {
         let text = text_of(document);
         let is_long = |line: &&str| line.chars().count() > 120;
-        // A row of a table cannot be wrapped; the README has none that would need it.
+        // A row of a table and a command of redis-cli cannot be wrapped; the README has none that would need it.
+        let whole = ["|", "ACL SETUSER "];
         let mut long = text.lines().filter(is_long);
-        let wrong = long.find(|line| document == README || !line.starts_with('|'));
+        let wrong = long
+            .find(|line| document == README || !whole.iter().any(|start| line.starts_with(start)));
         assert_eq!(
             wrong, None,
             "{document} has a line of more than 120 characters"

@@ -55,6 +55,55 @@ fn grants_wait_for_a_replica_and_are_refused_without_one() {
     assert_eq!(api.acquire_soon("b").status, 201);
 }
 
+/// Without a call, and with calls whose replicas do not confirm.
+#[test]
+fn readyz_tells_that_too_few_replicas_are_online() {
+    let set = SentinelConfig::new().start();
+    let server = set.serve();
+    for replica in set.replicas() {
+        replica.kill();
+    }
+    let reason = || {
+        let body = server.readiness().json();
+        let degraded = body["store"] == "degraded" && body["since"].is_string();
+        let reason = body["reason"].as_str().unwrap_or_default().to_owned();
+        degraded.then_some(reason)
+    };
+    let says = |words: &[&str]| {
+        eventually(FAILOVER, words[0], || {
+            reason().is_some_and(|reason| words.iter().all(|word| reason.contains(word)))
+        });
+    };
+    says(&[
+        "0 of 1 needed replicas online",
+        "replication-unconfirmed",
+        "act only if this outlasts",
+        "down-after-milliseconds + 10 s",
+    ]);
+    let refused = server.api().acquire("a", None);
+    assert_eq!(refused.status, 503, "{refused:?}");
+    assert_eq!(
+        server.metric(r#"leasehold_store_condition{condition="degraded"}"#),
+        Some(1)
+    );
+    for replica in set.replicas() {
+        replica.restart();
+    }
+    eventually(FAILOVER, "healthy again", || {
+        server.readiness().json()["store"] == "ok"
+    });
+    assert_eq!(server.api().acquire_soon("a").status, 201);
+    for replica in set.replicas() {
+        replica.pause();
+    }
+    let refused = server.api().acquire("b", None);
+    assert_eq!(refused.status, 503, "{refused:?}");
+    says(&["needed replicas confirmed in time"]);
+    for replica in set.replicas() {
+        replica.resume();
+    }
+}
+
 #[test]
 fn lease_is_never_promised_for_longer_than_it_lasts() {
     let set = SentinelConfig::new()

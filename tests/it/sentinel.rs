@@ -81,6 +81,27 @@ fn minority_of_sentinels_names_no_master() {
 }
 
 #[test]
+fn two_dead_sentinels_are_told_once() {
+    let set = SentinelConfig::new().down_after_ms(5000).start();
+    let server = set.serve();
+    set.sentinel(0).kill();
+    set.sentinel(1).kill();
+    eventually(FAILOVER, "no majority", || {
+        server.readiness().json()["store"] == "degraded"
+    });
+    // Some dozens of polls.
+    sleep(Duration::from_secs(8));
+    let log = server.stderr();
+    let lines: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("no majority of the Sentinels"))
+        .collect();
+    // One of the two may have died between two polls.
+    assert!(matches!(lines.len(), 1 | 2), "{lines:#?}");
+    assert!(!log.contains("\"level\":\"ERROR\""), "{log}");
+}
+
+#[test]
 fn sentinel_that_is_lost_later_leaves_the_known_master_in_use() {
     let set = SentinelConfig::new().down_after_ms(5000).start();
     let server = set.serve();

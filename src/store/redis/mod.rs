@@ -186,10 +186,16 @@ fn subscribe(
         let topology = topology.clone();
         async move {
             let generation = topology.any().await;
-            let retired = generation.node.retired.clone();
+            let node = Arc::clone(&generation.node);
             events::Source {
+                retired: node.retired.clone(),
                 connection: Box::pin(async move { generation.node.subscriber().await }),
-                retired,
+                failed: Box::new(move |error| {
+                    // The resolver notices a node that does not answer.
+                    if error.code().is_some() {
+                        topology.operations_meet(node.explain_subscription(error));
+                    }
+                }),
             }
         }
     })

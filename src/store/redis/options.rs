@@ -251,6 +251,21 @@ impl RedisOptions {
         format!("{}meta", self.key_prefix)
     }
 
+    /// Each kind of key: hashes, and behind them sorted sets. No lock has the empty name.
+    pub(super) fn kinds_of_keys(&self) -> ([String; 6], [String; 3]) {
+        let [released, also_released] = self.releases_keys();
+        let queue = |part: &str| format!("{}{part}:", self.key_prefix);
+        let hashes = [
+            self.locks_key(),
+            self.servers_key(),
+            self.reservations_key(),
+            released,
+            also_released,
+            queue("entries"),
+        ];
+        (hashes, [self.leases_key(), queue("queue"), queue("kept")])
+    }
+
     /// The channel that tells all servers for how long a contended lock is held.
     pub(super) fn common_channel(&self) -> String {
         format!("{}wake:all", self.key_prefix)

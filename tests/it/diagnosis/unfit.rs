@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{acquire, becomes_ready, reason_with, says_at_start, says_later, with_redis};
+use super::{acquire, becomes_ready, reason_with, says_at_start, says_later, with_redis, works};
 use crate::support::net::TcpProxy;
 use crate::support::redis::{RedisConfig, RedisServer};
 use crate::support::resp_double::{bulk, resp_double};
@@ -32,7 +32,7 @@ fn memory_that_begins_to_evict_locks() {
     redis.cli(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
     redis.cli(&["CONFIG", "SET", "maxmemory", "100mb"]);
     says_later(&server, &["maxmemory-policy", "noeviction"]);
-    redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    redis.cli(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
     becomes_ready(&server);
 }
 
@@ -54,11 +54,19 @@ fn memory_that_begins_to_evict_locks_is_seen_at_once_when_something_else_is_odd(
 }
 
 #[test]
-fn policy_without_a_limit_evicts_nothing() {
-    let redis = RedisConfig::new()
-        .line("maxmemory-policy", "allkeys-lru")
-        .start();
-    becomes_ready(&with_redis(&redis.url()));
+fn policy_without_a_limit_evicts_nothing_and_is_named() {
+    for policy in ["allkeys-lru", "allkeys-lfu"] {
+        let redis = RedisConfig::new().line("maxmemory-policy", policy).start();
+        let server = with_redis(&redis.url());
+        reason_with(
+            &server,
+            200,
+            &["maxmemory-policy", policy, "noeviction", "maxmemory is 0"],
+        );
+        works(&server);
+        redis.cli(&["CONFIG", "SET", "maxmemory-policy", "volatile-lru"]);
+        becomes_ready(&server);
+    }
 }
 
 #[test]

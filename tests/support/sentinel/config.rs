@@ -23,6 +23,7 @@ pub(crate) struct SentinelConfig {
     pub(super) quick: bool,
     pub(super) tls: Option<Arc<TlsFiles>>,
     node_lines: Vec<(String, String)>,
+    sentinel_lines: Vec<(String, String)>,
     /// The base configurations of the data nodes and Sentinels, for example with their hosts; the set appends its
     /// lines.
     pub(crate) bases: Option<[Vec<RedisConfig>; 2]>,
@@ -41,6 +42,7 @@ impl SentinelConfig {
             quick: false,
             tls: None,
             node_lines: Vec::new(),
+            sentinel_lines: Vec::new(),
             bases: None,
         }
     }
@@ -94,6 +96,13 @@ impl SentinelConfig {
         self
     }
 
+    /// Adds a line to the configuration of each Sentinel.
+    pub(crate) fn sentinel_line(mut self, name: &str, value: &str) -> Self {
+        self.sentinel_lines
+            .push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Starts the set and waits until it can fail over; panics with the logs on a timeout.
     pub(crate) fn start(self) -> SentinelSet {
         self.try_start().unwrap_or_else(|error| panic!("{error}"))
@@ -132,7 +141,10 @@ impl SentinelConfig {
 
     fn sentinel_base(&self, index: usize) -> RedisConfig {
         let bases = self.bases.as_ref();
-        bases.map_or_else(RedisConfig::new, |[_, sentinels]| sentinels[index].clone())
+        let base = bases.map_or_else(RedisConfig::new, |[_, sentinels]| sentinels[index].clone());
+        self.sentinel_lines
+            .iter()
+            .fold(base, |base, (name, value)| base.line(name, value))
     }
 
     /// The configuration of the Sentinel with this index. It lists the other Sentinels from the start, because

@@ -4,13 +4,11 @@
 
 use std::fmt;
 
-use redis::{ErrorKind, RedisError, ServerErrorKind};
+use redis::{ErrorKind, RedisError};
 
+use super::refusals::{self, Refusal};
+use super::target::{Refused, Target};
 use crate::store::redis::options::Address;
-
-/// The commands that an ACL user needs, besides its keys and channels.
-const ACL_COMMANDS: &str =
-    "+@read +@write +@scripting +@connection +info +time +wait +unwatch +publish +subscribe";
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,24 +19,6 @@ pub(crate) struct Diagnosis {
     pub(crate) disqualifies: bool,
     /// The peer closed the connection without a reason. A reason that it gave before says more.
     pub(crate) hung_up: bool,
-}
-
-/// A kind of node, and the settings that lead to it.
-#[derive(Debug, Clone)]
-pub(crate) struct Target {
-    /// The setting with the address.
-    pub(crate) address_setting: &'static str,
-    /// The settings with the credentials.
-    pub(crate) credentials: &'static str,
-    /// The setting that turns TLS on.
-    pub(crate) tls_setting: &'static str,
-    /// Whether TLS is on.
-    pub(crate) tls: bool,
-    /// The prefix of the keys, for the rules of the ACL user.
-    pub(crate) key_prefix: String,
-    /// The ACL user.
-    pub(crate) username: String,
-    pub(crate) db: i64,
 }
 
 impl Diagnosis {
@@ -70,137 +50,88 @@ impl fmt::Display for Diagnosis {
 impl Target {
     /// Explains an error of the node at `at`.
     pub(crate) fn explain(&self, at: &Address, error: &RedisError) -> Diagnosis {
-        let said = one_line(&error.to_string());
-        self.explain_login(at, error)
-            .or_else(|| self.explain_tls(at, &said))
-            .or_else(|| self.explain_refusal(at, error, &said))
-            .unwrap_or_else(|| self.unreachable(at, &said))
+        let said = said(error);
+        match refusals::find(&said) {
+            Some(refusal) => self.refused(at, refusal, &said),
+            None if error.code().is_some() => self.other(at, &said),
+            None => self.unreachable(at, &one_line(&said)),
+        }
     }
 
-    /// Explains why the node refused an operation inside a script; `said` is the error that the script received.
+    /// Explains a refusal inside a script; `said` is the error that the script received.
     pub(crate) fn explain_operation(&self, at: &Address, said: &str) -> Diagnosis {
-        if lacks_permission(said) {
-            self.too_few_permissions(at, said)
-        } else {
-            Diagnosis::passing(format!("{at} rejects operations: {}", one_line(said)))
+        match refusals::find(said) {
+            Some(refusal) => self.refused(at, refusal, said),
+            None => self.other(at, said),
         }
     }
 
-    fn explain_login(&self, at: &Address, error: &RedisError) -> Option<Diagnosis> {
-        let settings = self.credentials;
-        if error.kind() == ErrorKind::AuthenticationFailed {
-            return Some(Diagnosis::disqualifying(format!(
-                "{at} rejected the password: check {settings}, and that {at} has a password"
-            )));
-        }
-        (error.code() == Some("NOAUTH"))
-            .then(|| Diagnosis::disqualifying(format!("{at} requires a password: set {settings}")))
-    }
-
-    fn explain_tls(&self, at: &Address, said: &str) -> Option<Diagnosis> {
-        let text = match said {
-            _ if said.contains("UnknownIssuer") => format!(
-                "this server does not trust the authority that signed the certificate of {at}: set LEASEHOLD_TLS_CA_FILE to \
-                 the certificate of that authority"
-            ),
-            _ if said.contains("CertificateRequired") => format!(
-                "{at} requires a client certificate: set LEASEHOLD_TLS_CERT_FILE and LEASEHOLD_TLS_KEY_FILE"
-            ),
-            _ if said.contains("UnknownCA") || said.contains("received fatal alert") => format!(
-                "{at} does not trust the client certificate ({said}): set LEASEHOLD_TLS_CERT_FILE to a certificate from an \
-                 authority that {at} trusts"
-            ),
-            _ if self.tls && timed_out(said) => format!(
-                "{at} did not answer the TLS handshake in time: if it does not use TLS, use redis:// and leave {} unset; \
-                 otherwise check that the network allows the connection, and {}",
-                self.tls_setting, self.address_setting
-            ),
-            _ if !self.tls && (said.contains("reset by peer") || said.contains("end of file")) => {
-                format!(
-                    "{at} cannot be reached ({said}): if it requires TLS, use rediss:// or set {}; otherwise check that it \
-                     runs, and {}",
-                    self.tls_setting, self.address_setting
-                )
-            }
-            _ => return None,
+    fn refused(&self, at: &Address, refusal: &Refusal, said: &str) -> Diagnosis {
+        let refused = Refused {
+            target: self,
+            at,
+            said: one_line(said),
         };
-        Some(Diagnosis::passing(text))
+        Diagnosis {
+            text: (refusal.sentence)(&refused),
+            disqualifies: refusal.disqualifies,
+            hung_up: false,
+        }
     }
 
-    fn explain_refusal(&self, at: &Address, error: &RedisError, said: &str) -> Option<Diagnosis> {
-        let lower = said.to_ascii_lowercase();
-        Some(match error.kind() {
-            ErrorKind::Server(ServerErrorKind::BusyLoading) => Diagnosis::passing(format!(
-                "{at} is loading its data: wait until it has finished"
-            )),
-            ErrorKind::Server(ServerErrorKind::NoPerm) => self.too_few_permissions(at, said),
-            _ if lacks_permission(said) => self.too_few_permissions(at, said),
-            _ if lower.contains("unknown command") && lower.contains("select") => sentinel(at),
-            _ if lower.contains("cluster mode") => cluster(at),
-            _ if lower.contains("db index is out of range") => Diagnosis::disqualifying(format!(
-                "{at} has no database {}: set LEASEHOLD_REDIS_DB (or the number in LEASEHOLD_REDIS_URL) to one that exists",
-                self.db
-            )),
-            _ if error.code() == Some("OOM") || said.contains("OOM ") => {
-                Diagnosis::passing(format!(
-                    "{at} is out of memory and rejects writes: raise maxmemory, or delete other data"
-                ))
-            }
-            _ if error.code() == Some("MISCONF") || said.contains("MISCONF ") => {
-                Diagnosis::passing(format!(
-                    "{at} rejects writes because it cannot save to disk: see its log, and free disk space"
-                ))
-            }
-            ErrorKind::Parse => Diagnosis::disqualifying(format!(
-                "{at} does not use the protocol of Redis: check host and port, {}",
-                self.address_setting
-            )),
-            _ => return None,
-        })
+    /// The node answered, but not with a known refusal.
+    #[expect(clippy::unused_self, reason = "like the other explanations")]
+    fn other(&self, at: &Address, said: &str) -> Diagnosis {
+        Diagnosis::passing(format!(
+            "{at} rejects operations ({}): see its log",
+            one_line(said)
+        ))
     }
 
     fn unreachable(&self, at: &Address, said: &str) -> Diagnosis {
-        Diagnosis::passing(format!(
-            "{at} cannot be reached ({said}): check that it runs, that the network allows the connection, and {}",
-            self.address_setting
-        ))
-    }
-
-    fn too_few_permissions(&self, at: &Address, said: &str) -> Diagnosis {
-        let Self {
-            username,
-            key_prefix,
-            ..
-        } = self;
-        Diagnosis::disqualifying(format!(
-            "the user {username} has too few permissions on {at} ({}): run ACL SETUSER {username} ~{key_prefix}* \
-             &{key_prefix}* {ACL_COMMANDS}",
-            one_line(said)
-        ))
+        let (tls, address) = (self.tls_setting, self.address_setting);
+        let timed_out = said.to_ascii_lowercase().contains("timed out");
+        let hung_up = said.contains("reset by peer") || said.contains("end of file");
+        Diagnosis::passing(match self.tls {
+            true if timed_out => format!(
+                "{at} did not answer the TLS handshake in time: if it does not use TLS, use redis:// and leave {tls} unset; \
+                 otherwise check that the network allows the connection, and {address}"
+            ),
+            false if hung_up => format!(
+                "{at} cannot be reached ({said}): if it requires TLS, use rediss:// or set {tls}; otherwise check that it \
+                 runs, and {address}"
+            ),
+            _ => format!(
+                "{at} cannot be reached ({said}): check that it runs, that the network allows the connection, and {address}"
+            ),
+        })
     }
 }
 
 /// The diagnosis of a Sentinel at the address of a data node.
 pub(crate) fn sentinel(at: &Address) -> Diagnosis {
-    Diagnosis::disqualifying(format!(
-        "{at} is a Sentinel, not a Redis data node: set LEASEHOLD_SENTINELS to its address"
-    ))
+    Diagnosis::disqualifying(refusals::sentinel(at))
 }
 
 /// The diagnosis of a node of a Redis Cluster.
 pub(crate) fn cluster(at: &Address) -> Diagnosis {
-    Diagnosis::disqualifying(format!(
-        "{at} is part of a Redis Cluster, which Leasehold does not support: use Sentinel or one Redis"
+    Diagnosis::disqualifying(refusals::cluster(at))
+}
+
+/// The diagnosis of a master whose replicas do not suffice: `have` of the `needed` ones are online, or have confirmed.
+pub(crate) fn too_few_replicas(at: &Address, have: usize, needed: usize, what: &str) -> Diagnosis {
+    Diagnosis::passing(format!(
+        "{have} of {needed} needed replicas {what} at {at}: grants, renewals and reads fail with 503 replication-unconfirmed,          and releases continue; a failover or a replica that restarts ends this: act only if this outlasts          down-after-milliseconds + 10 s, and start the replicas then"
     ))
 }
 
-/// Whether an error says that the ACL user lacks a permission. A script receives another text than a client.
-pub(crate) fn lacks_permission(said: &str) -> bool {
-    said.contains("NOPERM") || said.contains("can't run this command")
-}
-
-fn timed_out(said: &str) -> bool {
-    said.to_ascii_lowercase().contains("timed out")
+/// An error as Redis said it: its code, and then its text. An error of the driver has the driver's text.
+pub(crate) fn said(error: &RedisError) -> String {
+    match error.code() {
+        Some(code) => format!("{code} {}", error.detail().unwrap_or_default()),
+        None if error.kind() == ErrorKind::Parse => format!("PROTOCOL {error}"),
+        None => error.to_string(),
+    }
 }
 
 /// The start of an error text without control characters: it may contain line feeds and text of the peer.

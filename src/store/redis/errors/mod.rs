@@ -4,3 +4,5 @@
 
 pub(super) mod diagnosis;
 pub(super) mod kinds;
+pub(super) mod refusals;
+pub(super) mod target;

@@ -38,6 +38,8 @@ pub(crate) struct EventSender(mpsc::Sender<StoreEvent>);
 pub(crate) struct Source {
     pub(crate) connection: Pin<Box<dyn Future<Output = Result<PubSub, RedisError>> + Send>>,
     pub(crate) retired: CancellationToken,
+    /// Called with the error that ended the subscription.
+    pub(crate) failed: Box<dyn Fn(&RedisError) + Send>,
 }
 
 /// Receives the messages of Redis, and passes all events on.
@@ -99,11 +101,14 @@ impl Subscription {
                     let Source {
                         connection,
                         retired,
+                        failed,
                     } = connect().await;
                     let listening =
                         async { listen(connection.await?, &own, &common, &sender).await };
                     // Whatever ended it, the next subscription may succeed.
-                    let _ended = retired.run_until_cancelled(listening).await;
+                    if let Some(Err(error)) = retired.run_until_cancelled(listening).await {
+                        failed(&error);
+                    }
                     sleep(RESUBSCRIBE_AFTER).await;
                 }
             };

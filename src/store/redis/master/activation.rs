@@ -51,6 +51,8 @@ pub(crate) struct ReportReply {
     pub(crate) activation: String,
     /// For how long the node grants nothing new.
     pub(crate) pause: Duration,
+    /// How many replicas are online.
+    pub(crate) online: usize,
     /// How many writes the node lacks although this server saw them confirmed.
     pub(crate) missing: u64,
     /// The largest step that the node's clock has shown.
@@ -61,6 +63,7 @@ pub(crate) struct ReportReply {
 enum ReportResult {
     Accepted {
         pause: Duration,
+        online: usize,
         missing: u64,
         /// The step that the reply shows.
         clock_jump: Option<ClockJump>,
@@ -106,6 +109,7 @@ impl Activator {
             match self.report_once(node, &activation, lost_time).await? {
                 ReportResult::Accepted {
                     pause,
+                    online,
                     missing: missed,
                     clock_jump,
                 } => {
@@ -127,6 +131,7 @@ impl Activator {
                     return Ok(ReportReply {
                         activation,
                         pause,
+                        online,
                         missing,
                         clock_jump: largest_jump,
                     });
@@ -233,6 +238,7 @@ impl Activator {
                     "ok",
                     now,
                     pause,
+                    online,
                     missing,
                     writes,
                     token,
@@ -277,6 +283,7 @@ impl Activator {
                 });
                 Ok(ReportResult::Accepted {
                     pause: Duration::from_micros(number(pause)),
+                    online: usize::try_from(number(online)).unwrap_or(usize::MAX),
                     missing: number(missing),
                     clock_jump,
                 })

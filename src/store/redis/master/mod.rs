@@ -13,5 +13,6 @@ pub(super) mod node;
 pub(super) mod resolver;
 mod sentinel;
 pub(super) mod topology;
+mod trouble_log;
 
 pub(super) use self::activation::{Activator, explain_guard};

@@ -5,15 +5,17 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use deadpool_redis::{Hook, HookError, Manager, Pool, Runtime};
+use deadpool_redis::{Manager, Pool, Runtime};
 use redis::aio::{MultiplexedConnection, PubSub};
 use redis::{Client, RedisError, Value, cmd};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::redis::errors::diagnosis::{self, Diagnosis, Target};
-use crate::store::redis::options::{Address, Discovery, RedisOptions};
-use crate::store::redis::scripts::reply::text;
+use crate::store::redis::errors::diagnosis::{self, Diagnosis};
+use crate::store::redis::errors::refusals;
+use crate::store::redis::errors::target::Target;
+use crate::store::redis::options::{Address, RedisOptions};
+use crate::store::redis::scripts::reply::{text, texts};
 use crate::store::redis::scripts::{Scripts, Source};
 
 /// The oldest Redis that the store supports: it needs `SENTINEL MYID`, and ACL rules for channels.
@@ -33,6 +35,7 @@ pub(crate) struct Node {
     client: Client,
     target: Target,
     options: Arc<RedisOptions>,
+    scripts: Arc<Scripts>,
     /// The resolver has a connection of its own, so that its questions never wait behind operations on locks.
     control: Mutex<Option<MultiplexedConnection>>,
 }
@@ -58,7 +61,7 @@ impl Question<'_> {
 }
 
 impl Node {
-    /// Prepares a pool for one address without connecting. Each new connection of the pool loads the batch script.
+    /// Prepares a pool for one address without connecting.
     pub(crate) fn new(
         address: Address,
         options: Arc<RedisOptions>,
@@ -76,13 +79,6 @@ impl Node {
             options.connection_config(),
         )
         .map_err(|error| unusable(&error))?;
-        let load = Hook::async_fn(move |connection: &mut MultiplexedConnection, _| {
-            let scripts = Arc::clone(&scripts);
-            Box::pin(async move {
-                let loaded = scripts.batch.load(connection).await;
-                loaded.map_err(HookError::Backend)
-            })
-        });
         let pool = Pool::builder(manager)
             // One more connection than `pool_size`, for listings.
             .max_size(options.pool_size + 1)
@@ -90,7 +86,6 @@ impl Node {
             .create_timeout(Some(options.connect_timeout + options.response_timeout))
             .recycle_timeout(Some(options.response_timeout))
             .runtime(Runtime::Tokio1)
-            .post_create(load)
             .build()
             .map_err(|error| unusable(&error))?;
         Ok(Self {
@@ -99,8 +94,9 @@ impl Node {
             retired: CancellationToken::new(),
             breaks: AtomicU64::new(0),
             client,
-            target: data_target(&options),
+            target: Target::data(&options),
             options,
+            scripts,
             control: Mutex::new(None),
         })
     }
@@ -167,8 +163,9 @@ impl Node {
         Ok((answer, connection))
     }
 
-    /// Checks the role, version and settings of the node. The error says why the node cannot hold locks.
-    pub(crate) async fn probe(&self) -> Result<(), Diagnosis> {
+    /// Checks the role, version and settings of the node. The error says why the node cannot hold locks; the diagnosis
+    /// says why it may lose them after one more change of its settings.
+    pub(crate) async fn probe(&self) -> Result<Option<Diagnosis>, Diagnosis> {
         let info = self.ask(&Question::Info).await?;
         let info = parse_info(&info);
         let field = |name: &str| info.get(name).copied().unwrap_or_default();
@@ -188,20 +185,53 @@ impl Node {
                 MIN_REDIS_VERSION.1
             ),
             (_, "slave", _) => self.explain_replica(field("master_host"), field("master_port")),
-            (_, _, policy) if policy.starts_with("allkeys") && field("maxmemory") != "0" => {
-                format!(
-                    "{at} evicts keys when its memory is full (maxmemory-policy {policy}), and can drop locks that are held: \
-                 set maxmemory-policy to noeviction"
-                )
-            }
             _ if field("loading") == "1" => {
                 return Err(Diagnosis::passing(format!(
                     "{at} is loading its data: wait until it has finished"
                 )));
             }
-            _ => return Ok(()),
+            (_, _, policy) if policy.starts_with("allkeys") => {
+                let evicts = format!(
+                    "{at} evicts keys when its memory is full (maxmemory-policy {policy}), and can drop locks that are held: \
+                     set maxmemory-policy to noeviction"
+                );
+                if field("maxmemory") != "0" {
+                    return Err(Diagnosis::disqualifying(evicts));
+                }
+                return Ok(Some(Diagnosis::passing(format!(
+                    "{evicts} (maxmemory is 0, so nothing is evicted until somebody sets it)"
+                ))));
+            }
+            _ => return Ok(None),
         };
         Err(Diagnosis::disqualifying(problem))
+    }
+
+    /// Checks that the node has all commands that the store uses, and that the ACL user may use them. An operation finds
+    /// that out too, but late, and Redis does not name the command inside a script.
+    pub(crate) async fn check_commands(&self) -> Result<(), Diagnosis> {
+        let (hashes, sorted_sets) = self.options.kinds_of_keys();
+        let arguments = [hashes.len().to_string(), self.options.common_channel()];
+        let keys = [&hashes[..], &sorted_sets[..]].concat();
+        let question = Question::Run(&self.scripts.check, &keys, &arguments);
+        let reply = self.ask(&question).await?;
+        let failed = texts(&reply).unwrap_or_default();
+        let (mut commands, mut first): (Vec<&str>, Option<&str>) = (Vec::new(), None);
+        for failure in failed.chunks_exact(2) {
+            let [command, said] = *failure else {
+                continue;
+            };
+            if refusals::is_about_commands(said) {
+                first.get_or_insert(said);
+                if !commands.contains(&command) {
+                    commands.push(command);
+                }
+            }
+        }
+        match first {
+            None => Ok(()),
+            Some(said) => Err(self.explain_operation(&format!("{}: {said}", commands.join(", ")))),
+        }
     }
 
     /// Whether all connections lead to the same node. A Service over all nodes of a set leads each connection to
@@ -239,30 +269,17 @@ impl Node {
         self.target.explain(&self.address, error)
     }
 
+    /// Explains to the operator why this server receives no messages.
+    pub(crate) fn explain_subscription(&self, error: &RedisError) -> Diagnosis {
+        Diagnosis::passing(format!(
+            "this server receives no messages, so its waiters get a free lock up to a second late: {}",
+            self.explain(error)
+        ))
+    }
+
     /// Explains an error that a script received to the operator.
     pub(crate) fn explain_operation(&self, said: &str) -> Diagnosis {
         self.target.explain_operation(&self.address, said)
-    }
-}
-
-/// The settings that lead to a data node: a diagnosis names them.
-fn data_target(options: &RedisOptions) -> Target {
-    let address_setting = match options.discovery {
-        Discovery::Direct(_) => "the address in LEASEHOLD_REDIS_URL",
-        Discovery::Sentinel { .. } => "the address that the Sentinels name (LEASEHOLD_SENTINELS)",
-    };
-    Target {
-        address_setting,
-        credentials: "LEASEHOLD_REDIS_USERNAME and LEASEHOLD_REDIS_PASSWORD",
-        tls_setting: "LEASEHOLD_REDIS_TLS",
-        tls: options.data.tls.is_some(),
-        key_prefix: options.key_prefix.clone(),
-        username: options
-            .data
-            .username
-            .clone()
-            .unwrap_or_else(|| "default".to_owned()),
-        db: options.db,
     }
 }
 

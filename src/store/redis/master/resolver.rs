@@ -19,10 +19,11 @@ use super::clock::ClockJump;
 use super::node::Node;
 use super::sentinel::Sentinels;
 use super::topology::{Generation, Topology, View};
-use crate::lock::lease::millis;
+use super::trouble_log::TroubleLog;
+use crate::lock::lease::{Timestamp, millis};
 use crate::store::clock::wall_clock;
 use crate::store::contract::{Condition, Event, Health};
-use crate::store::redis::errors::diagnosis::Diagnosis;
+use crate::store::redis::errors::diagnosis::{self, Diagnosis};
 use crate::store::redis::options::{Address, Discovery, RedisOptions};
 use crate::store::redis::scripts::{REPORTING_TIME, Scripts};
 use crate::telemetry::{ClockStep, FailureCause, RedisMetrics};
@@ -56,6 +57,7 @@ pub(crate) fn start(
 ) -> (Topology, Resolver) {
     let starting = Health {
         condition: Condition::Starting("the server has not reached the store yet".into()),
+        since: Some(wall_clock()),
         last_change: None,
         accepted_risk: options.accepted_risk(),
     };
@@ -82,7 +84,7 @@ pub(crate) fn start(
         scripts,
         topology: topology.clone(),
         publish,
-        last_failure: None,
+        log: TroubleLog::default(),
         last_refusal: None,
         last_healthy: Instant::now(),
         last_master: None,
@@ -90,6 +92,7 @@ pub(crate) fn start(
         metrics,
         next_number: 1,
         probe_at: Instant::now(),
+        warning: None,
     };
     let tasks = TaskTracker::new();
     tasks.spawn(resolver.run(stop.clone()));
@@ -117,8 +120,7 @@ struct ResolverTask {
     scripts: Arc<Scripts>,
     topology: Topology,
     publish: watch::Sender<View>,
-    /// The problem that was logged last. The resolver logs a lasting problem once and not each second.
-    last_failure: Option<Diagnosis>,
+    log: TroubleLog,
     /// The last reason that a peer gave. It still applies when a peer closes the connection without a reason.
     last_refusal: Option<Diagnosis>,
     last_healthy: Instant,
@@ -129,6 +131,8 @@ struct ResolverTask {
     next_number: u64,
     /// When the resolver probes the known master again: at once after a failure or a request to refresh.
     probe_at: Instant,
+    /// What the last probe of the master found, if it can be used all the same.
+    warning: Option<Diagnosis>,
 }
 
 /// A generation, and its reply to this server's report.
@@ -149,6 +153,9 @@ impl ResolverTask {
             let interval = match found {
                 Ok(found) => {
                     self.apply(found);
+                    if self.warning.is_some() {
+                        self.probe_at = begun;
+                    }
                     POLL_INTERVAL
                 }
                 Err(diagnosis) => {
@@ -199,11 +206,12 @@ impl ResolverTask {
                 Arc::clone(&self.scripts),
             )?),
         };
-        let probed = if known.is_none() || self.probe_at <= Instant::now() {
+        let is_due = known.is_none() || self.probe_at <= Instant::now();
+        let probed = if is_due {
             self.probe_at = Instant::now() + PROBE_INTERVAL;
             node.probe().await
         } else {
-            Ok(())
+            Ok(self.warning.take())
         };
         let met_replica = self.topology.take_replica_report();
         if matches!(self.finder, Finder::Direct(_))
@@ -216,7 +224,14 @@ impl ResolverTask {
         {
             return Err(node.any_node_service());
         }
-        probed?;
+        self.warning = probed?;
+        if is_due && let Err(diagnosis) = node.check_commands().await {
+            if known.is_none() {
+                return Err(diagnosis);
+            }
+            // Some operations still work.
+            self.warning = Some(diagnosis);
+        }
         if let (None, Some(deposed)) = (known, &current) {
             // A write that the deposed master confirms later would be missing from the report to its successor.
             deposed.node.retired.cancel();
@@ -283,33 +298,31 @@ impl ResolverTask {
             change.count(&self.metrics);
         }
         if is_new {
-            self.announce(change.as_ref(), &address, away);
+            announce(change.as_ref(), &address, away);
         }
-        let trouble = match pause {
-            Duration::ZERO => self.topology.trouble(),
-            _ => Some(Diagnosis::passing(format!(
-                "{address} lost leases on which clients may still count, or its clock stepped: new grants pause until \
-                 these leases have ended; renewals and releases continue"
-            ))),
-        };
+        let trouble = self.trouble(&address, &report);
         let condition = trouble.as_ref().map_or(Condition::Ready, |trouble| {
             Condition::Degraded(trouble.text.clone())
         });
         match &trouble {
-            None if self.last_failure.is_some() && !is_new => {
-                info!(%address, "the store is healthy again");
+            None => {
+                if let (Some(lasted), false) = (self.log.end(), is_new) {
+                    info!(%address, after_ms = millis(lasted), "the store is healthy again");
+                }
             }
-            Some(trouble) if self.last_failure.as_ref() == Some(trouble) => {}
-            Some(trouble) if pause.is_zero() => error!("the store is not usable: {trouble}"),
-            Some(trouble) => error!(pause_ms = millis(pause), "new grants pause: {trouble}"),
-            _ => {}
+            Some(trouble) if pause.is_zero() => self.complain(trouble),
+            Some(trouble) => {
+                if self.log.is_due(&trouble.text) {
+                    error!(pause_ms = millis(pause), "new grants pause: {trouble}");
+                }
+            }
         }
-        self.last_failure = trouble;
         let old_node = before.map(|before| Arc::clone(&before.node));
         let replaced = old_node.filter(|old| !Arc::ptr_eq(old, &generation.node));
         self.publish.send_if_modified(|view| {
             let changed = is_new || view.health.condition != condition;
             view.generation = Some(generation);
+            view.health.since = since(&view.health, &condition);
             view.health.condition = condition;
             if let Some(change) = change {
                 view.health.last_change = Some(Event {
@@ -324,15 +337,6 @@ impl ResolverTask {
         }
     }
 
-    fn announce(&self, change: Option<&Change>, address: &Address, away: Duration) {
-        match change {
-            Some(change) if change.lost_leases() => error!("{change}"),
-            Some(change) => warn!("{change}"),
-            None if self.last_failure.is_none() => info!(%address, "the store is ready"),
-            None => info!(%address, away_ms = millis(away), "the store is now ready"),
-        }
-    }
-
     fn report_failure(&mut self, mut diagnosis: Diagnosis) {
         self.metrics.faults.count(FailureCause::NoMaster);
         if !diagnosis.hung_up {
@@ -340,15 +344,14 @@ impl ResolverTask {
         } else if let Some(refusal) = &self.last_refusal {
             diagnosis = refusal.clone();
         }
-        if self.last_failure.as_ref() != Some(&diagnosis) {
-            error!("the store is not usable: {diagnosis}");
-        }
+        self.complain(&diagnosis);
         let condition = match self.topology.health().condition {
             Condition::Starting(_) => Condition::Starting(diagnosis.text.clone()),
             _ => Condition::Degraded(diagnosis.text.clone()),
         };
         let retired = self.topology.current().filter(|_| diagnosis.disqualifies);
         self.publish.send_modify(|view| {
+            view.health.since = since(&view.health, &condition);
             view.health.condition = condition;
             if diagnosis.disqualifies {
                 view.generation = None;
@@ -357,6 +360,50 @@ impl ResolverTask {
         if let Some(generation) = retired {
             generation.node.retired.cancel();
         }
-        self.last_failure = Some(diagnosis);
+    }
+
+    /// What keeps the master from full service, although it can be used.
+    fn trouble(&self, address: &Address, report: &ReportReply) -> Option<Diagnosis> {
+        if !report.pause.is_zero() {
+            return Some(Diagnosis::passing(format!(
+                "{address} lost leases on which clients may still count, or its clock stepped: new grants pause until \
+                 these leases have ended; renewals and releases continue"
+            )));
+        }
+        let (online, needed) = (report.online, self.options.least_replicas());
+        if online < needed {
+            let diagnosis = diagnosis::too_few_replicas(address, online, needed, "online");
+            return Some(diagnosis);
+        }
+        self.topology.trouble().or_else(|| self.warning.clone())
+    }
+
+    /// Logs why the store is not usable. What a change of the configuration must mend is an error; the rest may pass.
+    fn complain(&mut self, diagnosis: &Diagnosis) {
+        if !self.log.is_due(&diagnosis.text) {
+            return;
+        }
+        if diagnosis.disqualifies {
+            error!("the store is not usable: {diagnosis}");
+        } else {
+            warn!("the store is not usable: {diagnosis}");
+        }
+    }
+}
+
+/// Logs that another generation has begun.
+fn announce(change: Option<&Change>, address: &Address, away: Duration) {
+    match change {
+        Some(change) if change.lost_leases() => error!("{change}"),
+        Some(change) => warn!("{change}"),
+        None => info!(%address, away_ms = millis(away), "the store is now ready"),
+    }
+}
+
+/// Since when the store is not healthy.
+fn since(before: &Health, condition: &Condition) -> Option<Timestamp> {
+    match condition {
+        Condition::Ready => None,
+        _ => Some(before.since.unwrap_or_else(wall_clock)),
     }
 }

@@ -16,7 +16,8 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::store::redis::errors::diagnosis::{Diagnosis, Target};
+use crate::store::redis::errors::diagnosis::Diagnosis;
+use crate::store::redis::errors::target::Target;
 use crate::store::redis::options::{Address, Endpoint};
 
 /// How long one Sentinel may take to answer. The resolver does not wait for the others after a majority has answered.
@@ -100,7 +101,7 @@ impl Sentinels {
         Self {
             configured,
             master: master.into(),
-            target: target(&endpoint),
+            target: Target::sentinel(&endpoint),
             endpoint: Arc::new(endpoint),
             discovered: BTreeSet::new(),
             connections: HashMap::new(),
@@ -142,7 +143,7 @@ impl Sentinels {
             };
             match answer {
                 Ok(Ok(answer)) => count.add(answer),
-                Ok(Err(error)) => refusals.push(self.explain(&address, &error)),
+                Ok(Err(error)) => refusals.push(self.target.explain(&address, &error)),
                 Err(_) => refusals.push(Diagnosis::passing(format!(
                     "{address} did not answer within {} ms: check that it runs, that the network allows the connection, and \
                      the addresses in LEASEHOLD_SENTINELS",
@@ -258,20 +259,6 @@ impl Sentinels {
         }
     }
 
-    fn explain(&self, address: &Address, error: &RedisError) -> Diagnosis {
-        if error
-            .to_string()
-            .to_ascii_lowercase()
-            .contains("unknown command")
-        {
-            return Diagnosis::disqualifying(format!(
-                "{address} is a Redis data node, not a Sentinel: set LEASEHOLD_SENTINELS to the Sentinels (usually port \
-                 26379), or LEASEHOLD_REDIS_URL to a Redis without Sentinels"
-            ));
-        }
-        self.target.explain(address, error)
-    }
-
     fn why_none(&self, count: &Count, refusals: &[Diagnosis]) -> Diagnosis {
         let master = &self.master;
         if count.answered > 0 && count.unaware == count.answered {
@@ -285,11 +272,8 @@ impl Sentinels {
             count.answered,
             count.known.len().max(refusals.len())
         );
-        if let Some(first) = refusals
-            .iter()
-            .find(|d| d.disqualifies)
-            .or(refusals.first())
-        {
+        // Always the same one: the log has each text once a minute.
+        if let Some(first) = refusals.iter().min_by_key(|d| (!d.disqualifies, &d.text)) {
             text = format!("{text}; {first}");
         }
         // The last known master may be healthy. Its guard decides that, and silent Sentinels prove nothing.
@@ -402,22 +386,6 @@ impl Peer {
         }
         *cached = Some(connection);
         Ok(answer)
-    }
-}
-
-/// The settings that lead to a Sentinel: a diagnosis names them.
-fn target(endpoint: &Endpoint) -> Target {
-    Target {
-        address_setting: "the addresses in LEASEHOLD_SENTINELS",
-        credentials: "LEASEHOLD_SENTINEL_USERNAME and LEASEHOLD_SENTINEL_PASSWORD",
-        tls_setting: "LEASEHOLD_SENTINEL_TLS",
-        tls: endpoint.tls.is_some(),
-        key_prefix: String::new(),
-        username: endpoint
-            .username
-            .clone()
-            .unwrap_or_else(|| "default".to_owned()),
-        db: 0,
     }
 }
 

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use deadpool_redis::PoolError;
-use redis::{ErrorKind, RedisError, Value};
+use redis::{RedisError, Value};
 use tokio::time::Instant;
 
 use crate::lock::lease::Timestamp;
 use crate::store::contract::{Outcome, StoreError};
-use crate::store::redis::errors::diagnosis::lacks_permission;
+use crate::store::redis::errors::diagnosis::{Diagnosis, said};
 use crate::store::redis::errors::kinds;
+use crate::store::redis::errors::refusals::{self, Effect};
 use crate::store::redis::master::explain_guard;
 use crate::store::redis::master::topology::{Generation, Topology};
 use crate::store::redis::scripts::reply::{ReadAt, Refusal, Reply, decode, text};
@@ -21,12 +22,14 @@ pub(crate) enum Run {
     Done(Done),
     /// The guard of the script stopped the batch: the node did nothing, and another generation may.
     Guarded { is_replica: bool, text: String },
+    /// Another node took over, before or after the batch was sent.
+    Replaced { sent: bool },
     /// The node did nothing, and another generation may.
-    Refused(String),
+    Refused(Diagnosis),
     /// The node did nothing, because Redis lacks something.
-    Failed(StoreError),
+    Failed(StoreError, Diagnosis),
     /// The effects are unknown.
-    Lost(String),
+    Lost(Diagnosis),
 }
 
 /// The reply to a batch.
@@ -57,7 +60,7 @@ pub(crate) fn read_batch(
     asked_at: Instant,
 ) -> Run {
     let Value::Array(fields) = reply else {
-        return unexpected(reply);
+        return unexpected(generation, reply);
     };
     if let [guard, reason, detail] = &fields[..]
         && text(guard) == Some("guard")
@@ -120,18 +123,19 @@ pub(crate) fn read_batch(
             stepped: false,
         })
     };
-    done().map_or_else(|| unexpected(reply), Run::Done)
+    done().map_or_else(|| unexpected(generation, reply), Run::Done)
 }
 
 /// The values may hold lease ids, so the log gets only the shape.
-fn unexpected(reply: &Value) -> Run {
-    let length = match reply {
-        Value::Array(values) => Some(values.len()),
-        _ => None,
+fn unexpected(generation: &Generation, reply: &Value) -> Run {
+    let shape = match reply {
+        Value::Array(values) => format!("a list of {} values", values.len()),
+        _ => "no list".to_owned(),
     };
-    Run::Lost(format!(
-        "the reply to a batch is not as expected (length {length:?})"
-    ))
+    Run::Lost(Diagnosis::passing(format!(
+        "{} sent an unexpected reply to a script ({shape}): check that it is Redis or Valkey",
+        generation.node.address
+    )))
 }
 
 /// The error of a refused operation; `None` if another generation may execute it.
@@ -151,6 +155,10 @@ pub(crate) fn refused(
         }
         Refusal::Clock if !done_stepped => {
             metrics.faults.count(FailureCause::Late);
+            let at = &generation.node.address;
+            topology.operations_meet(Diagnosis::passing(format!(
+                "commands reach {at} too late to be executed: {at}, this server or the network between them is overloaded"
+            )));
             Some(not_done(
                 "the command reached Redis too late to be executed",
             ))
@@ -158,7 +166,14 @@ pub(crate) fn refused(
         Refusal::Clock | Refusal::Inactive => None,
         Refusal::Failed { done, said } => {
             metrics.faults.count(kinds::of_operation(said));
-            let error = failed_operation(topology, generation, said);
+            let diagnosis = generation.node.explain_operation(said);
+            let error = match refusals::find(said) {
+                Some(refusal) => without_effect(refusal.effect, &diagnosis),
+                None => StoreError::Internal {
+                    cause: format!("a script failed: {said}"),
+                },
+            };
+            topology.operations_meet(diagnosis);
             Some(if *done {
                 or_unknown(error, said)
             } else {
@@ -168,22 +183,12 @@ pub(crate) fn refused(
     }
 }
 
-/// A command failed in a script before it had an effect.
-fn failed_operation(topology: &Topology, generation: &Generation, said: &str) -> StoreError {
-    if said.contains("OOM ") {
-        topology.request_refresh();
-        StoreError::OutOfMemory
-    } else if said.contains("MISCONF ") {
-        topology.request_refresh();
-        StoreError::NotPersisting
-    } else if said.contains("READONLY ") || said.contains("NOREPLICAS ") || lacks_permission(said) {
-        let diagnosis = generation.node.explain_operation(said);
-        topology.operations_meet(diagnosis.clone());
-        not_done(diagnosis.text)
-    } else {
-        StoreError::Internal {
-            cause: format!("a script failed: {said}"),
-        }
+/// The error of an operation that Redis refused before it had an effect.
+fn without_effect(effect: Effect, diagnosis: &Diagnosis) -> StoreError {
+    match effect {
+        Effect::None => not_done(diagnosis.text.clone()),
+        Effect::OutOfMemory => StoreError::OutOfMemory,
+        Effect::NotPersisting => StoreError::NotPersisting,
     }
 }
 
@@ -198,37 +203,29 @@ fn or_unknown(error: StoreError, said: &str) -> StoreError {
     }
 }
 
-/// A call failed as a whole.
+/// A call failed as a whole. A script that Redis refused has written nothing: failed writes do not end it.
 pub(crate) fn failed_call(generation: &Generation, error: &RedisError) -> Run {
-    let at = &generation.node.address;
-    let before_it_ran = matches!(
-        error.code(),
-        Some(
-            "READONLY"
-                | "NOREPLICAS"
-                | "LOADING"
-                | "MASTERDOWN"
-                | "NOPERM"
-                | "NOAUTH"
-                | "BUSY"
-                | "NOSCRIPT"
-        )
-    );
-    match error.kind() {
-        _ if before_it_ran => Run::Refused(generation.node.explain(error).text),
-        _ if error.code() == Some("OOM") => Run::Failed(StoreError::OutOfMemory),
-        _ if error.code() == Some("MISCONF") => Run::Failed(StoreError::NotPersisting),
-        ErrorKind::Server(_) | ErrorKind::Extension => Run::Failed(StoreError::Internal {
-            cause: generation.node.explain(error).text,
-        }),
-        _ => Run::Lost(format!("{at}: {error}")),
+    let diagnosis = generation.node.explain(error);
+    if error.code().is_none() {
+        return Run::Lost(diagnosis);
+    }
+    match refusals::find(&said(error)).map(|refusal| refusal.effect) {
+        Some(Effect::None) => Run::Refused(diagnosis),
+        Some(effect) => Run::Failed(without_effect(effect, &diagnosis), diagnosis),
+        None => {
+            let cause = diagnosis.text.clone();
+            Run::Failed(StoreError::Internal { cause }, diagnosis)
+        }
     }
 }
 
-pub(crate) fn no_connection(generation: &Generation, error: &PoolError) -> String {
+pub(crate) fn no_connection(generation: &Generation, error: &PoolError) -> Diagnosis {
     match error {
-        PoolError::Backend(error) => generation.node.explain(error).text,
-        other => format!("{}: no connection: {other}", generation.node.address),
+        PoolError::Backend(error) => generation.node.explain(error),
+        other => Diagnosis::passing(format!(
+            "no connection to {} is free ({other}): it answers too slowly",
+            generation.node.address
+        )),
     }
 }
 

@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use super::acks::Acks;
 use super::batch::{Answer, Answered, Batches, Operation};
 use crate::store::contract::{Outcome, StoreError};
-use crate::store::redis::errors::diagnosis::Diagnosis;
+use crate::store::redis::errors::diagnosis::{self, Diagnosis};
 use crate::store::redis::errors::kinds;
 use crate::store::redis::master::high_water_mark::HighWaterMark;
 use crate::store::redis::master::topology::{Generation, Topology};
@@ -72,6 +72,8 @@ struct ConfirmerTask {
     metrics: RedisMetrics,
     /// The connection for rounds, and the number of the generation that it belongs to.
     connection: Option<(u64, MultiplexedConnection)>,
+    /// How many replicas confirmed the last round.
+    acknowledged: usize,
 }
 
 /// The result of a round.
@@ -106,6 +108,7 @@ impl Confirmer {
             topology: topology.clone(),
             metrics: metrics.clone(),
             connection: None,
+            acknowledged: 0,
         };
         tasks.spawn(confirmer.run(stop.clone()));
         tasks.close();
@@ -231,6 +234,7 @@ impl ConfirmerTask {
             .await;
         match round {
             Some(Round::Acknowledged(replicas)) => {
+                self.acknowledged = replicas;
                 let (done, short) = self.pending.drain(..).partition(|u| u.required <= replicas);
                 self.pending = short;
                 self.metrics.replication_round(begun.elapsed());
@@ -319,6 +323,11 @@ impl ConfirmerTask {
                 tracing::debug!("cannot roll back unconfirmed grants: {error}");
                 self.connection = None;
             }
+        }
+        if let Some(required) = overdue.iter().map(|u| u.required).max() {
+            let (at, confirmed) = (&generation.node.address, self.acknowledged);
+            let few = diagnosis::too_few_replicas(at, confirmed, required, "confirmed in time");
+            self.topology.operations_meet(few);
         }
         self.fail(overdue, Shortfall::Unconfirmed);
     }

@@ -19,6 +19,7 @@ use super::outcome::{Done, Run, failed_call, lost, no_connection, not_done, read
 use super::queue::{self, BatchSource, MAX_BATCH, SubmissionQueue, Urgency};
 use super::replication::{Confirmer, Unconfirmed};
 use crate::store::contract::StoreError;
+use crate::store::redis::errors::diagnosis::Diagnosis;
 use crate::store::redis::errors::kinds;
 use crate::store::redis::events::EventSender;
 use crate::store::redis::lease_stats::KnownLeases;
@@ -43,6 +44,9 @@ const MAX_LISTING_PAUSE: Duration = Duration::from_millis(250);
 /// How long a worker waits for a permit. Batches that take longer are slow: their connections may have stalled, and the
 /// worker has another one.
 const SLOW: Duration = Duration::from_millis(10);
+
+/// Why an operation failed that was never sent.
+const WAITED_TOO_LONG: &str = "Redis is slow: operations wait too long to be sent";
 
 struct Queued {
     operation: Operation,
@@ -148,12 +152,13 @@ impl Pipeline {
             answer,
         };
         if !queue.put(queued, urgency) {
+            let why = "more operations wait for Redis than this server keeps: Redis is slow, or one server is too few";
             if !self.stop.is_cancelled() {
                 self.context.metrics.limits.count(Limit::RedisQueue);
+                let overload = Diagnosis::passing(why);
+                self.context.topology.operations_meet(overload);
             }
-            return Err(not_done(
-                "too many operations wait for Redis, or the store is closed",
-            ));
+            return Err(not_done(why));
         }
         answered
             .await
@@ -196,7 +201,7 @@ impl WorkerContext {
                 if is_replica {
                     self.topology.report_replica();
                 }
-                Run::Refused(text)
+                Run::Guarded { is_replica, text }
             }
             other => other,
         }
@@ -234,12 +239,17 @@ impl Worker {
     /// Runs a batch at the current generation. Operations that certainly had no effect run again at a newer generation,
     /// until their deadline.
     async fn run_batch(&mut self, mut batch: Vec<Queued>) {
-        let mut why = "Redis is slow: the operation waited too long to be sent".to_owned();
+        let mut why = WAITED_TOO_LONG.to_owned();
         let mut generation = self.context.topology.current();
         let mut before = None;
         loop {
             // The earliest deadline limits the whole batch, so late operations leave it first.
+            let all = batch.len();
             batch = fail_late(batch, &why);
+            if batch.len() < all && why == WAITED_TOO_LONG {
+                let slow = Diagnosis::passing(WAITED_TOO_LONG);
+                self.context.topology.operations_meet(slow);
+            }
             let Some(deadline) = batch.iter().map(|queued| queued.deadline).min() else {
                 return;
             };
@@ -263,12 +273,25 @@ impl Worker {
                     "the master restarted or was replaced since its activation, or its clock stepped"
                         .clone_into(&mut why);
                 }
-                Run::Failed(error) => return fail(batch, &error),
-                Run::Lost(cause) => {
-                    self.context.topology.request_refresh();
-                    return fail(batch, &lost(cause));
+                Run::Failed(error, diagnosis) => {
+                    self.context.topology.operations_meet(diagnosis);
+                    return fail(batch, &error);
                 }
-                Run::Guarded { text, .. } | Run::Refused(text) => why = text,
+                Run::Lost(diagnosis) => {
+                    let error = lost(diagnosis.text.clone());
+                    self.context.topology.operations_meet(diagnosis);
+                    return fail(batch, &error);
+                }
+                Run::Replaced { sent: true } => {
+                    let error = lost("the master changed while the operation was in progress");
+                    return fail(batch, &error);
+                }
+                Run::Replaced { sent: false } => "the master changed".clone_into(&mut why),
+                Run::Guarded { text, .. } => why = text,
+                Run::Refused(diagnosis) => {
+                    why.clone_from(&diagnosis.text);
+                    self.context.topology.operations_meet(diagnosis);
+                }
             }
             (generation, before) = (None, Some(current.number));
         }
@@ -286,7 +309,7 @@ impl Worker {
                 self.context.metrics.faults.count(kinds::of_pool(&error));
                 return Run::Refused(no_connection(generation, &error));
             }
-            None => return Run::Refused("the master changed".into()),
+            None => return Run::Replaced { sent: false },
         };
         let operations: Vec<_> = queued.iter().map(|queued| &queued.operation).collect();
         let sent = Instant::now();
@@ -296,7 +319,7 @@ impl Worker {
             .call(&mut connection, generation, &operations);
         let Some(reply) = node.retired.run_until_cancelled(call).await else {
             drop(Connection::take(connection));
-            return Run::Lost("the master changed while the operation was in progress".into());
+            return Run::Replaced { sent: true };
         };
         match reply {
             Ok(value) => {

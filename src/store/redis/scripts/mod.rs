@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{ErrorKind, RedisResult, Script, ServerErrorKind, Value, cmd};
+use redis::{ErrorKind, RedisError, RedisResult, Script, ServerErrorKind, Value, cmd};
 
 use crate::lock::lease::micros;
 use crate::lock::queue::ENTRY_KEPT;
@@ -84,6 +84,8 @@ pub(super) struct Scripts {
     pub(super) confirm: Source,
     /// Takes the heartbeat of a server.
     pub(super) report: Source,
+    /// Tries the commands of the others.
+    pub(super) check: Source,
 }
 
 impl Scripts {
@@ -103,6 +105,7 @@ impl Scripts {
             activate: source(&[&lua!("time.lua"), &lua!("guard.lua"), &lua!("activate.lua")]),
             confirm: source(&[&lua!("guard.lua"), &lua!("confirm.lua")]),
             report: source(&[&time, &lua!("guard.lua"), &lua!("report.lua")]),
+            check: source(&[&lua!("check.lua")]),
         }
     }
 }
@@ -169,11 +172,6 @@ impl Source {
         Self { code, script }
     }
 
-    /// Loads the script, so that the first call finds it.
-    pub(super) async fn load(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
-        self.script.load_async(connection).await.map(drop)
-    }
-
     /// Runs the script. When Redis has forgotten it, nothing was done, and it is sent whole.
     pub(super) async fn run(
         &self,
@@ -186,14 +184,27 @@ impl Source {
             call.arg(script).arg(keys.len()).arg(keys).arg(arguments);
             call
         };
-        let reply = call("EVALSHA", self.script.get_hash())
-            .query_async(connection)
-            .await;
+        let by_digest = call("EVALSHA", self.script.get_hash());
+        match by_digest.query_async(connection).await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {}
+            reply => return reply,
+        }
+        let reply = call("EVAL", &self.code).query_async(connection).await;
+        // A user or a proxy may allow only the other way to send a script.
         match reply {
-            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                call("EVAL", &self.code).query_async(connection).await
-            }
+            Err(error) if is_refused(&error) => match self.script.load_async(connection).await {
+                Ok(_) => by_digest.query_async(connection).await,
+                Err(_) => Err(error),
+            },
             reply => reply,
         }
     }
+}
+
+/// Whether a command does not exist, or is not allowed.
+fn is_refused(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
+        || error
+            .detail()
+            .is_some_and(|detail| detail.contains("unknown command"))
 }

@@ -5,7 +5,7 @@
 -- writes that it knew then, the highest token it knows, how long the latest confirmed lease counts, '1' if it saw a
 -- loss of time, how far the clock was behind and for how long that counts, the same for ahead, how long the clock has
 -- not stepped, the longest pause, the skew, and the channel of the server.
--- Reply: {'ok', now, pause, missing writes, confirmed writes, token, how long the latest lease counts, clock behind and
+-- Reply: {'ok', now, pause, replicas online, missing writes, confirmed writes, token, how long the latest lease counts, clock behind and
 -- for how long, clock ahead and for how long, '1' if queue entries of the server may be lost, then for each reservation
 -- its lock, the waiter if it is the server's own, and for how long} | {'guard', 'role' | 'format' | 'inactive' |
 -- 'activation', detail}
@@ -81,8 +81,9 @@ local pause = recover - now
 if unlisted == '1' then pause = math.max(pause, activated + REPORTING_US - now) end
 -- The server notices when it does not hear its own message.
 redis.call('PUBLISH', channel, '')
+local _, online = string.gsub(info, 'state=online', '')
 local reply = {
-  'ok', int(now), int(math.max(0, pause)), int(missing), int(confirmed), token, int(counts_until - now), int(behind),
+  'ok', int(now), int(math.max(0, pause)), int(online), int(missing), int(confirmed), token, int(counts_until - now), int(behind),
   int(behind_for), int(ahead), int(ahead_for), lapsed and '1' or '',
 }
 local reservations = redis.call('HGETALL', RESERVATIONS)
