@@ -18,6 +18,8 @@ pub const WRONG_TOKEN_DELAY: Duration = Duration::from_millis(250);
 /// occupies a connection.
 pub const MAX_DELAYED_ANSWERS: usize = 256;
 
+const BREAK_TOKEN_REQUIRED: &str = "breaking a lease or ending a recovery requires the break token";
+
 /// The known bearer tokens and their permissions. It stores digests, so that a comparison takes the same time for every
 /// length of a token.
 #[derive(Debug)]
@@ -100,7 +102,7 @@ impl Auth {
         }
     }
 
-    /// Checks that `principal` may break a lease.
+    /// Checks that `principal` may break a lease or end a recovery.
     ///
     /// # Errors
     /// 401 for a caller without a token, 403 for a caller whose token does not permit it.
@@ -108,11 +110,8 @@ impl Auth {
         match principal {
             Principal::Breaker => Ok(()),
             Principal::Anyone if self.break_token.is_none() => Ok(()),
-            Principal::Anyone => Err(unauthenticated("breaking a lease requires the break token")),
-            Principal::Client => Err(Problem::new(
-                Kind::Forbidden,
-                "breaking a lease requires the break token",
-            )),
+            Principal::Anyone => Err(unauthenticated(BREAK_TOKEN_REQUIRED)),
+            Principal::Client => Err(Problem::new(Kind::Forbidden, BREAK_TOKEN_REQUIRED)),
         }
     }
 }

@@ -13,6 +13,7 @@ pub(super) fn route_of(path: &str) -> Route {
         "/metrics" => Route::Metrics,
         "/openapi.json" => Route::OpenApi,
         "/locks" => Route::Locks,
+        "/recovery" => Route::Recovery,
         path if path.starts_with("/docs") => Route::Docs,
         path if path.starts_with("/locks/") && path.ends_with("/lease") => Route::Lease,
         path if path.starts_with("/locks/") => Route::Lock,

@@ -22,6 +22,7 @@ mod index;
 mod labels;
 mod locks;
 pub mod problem;
+mod recovery;
 pub mod wire;
 
 use std::any::Any;
@@ -73,6 +74,7 @@ fn lock_routes() -> OpenApiRouter<App> {
         .routes(routes!(locks::list))
         .routes(routes!(locks::acquire, locks::release, locks::inspect))
         .routes(routes!(locks::renew))
+        .routes(routes!(recovery::end))
 }
 
 /// The OpenAPI document, generated from the same table as the routes. It lacks the maxima that operators set: each

@@ -14,7 +14,7 @@ use super::waiters::{WaiterHandle, WaiterTable};
 use crate::lock::key::LockKey;
 use crate::lock::lease::{Attempt, LeaseId};
 use crate::lock::request::{Acquire, Ticket, Wait, WaiterId};
-use crate::lock::rules::Acquisition;
+use crate::lock::rules::{Acquisition, Lease};
 use crate::random;
 use crate::store::contract::{Outcome, Store, StoreError, Timed};
 use crate::telemetry::{AcquireOutcome, Limit, LockMetrics};
@@ -76,7 +76,24 @@ impl PendingAcquire {
     /// receives the result.
     pub(super) async fn run(mut self) -> (Self, Result<Acquired, ServiceError>) {
         let result = self.acquire().await.map_err(|error| self.or_unknown(error));
+        let result = match result {
+            Ok(Acquired::Granted(lease)) if is_nearly_over(&lease) => {
+                self.give_back().await;
+                let outcome = Outcome::Unknown;
+                Err(StoreError::ReplicationUnconfirmed { outcome }.into())
+            }
+            result => result,
+        };
         (self, result)
+    }
+
+    /// Rolls a grant back once: if that fails, the lease is over soon.
+    async fn give_back(&self) {
+        let (store, waiter) = (&self.service.store, self.waiter_id());
+        let rolled_back = store.rollback(&self.key, waiter, self.lease_id, self.attempt, None);
+        if let Err(error) = rolled_back.await {
+            tracing::debug!(key = %self.key, "could not roll back a grant that came too late: {error}");
+        }
     }
 
     /// Counts the outcome, and the wait if there was one.
@@ -242,6 +259,12 @@ impl PendingAcquire {
     pub(super) fn waiter_id(&self) -> WaiterId {
         WaiterId::of(self.lease_id, self.request.idempotency)
     }
+}
+
+/// Whether the store took so long that less than a tenth of the lease is left: its client could do nothing with it.
+fn is_nearly_over(lease: &Timed<Lease>) -> bool {
+    let left = lease.value.info.expires_in();
+    left.saturating_sub(lease.asked_at.elapsed()) < lease.value.info.ttl.get() / 10
 }
 
 /// The answers that end a request, waiting or not.

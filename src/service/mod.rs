@@ -26,7 +26,7 @@ use self::detach::DetachOnDrop;
 use self::kept::KeptEntries;
 use self::waiters::WaiterTable;
 use crate::lock::key::LockKey;
-use crate::lock::lease::{FencingToken, LeaseId, Ttl};
+use crate::lock::lease::{FencingToken, LeaseId, Ttl, millis};
 use crate::lock::rules::{EndOutcome, LeaseInfo, Renewal};
 use crate::store::contract::{Health, LeaseStats, ListQuery, Store, StoreError, StoreEvent, Timed};
 use crate::telemetry::{AcquireOutcome, Limit, LockMetrics};
@@ -160,6 +160,22 @@ impl LockService {
             let broken = service.store.break_lease(&key, token).await;
             counting::breaking(&service.metrics, &broken);
             broken
+        })
+        .await
+    }
+
+    /// Ends the pause of new grants after a loss.
+    ///
+    /// # Errors
+    /// [`ServiceError`]; its outcome says whether the pause may be over.
+    pub async fn end_recovery(&self) -> Result<(), ServiceError> {
+        self.detached(|service| async move {
+            let left = service.store.end_recovery().await?;
+            if !left.is_zero() {
+                let left_ms = millis(left);
+                tracing::warn!(left_ms, "a client with the right to break ended the pause of new grants: leases that were lost may still be counted on");
+            }
+            Ok(())
         })
         .await
     }

@@ -83,6 +83,10 @@ pub trait Store: Send + Sync + 'static {
     /// The number of leases, without asking the store; `None` while it is not known yet.
     fn lease_stats(&self) -> Option<LeaseStats>;
 
+    /// Ends the pause of new grants after a loss, although clients may still count on lost leases. Returns for how long
+    /// the pause would have gone on; zero if there was none.
+    async fn end_recovery(&self) -> Result<Duration, StoreError>;
+
     /// Ends the store's tasks and waits for them.
     async fn close(&self);
 }
@@ -143,7 +147,7 @@ pub enum StoreEvent {
     Granted(WaiterId),
     /// A lock is held or reserved until then, unless the lease is renewed.
     HeldUntil(LockKey, Instant),
-    /// The store may have lost the queue entries of this server's waiters: each must ask again.
+    /// The store may have lost the queue entries of this server's waiters, or grants again: each must ask again.
     QueuesLost,
 }
 

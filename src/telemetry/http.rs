@@ -34,6 +34,8 @@ label! {
         Lock = "/locks/{key}",
         /// A lease.
         Lease = "/locks/{key}/lease",
+        /// The recovery after a loss.
+        Recovery = "/recovery",
         /// No route of this server.
         None = "none",
     }

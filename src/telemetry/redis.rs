@@ -97,6 +97,7 @@ struct MasterMetrics {
     failovers: Histogram,
     losses: IntCounter,
     lost_writes: IntCounter,
+    recoveries_ended: IntCounter,
     pause: Gauge,
 }
 
@@ -185,6 +186,11 @@ impl RedisMetrics {
         self.masters.lost_writes.inc_by(writes);
     }
 
+    /// Counts a pause of new grants that a client ended.
+    pub(crate) fn recovery_ended(&self) {
+        self.masters.recoveries_ended.inc();
+    }
+
     /// Sets for how long new grants pause.
     pub(crate) fn paused(&self, pause: Duration) {
         self.masters.pause.set(pause.as_secs_f64());
@@ -215,6 +221,11 @@ impl MasterMetrics {
             "leasehold_lost_writes_total",
             "Confirmed writes that this server knew and that a new master lacked.",
         );
+        let recoveries_ended = counter(
+            registry,
+            "leasehold_recoveries_ended_total",
+            "Pauses of new grants that a client of this server ended with DELETE /recovery.",
+        );
         let pause = Gauge::new(
             "leasehold_grant_pause_seconds",
             "Time until the server grants new leases again after a loss, in seconds. 0 if new grants do not pause.",
@@ -226,6 +237,7 @@ impl MasterMetrics {
             failovers,
             losses,
             lost_writes,
+            recoveries_ended,
             pause,
         }
     }

@@ -553,9 +553,10 @@ class Notes(unittest.TestCase):
         self.assertIn("kubectl -n ns rollout status deployment/prod-leasehold", text)
         self.assertIn("kubectl -n ns port-forward svc/prod-leasehold 8080:80 &", text)
         self.assertIn("curl -i -X POST http://127.0.0.1:8080/locks/my_lock\n", text)
-        labels = rendered("Deployment", release="prod")["spec"]["selector"]["matchLabels"]
-        selector = re.search(r"logs -l (\S+)", text)[1]
-        self.assertEqual(dict(label.split("=") for label in selector.split(",")), labels)
+        self.assertIn("kubectl -n ns port-forward deployment/prod-leasehold 8081:8080 &", text)
+        self.assertIn("curl http://127.0.0.1:8081/readyz\n", text)
+        (container,) = rendered("Deployment", release="prod")["spec"]["template"]["spec"]["containers"]
+        self.assertEqual([port["containerPort"] for port in container["ports"]], [8080])
 
     def test_they_warn_of_what_is_open(self):
         self.assertIn("WARNING: no token is set", helm.notes())

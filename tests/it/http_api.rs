@@ -128,6 +128,7 @@ fn options_answer_with_the_methods_of_the_route() {
         ("/locks/a/b", "POST,DELETE,GET,HEAD"),
         ("/locks/a/lease", "PUT"),
         ("/locks", "GET,HEAD"),
+        ("/recovery", "DELETE"),
         ("/readyz", "GET,HEAD"),
     ] {
         let answer = http(server.addr(), "OPTIONS", path, &[], None);

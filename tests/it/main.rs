@@ -28,6 +28,7 @@ mod openapi;
 mod queue;
 mod readme;
 mod recipes;
+mod recovery;
 mod replication;
 mod rolling;
 mod sentinel;

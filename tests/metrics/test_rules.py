@@ -67,6 +67,10 @@ def counter(name, value, **labels):
     return {series(name, **labels): value}
 
 
+def recovering(values):
+    return counter("acquires_total", values, outcome="recovering")
+
+
 def failovers(total, quick):
     return {series("failover_seconds_count"): total, series("failover_seconds_bucket", le="30"): quick}
 
@@ -78,8 +82,16 @@ CASES = {
         [ready(0, 1, 0), {series("ready"): brief(0).replace("0+0", "1+0")}],
     ),
     "LeaseholdStoreDegraded": (
-        {**ready(1, 1, 1), **store(0, 1, 0)}, "2m", {**JOB, "severity": "critical"}, "2 Leasehold servers have a degraded store.",
+        {**ready(1, 1, 1), **store(0, 1, 0)}, "2m", {**JOB, "severity": "warning"}, "2 Leasehold servers have a degraded store.",
         [{**ready(1, 1), **store(1, 1)}, {**ready(1, 0), **store(1, 0)}],
+    ),
+    "LeaseholdStoreFails": (
+        {**ready(1, 1, 1), **store(0, 1, 0)}, "4m", {**JOB, "severity": "critical"},
+        "2 Leasehold servers have had a degraded store for longer than a failover takes.",
+        [
+            {**ready(1, 1), **store(1, 1)}, {**ready(1, 0), **store(1, 0)},
+            {**ready(1), **store(0), **counter("grant_pause_seconds", always(42))},
+        ],
     ),
     "LeaseholdGrantsUnconfirmed": (
         counter("replication_shortfalls_total", rising(1), reason="offline"), "5m", {**JOB, "severity": "critical"},
@@ -94,20 +106,26 @@ CASES = {
         [failovers(once(), once()), failovers(rising(1), rising(1))],
     ),
     "LeaseholdLeasesLost": (
-        counter("losses_total", once()), "6m", {**JOB, "severity": "critical"}, "A new Redis master may lack leases on which clients still count.",
+        counter("losses_total", once()), "6m", {**JOB, "severity": "warning"}, "A new Redis master may lack leases on which clients still count.",
         [counter("losses_total", always(1))],
     ),
     "LeaseholdGrantsPaused": (
-        counter("grant_pause_seconds", always(42)), "2m", {**JOB, "severity": "critical"}, "Leasehold grants no new lease for another 42s.",
+        counter("grant_pause_seconds", always(42)), "2m", {**JOB, "severity": "warning"}, "Leasehold grants no new lease for another 42s.",
         [counter("grant_pause_seconds", always(0)), counter("grant_pause_seconds", brief(1))],
     ),
+    "LeaseholdPauseStays": (
+        counter("grant_pause_seconds", "42+0x400"), "70m", {**JOB, "severity": "critical"},
+        "Leasehold has granted no new lease for more than an hour.",
+        [counter("grant_pause_seconds", "3600-15x240 0+0x160")],
+    ),
     "LeaseholdErrors": (
-        {**requests("POST", "201", 9), **requests("POST", "503", 1)}, "15m", {**JOB, "severity": "critical"},
+        {**requests("POST", "201", 9), **requests("POST", "503", 1), **recovering(always(0))}, "15m", {**JOB, "severity": "critical"},
         "10% of the requests for locks get a 5xx answer.",
         [
-            {**requests("POST", "201", 99), **requests("POST", "503", 1)},
-            {**requests("POST", "201", 9), **requests("POST", "423", 90)},
-            {**requests("POST", "201", 9), **requests("GET", "503", 90, route="/readyz")},
+            {**requests("POST", "201", 99), **requests("POST", "503", 1), **recovering(always(0))},
+            {**requests("POST", "201", 9), **requests("POST", "423", 90), **recovering(always(0))},
+            {**requests("POST", "201", 9), **requests("GET", "503", 90, route="/readyz"), **recovering(always(0))},
+            {**requests("POST", "201", 9), **requests("POST", "503", 90), **recovering(rising(90))},
         ],
     ),
     "LeaseholdSlow": (
@@ -149,6 +167,43 @@ CASES = {
         [counter("clock_steps_total", rising(1), size="small")],
     ),
 }
+
+
+# The samples of five quiet minutes, and those after them.
+QUIET, AFTER = 20, SAMPLES - 20
+
+
+def course(samples, before, during, after):
+    """Quiet minutes, a number of samples of something else, and the rest."""
+    return f"{before}+0x{QUIET - 1} {during}+0x{samples - 1} {after}+0x{AFTER - samples}"
+
+
+def rises_meanwhile(samples, by):
+    """A counter that grows only during a course."""
+    return f"0+0x{QUIET - 1} {by}+{by}x{samples - 1} {by * samples}+0x{AFTER - samples}"
+
+
+def failover(samples):
+    """A set of one master and two replicas: no call succeeds until Sentinel has replaced the master."""
+    return {
+        **ready(1), series("store_condition", condition="ready"): course(samples, 1, 0, 1),
+        **counter("grant_pause_seconds", always(0)), **recovering(always(0)), **counter("losses_total", always(0)),
+        **counter("replication_shortfalls_total", rises_meanwhile(samples, 30), reason="unconfirmed"),
+        series("http_request_duration_seconds_count", method="POST", status="503", route="/locks/{key}"): rises_meanwhile(samples, 30),
+        **requests("POST", "201", 30), **failovers(course(samples, 0, 0, 1), always(0)),
+    }
+
+
+def pause(samples):
+    """A loss of leases, and no new grant until the last lost lease is over."""
+    seconds = samples * 15
+    return {
+        **ready(1), series("store_condition", condition="ready"): course(samples, 1, 0, 1),
+        **counter("grant_pause_seconds", f"0+0x{QUIET - 1} {seconds}-15x{samples - 1} 0+0x{AFTER - samples}"),
+        **recovering(rises_meanwhile(samples, 30)), **counter("losses_total", course(samples, 0, 1, 1)),
+        series("http_request_duration_seconds_count", method="POST", status="503", route="/locks/{key}"): rises_meanwhile(samples, 30),
+        **requests("PUT", "200", 30),
+    }
 
 
 def alerts():
@@ -210,6 +265,26 @@ class Rules(unittest.TestCase):
             times = ("4m45s", at, "7m", "29m")
             scenes += [scene(of, *((name, time, []) for time in times)) for of in quiet]
         self.assertEqual(promtool(*scenes), "")
+
+    def fire(self, of, severity):
+        """The alerts of this severity that fire at some moment of a course."""
+        names = [name for name, rule in alerts().items() if rule["labels"]["severity"] == severity]
+        moments = [f"{minute}m{second}s" for minute in range(30) for second in (0, 30)]
+        return {name for name in names if promtool(scene(of, *((name, moment, []) for moment in moments)))}
+
+    def test_what_heals_by_itself_is_a_warning(self):
+        # A down-after of 60 s, and what the vote and the reconnections take.
+        self.assertEqual(self.fire(failover(samples=5), "critical"), set())
+        self.assertEqual(self.fire(failover(samples=5), "warning"), {"LeaseholdStoreDegraded", "LeaseholdFailoverSlow"})
+        self.assertEqual(self.fire(pause(samples=60), "critical"), set())
+        self.assertEqual(
+            self.fire(pause(samples=60), "warning"), {"LeaseholdStoreDegraded", "LeaseholdGrantsPaused", "LeaseholdLeasesLost"}
+        )
+
+    def test_what_stays_is_critical(self):
+        self.assertEqual(
+            self.fire(failover(samples=60), "critical"), {"LeaseholdStoreFails", "LeaseholdGrantsUnconfirmed", "LeaseholdErrors"}
+        )
 
     def test_servers_that_nobody_scrapes_are_not_ready(self):
         annotations = alerts()["LeaseholdNoServerReady"]["annotations"]

@@ -89,6 +89,11 @@ impl Api {
         self.call("DELETE", &path, &[], None)
     }
 
+    /// `DELETE /recovery?force=true`.
+    pub(crate) fn end_recovery(&self) -> Reply {
+        self.call("DELETE", "/recovery?force=true", &[], None)
+    }
+
     /// `GET /locks/{key}`.
     pub(crate) fn inspect(&self, key: &str) -> Reply {
         self.call("GET", &format!("/locks/{key}"), &[], None)

@@ -66,6 +66,7 @@ fn shared(operation_id: &str) -> Option<Shared> {
                 Kind::LeaseLost,
             ],
         ),
+        "end_recovery" => (&["required force"], &[Kind::Forbidden]),
         "inspect" => (&["key"], &[Kind::InvalidKey]),
         "list_locks" => (&["prefix", "limit", "cursor"], &[Kind::TooManyListings]),
         _ => return None,

@@ -43,6 +43,11 @@ pub(super) fn parameter(name: &str) -> Value {
             "description": "`true` breaks the lease that `fencing_token` names.",
             "schema": {"type": "boolean", "default": false},
         }),
+        "required force" => json!({
+            "name": "force", "in": "query", "required": true,
+            "description": "`true`: you know that no client counts on a lost lease.",
+            "schema": {"type": "boolean", "enum": [true]},
+        }),
         "fencing_token" => json!({
             "name": "fencing_token", "in": "query", "required": false,
             "description": "The fencing token of the lease to break, from the status of the lock. Only with `force=true`.",

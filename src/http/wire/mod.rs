@@ -13,6 +13,7 @@ pub use self::lease::{Lease, RenewBody};
 pub use self::limits::{DEFAULT_TTL, Limits};
 pub(super) use self::query::MAX_CURSOR_BYTES;
 pub use self::query::{
-    DEFAULT_LIST_LIMIT, ListParameters, MAX_LIST_LIMIT, NoParameters, ReleaseParameters,
+    DEFAULT_LIST_LIMIT, ListParameters, MAX_LIST_LIMIT, NoParameters, RecoveryParameters,
+    ReleaseParameters,
 };
 pub use self::status::{LockPage, LockStatus};

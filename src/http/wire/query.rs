@@ -42,6 +42,30 @@ pub struct ReleaseParameters {
     fencing_token: Option<String>,
 }
 
+/// The query of the end of a recovery.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecoveryParameters {
+    #[serde(default)]
+    force: bool,
+}
+
+impl RecoveryParameters {
+    /// Checks that the client means it.
+    ///
+    /// # Errors
+    /// A problem that names the parameter.
+    pub fn check(&self) -> Result<(), Problem> {
+        if self.force {
+            Ok(())
+        } else {
+            Err(Problem::invalid(
+                "ending a recovery requires force=true: clients may still count on lost leases",
+            ))
+        }
+    }
+}
+
 impl ListParameters {
     /// Checks every bound.
     ///

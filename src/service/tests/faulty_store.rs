@@ -198,6 +198,10 @@ impl Store for FaultyStore {
         self.inner.lease_stats()
     }
 
+    async fn end_recovery(&self) -> Result<Duration, StoreError> {
+        self.inner.end_recovery().await
+    }
+
     async fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
     }

@@ -46,6 +46,34 @@ async fn grant_of_unknown_outcome_stays_for_a_client_that_can_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn grant_of_which_less_than_a_tenth_is_left_is_rolled_back() {
+    for (late, enough_is_left) in [(890, true), (910, false), (1000, false), (5000, false)] {
+        let scene = Scene::new();
+        scene.faults([Fault::LateAnswer(ms(late))]);
+        let answer = scene.ask("a", repeatable(1, request())).await;
+        let calls = scene.store.calls();
+        if enough_is_left {
+            assert!(
+                matches!(answer, Ok(Acquired::Granted(_))),
+                "{late} {answer:?}"
+            );
+            assert_eq!(calls, ["0 acquire a"]);
+        } else {
+            let Err(ServiceError::Store(error)) = answer else {
+                panic!("{late}: {answer:?}");
+            };
+            let unconfirmed = StoreError::ReplicationUnconfirmed { outcome: UNKNOWN };
+            assert_eq!(error, unconfirmed, "{late}");
+            assert_eq!(
+                calls,
+                ["0 acquire a".to_owned(), format!("{late} rollback a")]
+            );
+            assert!(!scene.held("a").await);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn definite_refusal_leaves_nothing_to_roll_back() {
     let scene = Scene::new();
     scene.faults([Fault::Refused(unavailable(Outcome::None))]);

@@ -77,6 +77,7 @@ pub struct RedisStore {
     sweeper: Option<Sweeper>,
     subscription: Subscription,
     leases: Arc<KnownLeases>,
+    metrics: RedisMetrics,
 }
 
 impl RedisStore {
@@ -126,7 +127,7 @@ impl RedisStore {
             confirmer: Arc::clone(&confirmer),
             events,
             leases: Arc::clone(&leases),
-            metrics,
+            metrics: metrics.clone(),
         });
         let pipeline = Pipeline::start(&options, Arc::clone(&context));
         // A test that sets the clock decides what happens between its operations.
@@ -140,6 +141,7 @@ impl RedisStore {
             sweeper,
             subscription,
             leases,
+            metrics,
         }
     }
 
@@ -340,6 +342,25 @@ impl Store for RedisStore {
         }
         page.next_cursor = listing::encode(cursor.as_ref());
         Ok(page)
+    }
+
+    async fn end_recovery(&self) -> Result<Duration, StoreError> {
+        let operation = Operation {
+            verb: "resume",
+            key: String::new(),
+            arguments: String::new(),
+            request: None,
+        };
+        match self.run(operation, Urgency::Lease).await?.reply {
+            Reply::Resumed(left) => {
+                if !left.is_zero() {
+                    self.metrics.recovery_ended();
+                    self.topology.request_refresh();
+                }
+                Ok(left)
+            }
+            other => Err(unexpected(&other)),
+        }
     }
 
     async fn next_event(&self) -> StoreEvent {

@@ -182,6 +182,27 @@ fn release_during_a_recovery_reaches_the_waiters() {
 }
 
 #[test]
+fn waiters_ask_again_when_a_recovery_is_ended() {
+    let (redis, servers) = pair();
+    let [one, two] = [servers[0].api(), servers[1].api()];
+    let held = hold(&one);
+    let waiting = wait(&two, 1, &[]);
+    pause_grants(&redis, Duration::from_secs(900));
+    assert_eq!(one.release("a", &held.lease_id()).status, 204);
+    sleep(Duration::from_secs(1));
+    assert_eq!(
+        one.inspect("a").json()["waiters"],
+        1,
+        "it waits for the end"
+    );
+    let ended = Instant::now();
+    assert_eq!(one.end_recovery().status, 204);
+    granted(waiting);
+    let took = ended.elapsed();
+    assert!(took < SLACK, "{took:?}");
+}
+
+#[test]
 fn waiter_asks_four_times_a_second_while_the_store_has_no_answer() {
     let redis = RedisServer::plain();
     let server = Leasehold::on(&redis);

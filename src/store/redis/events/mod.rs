@@ -20,6 +20,7 @@ use crate::lock::key::LockKey;
 use crate::lock::request::WaiterId;
 use crate::store::contract::StoreEvent;
 use crate::store::redis::options::RedisOptions;
+use crate::store::redis::scripts::ASK;
 
 /// The most events that the service has not read yet. Further ones are lost until the next heartbeat.
 const MAX_PENDING_EVENTS: usize = 65_536;
@@ -164,6 +165,7 @@ async fn listen(
                             events.held_until(lock, Instant::now() + left);
                         }
                     }
+                    None if text == ASK => events.queues_lost(),
                     // A heartbeat: the subscription works.
                     None => {}
                 }

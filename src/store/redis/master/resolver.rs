@@ -339,6 +339,8 @@ impl ResolverTask {
 
     fn report_failure(&mut self, mut diagnosis: Diagnosis) {
         self.metrics.faults.count(FailureCause::NoMaster);
+        // Nobody knows whether new grants pause.
+        self.metrics.paused(Duration::ZERO);
         if !diagnosis.hung_up {
             self.last_refusal = Some(diagnosis.clone());
         } else if let Some(refusal) = &self.last_refusal {

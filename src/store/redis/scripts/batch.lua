@@ -43,7 +43,9 @@ end
 local refusal = not (replid and string.find(info, 'master_replid:' .. replid, 1, true)) and 'refused\tinactive'
   or math.abs(now - estimate) > tonumber(tolerance) and 'refused\tclock'
 if refusal then
-  refusals = { acquire = refusal, renew = refusal, inspect = refusal, list = refusal, sweep = refusal }
+  refusals = {
+    acquire = refusal, renew = refusal, inspect = refusal, list = refusal, sweep = refusal, resume = refusal,
+  }
 end
 
 -- How long no new lease may be granted: until lost leases are over, or until all servers have reported.

@@ -37,6 +37,9 @@ const QUEUE_SWEEP: Duration = Duration::from_secs(10);
 /// How many locks one sweep ends: other commands wait meanwhile.
 pub(super) const MAX_SWEPT: usize = 500;
 
+/// The message to all servers that their waiters must ask again.
+pub(super) const ASK: &str = "ask";
+
 /// How many fields the activation record has in the hash of the locks; see `activate.lua`.
 const RECORD_FIELDS: usize = 15;
 
@@ -116,7 +119,8 @@ fn prelude() -> String {
         "--!df flags=allow-undeclared-keys\n\
          local FORMAT, RECORD_FIELDS, MAX_RELEASES, MAX_SWEPT = {DATA_FORMAT}, {RECORD_FIELDS}, {MAX_REMEMBERED_RELEASES}, {MAX_SWEPT}\n\
          local RESERVATION_US, ENTRY_KEPT_US, RELEASE_MEMORY_US = {}, {}, {}\n\
-         local REPORTING_US, HEARTBEAT_US, SILENT_US, QUEUE_SWEEP_US = {}, {}, {}, {}\n",
+         local REPORTING_US, HEARTBEAT_US, SILENT_US, QUEUE_SWEEP_US = {}, {}, {}, {}\n\
+         local ASK = '{ASK}'\n",
         micros(RESERVATION),
         micros(ENTRY_KEPT),
         micros(RELEASE_MEMORY),
@@ -142,6 +146,7 @@ fn modules() -> String {
         ("break", lua!("break.lua")),
         ("list", lua!("list.lua")),
         ("sweep", lua!("sweep.lua")),
+        ("resume", lua!("resume.lua")),
         ("failure", lua!("failure.lua")),
     ];
     let cases = modules.map(|(name, code)| format!("if name == '{name}' then\n{code}\n"));

@@ -45,6 +45,8 @@ pub(crate) enum Reply {
     Page(ScanStep),
     /// The index of leases is being rebuilt.
     Rebuilding,
+    /// New grants no longer pause; they would have paused for so long.
+    Resumed(Duration),
 }
 
 /// One step of a listing.
@@ -131,6 +133,7 @@ pub(crate) fn decode(value: &Value, at: ReadAt) -> Option<Result<Reply, Refusal>
             more: !more.is_empty(),
         },
         ("rebuilding", _) => Reply::Rebuilding,
+        ("resumed", [left]) => Reply::Resumed(duration(left)?),
         ("refused", ["inactive"]) => return Some(Err(Refusal::Inactive)),
         ("refused", ["clock"]) => return Some(Err(Refusal::Clock)),
         ("refused", ["replicas"]) => return Some(Err(Refusal::Replicas)),
@@ -165,7 +168,8 @@ impl Reply {
             | Self::RolledBack(_)
             | Self::Swept { .. }
             | Self::Page(_)
-            | Self::Rebuilding => false,
+            | Self::Rebuilding
+            | Self::Resumed(_) => false,
         }
     }
 

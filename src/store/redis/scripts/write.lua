@@ -6,7 +6,7 @@ local function begin()
   batch.locks, batch.changed, batch.queues, batch.reservations = {}, {}, {}, {}
   batch.published, batch.notified, batch.released, batch.releases, batch.has_read_releases = {}, {}, {}, nil, nil
   batch.token, batch.writes, batch.held, batch.expired = tonumber(token), tonumber(writes), tonumber(held), 0
-  batch.rebuild, batch.index, batch.drops_releases = nil, nil, nil
+  batch.rebuild, batch.index, batch.drops_releases, batch.resumes = nil, nil, nil, nil
   for at, operation in ipairs(operations) do
     know(operation.key, read[RECORD + at])
   end
@@ -81,6 +81,7 @@ if batch.writes ~= tonumber(writes) then set('#writes', batch.writes) end
 if batch.held ~= tonumber(held) then set('#held', batch.held) end
 if batch.rebuild then set('#rebuild', batch.rebuild) end
 if batch.index then set('#index', batch.index) end
+if batch.resumes then set('#recover', '0') end
 
 -- The releases are in two hashes that take turns: the older one is dropped when the younger one is as old as a release
 -- is remembered, or when both are too large together.
