@@ -246,23 +246,12 @@ impl Settings {
             .tls_ca_file
             .as_ref()
             .map(|path| read_pem("LEASEHOLD_TLS_CA_FILE", path, "CERTIFICATE"));
-        let tls = Tls {
-            ca: ca.transpose()?,
-            identity,
-        };
-        let endpoint = Endpoint {
-            tls: Some(tls.clone()),
-            ..Endpoint::default()
-        };
-        let anywhere = Address {
-            host: "localhost".to_owned(),
-            port: 1,
-        };
-        match endpoint.client(&anywhere, 0) {
-            Ok(_) => Ok(Some(tls)),
-            Err(error) => wrong(format!(
-                "LEASEHOLD_TLS_CA_FILE, LEASEHOLD_TLS_CERT_FILE and LEASEHOLD_TLS_KEY_FILE cannot be used: {error}"
-            )),
+        let identity = identity
+            .as_ref()
+            .map(|(certificate, key)| (certificate.as_slice(), key));
+        match Tls::new(ca.transpose()?.as_deref(), identity) {
+            Ok(tls) => Ok(Some(tls)),
+            Err(error) => wrong(error.to_string()),
         }
     }
 }

@@ -29,28 +29,30 @@ pub(crate) struct TlsFiles {
     pub(crate) stranger_cert: PathBuf,
     /// The key of `stranger_cert`.
     pub(crate) stranger_key: PathBuf,
+    /// Signs in the name of `ca`.
+    issuer: Issuer<'static, KeyPair>,
     /// Owns the files.
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl TlsFiles {
     /// Makes fresh keys and certificates.
     pub(crate) fn generate() -> Self {
         let dir = TempDir::new().expect("a temporary directory");
-        let (ca, issuer) = authority(dir.path(), "ca");
+        let (ca, own_issuer) = authority(dir.path(), "ca");
         let (server_cert, server_key) = leaf(
             dir.path(),
             "server",
             &["127.0.0.1", "localhost"],
             ExtendedKeyUsagePurpose::ServerAuth,
-            &issuer,
+            &own_issuer,
         );
         let (client_cert, client_key) = leaf(
             dir.path(),
             "client",
             &["client"],
             ExtendedKeyUsagePurpose::ClientAuth,
-            &issuer,
+            &own_issuer,
         );
         let (stranger_ca, issuer) = authority(dir.path(), "stranger-ca");
         let (stranger_cert, stranger_key) = leaf(
@@ -69,8 +71,36 @@ impl TlsFiles {
             stranger_ca,
             stranger_cert,
             stranger_key,
-            _dir: dir,
+            issuer: own_issuer,
+            dir,
         }
+    }
+
+    /// Another certificate of the authority, changed by `change`: the paths of certificate and key.
+    pub(crate) fn signed(
+        &self,
+        name: &str,
+        subjects: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (PathBuf, PathBuf) {
+        let (mut params, key) = request(name, subjects);
+        change(&mut params);
+        let certificate = params.signed_by(&key, &self.issuer);
+        let certificate = certificate.expect("a signed certificate");
+        store(self.dir.path(), name, &certificate.pem(), &key)
+    }
+
+    /// A self-signed certificate, changed by `change`: the paths of certificate and key.
+    pub(crate) fn self_signed(
+        &self,
+        name: &str,
+        subjects: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (PathBuf, PathBuf) {
+        let (mut params, key) = request(name, subjects);
+        change(&mut params);
+        let certificate = params.self_signed(&key).expect("a self-signed certificate");
+        store(self.dir.path(), name, &certificate.pem(), &key)
     }
 }
 
@@ -96,18 +126,26 @@ fn leaf(
     purpose: ExtendedKeyUsagePurpose,
     issuer: &Issuer<'static, KeyPair>,
 ) -> (PathBuf, PathBuf) {
+    let (mut params, key) = request(name, subjects);
+    params.extended_key_usages = vec![purpose];
+    params.use_authority_key_identifier_extension = true;
+    let certificate = params
+        .signed_by(&key, issuer)
+        .expect("a signed certificate");
+    store(dir, name, &certificate.pem(), &key)
+}
+
+fn request(name: &str, subjects: &[&str]) -> (CertificateParams, KeyPair) {
     let subjects: Vec<String> = subjects.iter().map(ToString::to_string).collect();
     let mut params = CertificateParams::new(subjects).expect("valid subject names");
     params.distinguished_name.push(DnType::CommonName, name);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![purpose];
-    params.use_authority_key_identifier_extension = true;
-    let key = KeyPair::generate().expect("a key pair");
-    let certificate = params
-        .signed_by(&key, issuer)
-        .expect("a signed certificate");
+    (params, KeyPair::generate().expect("a key pair"))
+}
+
+fn store(dir: &Path, name: &str, certificate: &str, key: &KeyPair) -> (PathBuf, PathBuf) {
     (
-        write(dir, &format!("{name}.pem"), &certificate.pem()),
+        write(dir, &format!("{name}.pem"), certificate),
         write(dir, &format!("{name}-key.pem"), &key.serialize_pem()),
     )
 }

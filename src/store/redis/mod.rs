@@ -8,12 +8,14 @@
 //! - `queue:<key>` and `kept:<key>`, sorted sets, and `entries:<key>`, a hash: the queue of a lock;
 //! - `servers`, a hash: the heartbeats; `reservations`, a hash: the locks that are reserved for waiters.
 //!
-//! The folders, from bottom to top: `scripts`, `errors`, `events`, `master`, `pipeline`. Imports point downwards.
+//! The folders, from bottom to top: `scripts`, `errors`, `events`, `master`, `pipeline`. Imports point downwards. All
+//! connections are opened in `connection`.
 //!
 //! The store never uses `CONFIG`, `FUNCTION` or keyspace notifications: managed Redis forbids them.
 //!
 #![doc = include_str!("README.md")]
 
+mod connection;
 mod errors;
 mod events;
 mod lease_stats;
@@ -22,6 +24,7 @@ mod master;
 pub mod options;
 mod pipeline;
 mod scripts;
+mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;

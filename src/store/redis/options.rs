@@ -3,19 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{
-    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo,
-    RedisConnectionInfo, RedisResult, TlsCertificates,
-};
-
 use crate::secret::Secret;
 
-/// How long a connection is idle before TCP probes the peer.
-const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
-
-/// How many requests one connection queues before its sender waits; a batch is one request.
-const PIPELINE_BUFFER: usize = 64;
+pub use super::tls::{Tls, TlsError};
 
 /// The options of the store.
 #[derive(Clone, Debug)]
@@ -67,17 +57,8 @@ pub struct Endpoint {
     pub username: Option<String>,
     /// The password of the ACL user.
     pub password: Option<Secret>,
-    /// The TLS material; plain TCP if absent.
+    /// The TLS settings; plain TCP if absent.
     pub tls: Option<Tls>,
-}
-
-/// The TLS material, in PEM.
-#[derive(Clone, Debug, Default)]
-pub struct Tls {
-    /// The authority that signed the certificates of the nodes; the system's authorities if absent.
-    pub ca: Option<Vec<u8>>,
-    /// The client certificate and its key.
-    pub identity: Option<(Vec<u8>, Secret)>,
 }
 
 /// How many replicas must confirm.
@@ -153,69 +134,7 @@ impl fmt::Display for Address {
     }
 }
 
-impl Endpoint {
-    /// Creates a client for one node without connecting.
-    ///
-    /// # Errors
-    /// The TLS material is invalid.
-    pub fn client(&self, address: &Address, db: i64) -> RedisResult<Client> {
-        let mut settings = RedisConnectionInfo::default()
-            .set_db(db)
-            .set_skip_set_lib_name();
-        if let Some(username) = &self.username {
-            settings = settings.set_username(username);
-        }
-        if let Some(password) = &self.password {
-            settings = settings.set_password(password.expose());
-        }
-        let (host, port) = (address.host.clone(), address.port);
-        let target = match self.tls {
-            Some(_) => ConnectionAddr::TcpTls {
-                host,
-                port,
-                insecure: false,
-                tls_params: None,
-            },
-            None => ConnectionAddr::Tcp(host, port),
-        };
-        let tcp = TcpSettings::default()
-            .set_nodelay(true)
-            .set_keepalive(TcpKeepalive::new().with_time(TCP_KEEPALIVE));
-        let info = target
-            .into_connection_info()?
-            .set_redis_settings(settings)
-            .set_tcp_settings(tcp);
-        match &self.tls {
-            Some(tls) => Client::build_with_tls(info, tls.certificates()),
-            None => Client::open(info),
-        }
-    }
-}
-
-impl Tls {
-    fn certificates(&self) -> TlsCertificates {
-        let client_tls = self
-            .identity
-            .as_ref()
-            .map(|(certificate, key)| ClientTlsConfig {
-                client_cert: certificate.clone(),
-                client_key: key.expose().as_bytes().to_vec(),
-            });
-        TlsCertificates {
-            client_tls,
-            root_cert: self.ca.clone(),
-        }
-    }
-}
-
 impl RedisOptions {
-    pub(super) fn connection_config(&self) -> AsyncConnectionConfig {
-        AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.connect_timeout))
-            .set_response_timeout(Some(self.response_timeout))
-            .set_pipeline_buffer_size(PIPELINE_BUFFER)
-    }
-
     /// How long an operation may take, retries included.
     pub(super) fn operation_timeout(&self) -> Duration {
         self.connect_timeout + self.response_timeout

@@ -170,6 +170,26 @@ fn client_certificate_without_its_key_is_refused() {
 }
 
 #[test]
+fn key_of_another_certificate_is_refused() {
+    let files = TlsFiles::generate();
+    let url = ("LEASEHOLD_REDIS_URL", "rediss://127.0.0.1:1");
+    let cert = files.client_cert.display().to_string();
+    let key = files.stranger_key.display().to_string();
+    all([refused(
+        &[
+            url,
+            ("LEASEHOLD_TLS_CERT_FILE", &cert),
+            ("LEASEHOLD_TLS_KEY_FILE", &key),
+        ],
+        &[
+            "LEASEHOLD_TLS_KEY_FILE",
+            "does not belong to the certificate",
+            "LEASEHOLD_TLS_CERT_FILE",
+        ],
+    )]);
+}
+
+#[test]
 fn tls_file_that_cannot_be_used_is_refused_by_its_setting() {
     let files = TlsFiles::generate();
     let url = ("LEASEHOLD_REDIS_URL", "rediss://127.0.0.1:1");

@@ -155,8 +155,8 @@ static TABLE: &[Refusal] = &[
         said: &["certificate expired", "invalid peer certificate: Expired"],
         sentence: |refused| {
             format!(
-                "the certificate of {} has expired ({}): renew it, and check the clock of this machine",
-                refused.at, refused.said
+                "the certificate of {} has expired: renew it, and check the clock of this machine",
+                refused.at
             )
         },
         ..TLS
@@ -165,8 +165,8 @@ static TABLE: &[Refusal] = &[
         said: &["certificate not valid yet", "NotValidYet"],
         sentence: |refused| {
             format!(
-                "the certificate of {} is not valid yet ({}): check the clock of this machine, and the certificate's dates",
-                refused.at, refused.said
+                "the certificate of {} is not valid yet: check the clock of this machine, and the certificate's dates",
+                refused.at
             )
         },
         ..TLS

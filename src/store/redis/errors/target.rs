@@ -1,6 +1,6 @@
 //! A node as a diagnosis names it: its kind, and the settings that lead to it.
 
-use crate::store::redis::options::{Address, Discovery, Endpoint, RedisOptions};
+use crate::store::redis::options::{Address, Discovery, Endpoint, RedisOptions, Tls};
 
 /// The commands that the ACL user needs on data nodes, besides its keys and channels.
 const DATA_COMMANDS: &str = "+@hash +@sortedset +exists +unlink +publish +subscribe +ping +select +unwatch +info +time +wait +eval \
@@ -88,7 +88,6 @@ impl Target {
         tls_setting: &'static str,
         endpoint: &Endpoint,
     ) -> Self {
-        let identity = endpoint.tls.as_ref().and_then(|tls| tls.identity.as_ref());
         let username = endpoint.username.as_deref().unwrap_or("default");
         Self {
             node,
@@ -96,7 +95,10 @@ impl Target {
             credentials,
             tls_setting,
             tls: endpoint.tls.is_some(),
-            client_certificate: identity.is_some(),
+            client_certificate: endpoint
+                .tls
+                .as_ref()
+                .is_some_and(Tls::has_client_certificate),
             username: username.to_owned(),
         }
     }

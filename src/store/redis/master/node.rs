@@ -5,12 +5,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use deadpool_redis::{Manager, Pool, Runtime};
+use deadpool_redis::Runtime;
 use redis::aio::{MultiplexedConnection, PubSub};
-use redis::{Client, RedisError, Value, cmd};
+use redis::{RedisError, Value, cmd};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::store::redis::connection::{Connections, Connector};
 use crate::store::redis::errors::diagnosis::{self, Diagnosis};
 use crate::store::redis::errors::refusals;
 use crate::store::redis::errors::target::Target;
@@ -27,12 +28,12 @@ const MAX_REPEATS: usize = 4;
 /// A node that the store talks to. Retiring it interrupts all operations on it at once.
 pub(crate) struct Node {
     pub(crate) address: Address,
-    pub(crate) pool: Pool,
+    pub(crate) pool: Connections,
     /// Cancelled when another node takes over. The outcome of operations in flight on this node is then unknown.
     pub(crate) retired: CancellationToken,
     /// How many connections have failed. After each failure the other connections are checked before their next use.
     breaks: AtomicU64,
-    client: Client,
+    connector: Connector,
     target: Target,
     options: Arc<RedisOptions>,
     scripts: Arc<Scripts>,
@@ -70,16 +71,18 @@ impl Node {
         let unusable = |error: &dyn fmt::Display| {
             Diagnosis::disqualifying(format!("cannot set up connections to {address}: {error}"))
         };
-        let client = options
-            .data
-            .client(&address, options.db)
+        let connector = Connector::new(
+            &options.data,
+            &address,
+            options.db,
+            options.connect_timeout,
+            options.response_timeout,
+        );
+        let manager = connector
+            .clone()
+            .manager()
             .map_err(|error| unusable(&error))?;
-        let manager = Manager::new_with_config(
-            client.get_connection_info().clone(),
-            options.connection_config(),
-        )
-        .map_err(|error| unusable(&error))?;
-        let pool = Pool::builder(manager)
+        let pool = Connections::builder(manager)
             // One more connection than `pool_size`, for listings.
             .max_size(options.pool_size + 1)
             .wait_timeout(Some(options.response_timeout))
@@ -93,7 +96,7 @@ impl Node {
             pool,
             retired: CancellationToken::new(),
             breaks: AtomicU64::new(0),
-            client,
+            connector,
             target: Target::data(&options),
             options,
             scripts,
@@ -113,14 +116,12 @@ impl Node {
 
     /// Opens a connection for subscriptions.
     pub(crate) async fn subscriber(&self) -> Result<PubSub, RedisError> {
-        self.client.get_async_pubsub().await
+        self.connector.subscriber().await
     }
 
     /// Opens a connection outside the pool.
     pub(crate) async fn own_connection(&self) -> Result<MultiplexedConnection, RedisError> {
-        self.client
-            .get_multiplexed_async_connection_with_config(&self.options.connection_config())
-            .await
+        self.connector.open().await
     }
 
     /// Asks over the control connection. After any failure the node opens a new one.

@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, RedisError, cmd};
+use redis::{RedisError, cmd};
 use tokio::net::lookup_host;
 use tokio::sync::{Mutex, Notify};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use crate::store::redis::connection::Connector;
 use crate::store::redis::errors::diagnosis::Diagnosis;
 use crate::store::redis::errors::target::Target;
 use crate::store::redis::options::{Address, Endpoint};
@@ -64,7 +65,7 @@ pub(crate) struct Sentinels {
 
 /// One Sentinel.
 struct Peer {
-    client: Client,
+    connector: Connector,
     cached: Mutex<Option<MultiplexedConnection>>,
 }
 
@@ -121,16 +122,12 @@ impl Sentinels {
         let mut questions = JoinSet::new();
         let mut refusals = Vec::new();
         for address in addresses {
-            match self.peer(&address) {
-                Ok(peer) => {
-                    let master = Arc::clone(&self.master);
-                    questions.spawn(async move {
-                        let answer = timeout(ANSWER_TIMEOUT, peer.ask(&master)).await;
-                        (address, answer)
-                    });
-                }
-                Err(error) => refusals.push(self.target.explain(&address, &error)),
-            }
+            let peer = self.peer(&address);
+            let master = Arc::clone(&self.master);
+            questions.spawn(async move {
+                let answer = timeout(ANSWER_TIMEOUT, peer.ask(&master)).await;
+                (address, answer)
+            });
         }
         let mut count = Count {
             expected: self.expected(asked),
@@ -221,28 +218,29 @@ impl Sentinels {
         addresses
     }
 
-    fn peer(&mut self, address: &Address) -> Result<Arc<Peer>, RedisError> {
+    fn peer(&mut self, address: &Address) -> Arc<Peer> {
         if let Some(peer) = self.connections.get(address) {
-            return Ok(Arc::clone(peer));
+            return Arc::clone(peer);
         }
-        let client = self.endpoint.client(address, 0)?;
         let peer = Arc::new(Peer {
-            client,
+            connector: self.connector(address),
             cached: Mutex::new(None),
         });
         self.connections.insert(address.clone(), Arc::clone(&peer));
-        Ok(peer)
+        peer
+    }
+
+    fn connector(&self, address: &Address) -> Connector {
+        Connector::new(&self.endpoint, address, 0, ANSWER_TIMEOUT, ANSWER_TIMEOUT)
     }
 
     fn subscribe(&mut self, address: Address) {
-        let Ok(client) = self.endpoint.client(&address, 0) else {
-            return;
-        };
+        let connector = self.connector(&address);
         let (switch_events, stop) = (Arc::clone(&self.switch_events), self.stop.clone());
         let subscription = self.subscriptions.spawn(async move {
             let forever = async {
                 loop {
-                    let _ended = subscribe_once(&client, &switch_events).await;
+                    let _ended = subscribe_once(&connector, &switch_events).await;
                     tokio::time::sleep(RESUBSCRIBE_AFTER).await;
                 }
             };
@@ -339,12 +337,7 @@ impl Peer {
         let mut connection = if let Some(connection) = cached.take() {
             connection
         } else {
-            let config = AsyncConnectionConfig::new()
-                .set_connection_timeout(Some(ANSWER_TIMEOUT))
-                .set_response_timeout(Some(ANSWER_TIMEOUT));
-            self.client
-                .get_multiplexed_async_connection_with_config(&config)
-                .await?
+            self.connector.open().await?
         };
         let id = cmd("SENTINEL")
             .arg("MYID")
@@ -413,9 +406,9 @@ fn read_peer(fields: &HashMap<String, String>) -> Option<(String, Address)> {
 }
 
 /// Passes on each switch of the master until the subscription fails.
-async fn subscribe_once(client: &Client, switch_events: &Notify) -> Result<(), RedisError> {
+async fn subscribe_once(connector: &Connector, switch_events: &Notify) -> Result<(), RedisError> {
     use futures_util::StreamExt;
-    let (mut sink, mut stream) = client.get_async_pubsub().await?.split();
+    let (mut sink, mut stream) = connector.subscriber().await?.split();
     sink.subscribe("+switch-master").await?;
     // A switch before the subscription sends no message, so the resolver asks once.
     switch_events.notify_one();

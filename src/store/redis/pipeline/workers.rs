@@ -8,7 +8,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_redis::{Connection, PoolError};
+use deadpool::managed::Object;
+use deadpool_redis::PoolError;
 use tokio::sync::{Mutex, Semaphore, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,7 @@ use super::outcome::{Done, Run, failed_call, lost, no_connection, not_done, read
 use super::queue::{self, BatchSource, MAX_BATCH, SubmissionQueue, Urgency};
 use super::replication::{Confirmer, Unconfirmed};
 use crate::store::contract::StoreError;
+use crate::store::redis::connection::PoolManager;
 use crate::store::redis::errors::diagnosis::Diagnosis;
 use crate::store::redis::errors::kinds;
 use crate::store::redis::events::EventSender;
@@ -87,7 +89,7 @@ struct Worker {
 
 /// A connection that a worker keeps from batch to batch. The pool would check it with a round trip before each batch.
 struct CachedConnection {
-    connection: Connection,
+    connection: Object<PoolManager>,
     node: Arc<Node>,
     /// How many connections to the node had failed when this one was last used.
     breaks: u64,
@@ -318,7 +320,7 @@ impl Worker {
             .batches
             .call(&mut connection, generation, &operations);
         let Some(reply) = node.retired.run_until_cancelled(call).await else {
-            drop(Connection::take(connection));
+            drop(Object::take(connection));
             return Run::Replaced { sent: true };
         };
         match reply {
@@ -330,7 +332,7 @@ impl Worker {
             }
             Err(error) => {
                 // After a time-out the connection looks healthy, but its next reply may belong to this call.
-                drop(Connection::take(connection));
+                drop(Object::take(connection));
                 node.connection_broke();
                 self.context.metrics.faults.count(kinds::of_call(&error));
                 failed_call(generation, &error)
@@ -339,7 +341,7 @@ impl Worker {
     }
 
     /// The cached connection to `node`, or one from the pool if the cached one may have died unnoticed.
-    async fn connection(&mut self, node: &Arc<Node>) -> Result<Connection, PoolError> {
+    async fn connection(&mut self, node: &Arc<Node>) -> Result<Object<PoolManager>, PoolError> {
         let alive = |cached: &CachedConnection| {
             Arc::ptr_eq(&cached.node, node)
                 && cached.breaks == node.breaks()
@@ -351,7 +353,7 @@ impl Worker {
         }
     }
 
-    fn cache(&mut self, node: &Arc<Node>, connection: Connection) {
+    fn cache(&mut self, node: &Arc<Node>, connection: Object<PoolManager>) {
         let (node, breaks) = (Arc::clone(node), node.breaks());
         self.cached = Some(CachedConnection {
             connection,
