@@ -77,7 +77,7 @@ fn reason_with(server: &Leasehold, status: u16, words: &[&str]) -> String {
         )
     });
     assert!(
-        reason.len() <= 500 && !reason.contains('\n'),
+        reason.len() <= 500 && !reason.contains('\n') && !reason.contains("  "),
         "not one clear line: {reason}"
     );
     reason

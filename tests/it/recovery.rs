@@ -76,3 +76,38 @@ fn recovery_is_ended_with_the_break_token_only() {
     assert_eq!(end("a-token-of-many-bytes"), 403);
     assert_eq!(end("another-token-of-many-bytes"), 204);
 }
+
+/// The policy is changed at run time, and back before anybody looks.
+#[test]
+fn eviction_of_all_keys_for_a_moment_is_a_loss() {
+    for policy in ["allkeys-lru", "allkeys-random"] {
+        let redis = RedisServer::plain();
+        let server = Leasehold::on(&redis);
+        let api = server.api();
+        let held = api.acquire("a", json!({"ttl_ms": 600_000}));
+        assert_eq!(held.status, 201, "{held:?}");
+        redis.cli(&["CONFIG", "SET", "maxmemory-policy", policy]);
+        redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+        // A write makes room first.
+        redis.cli(&["SET", "other", "x"]);
+        redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+        redis.cli(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
+        assert_eq!(
+            redis.cli(&["EXISTS", "leasehold:locks"]),
+            "0",
+            "not evicted"
+        );
+        eventually(SOON, "the loss is counted", || {
+            server.metric("leasehold_losses_total") == Some(1)
+        });
+        let second = api.acquire("a", None).json();
+        assert_eq!(
+            second["type"], "urn:leasehold:problem:recovering",
+            "{second}"
+        );
+        let log = server.stderr();
+        assert!(log.contains("confirmed writes are missing"), "{log}");
+        let reason = server.readiness().json()["reason"].to_string();
+        assert!(reason.contains("lost leases"), "{reason}");
+    }
+}

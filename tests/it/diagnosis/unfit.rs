@@ -201,15 +201,16 @@ fn data_that_becomes_of_a_newer_format_is_left_alone() {
 
 #[test]
 fn redis_that_loads_its_data_is_waited_for() {
-    // A delay of 0.1 ms per key: Redis answers during some seconds of loading.
+    // A delay of 0.2 ms per key: Redis answers every 2 MB during some seconds of loading.
     let redis = RedisConfig::new()
         .line("save", "3600 1000000")
-        .line("key-load-delay", "100")
-        .line("loading-process-events-interval-bytes", "1024")
+        .line("rdbcompression", "no")
+        .line("key-load-delay", "200")
         .start();
     let server = with_redis(&redis.url());
     becomes_ready(&server);
-    let populate = "for i = 1, 40000 do redis.call('SET', 'key:' .. i, i) end";
+    let populate = "local value = string.rep('x', 2000) \
+                    for i = 1, 20000 do redis.call('SET', 'key:' .. i, value) end";
     redis.cli(&["EVAL", populate, "0"]);
     assert_eq!(redis.cli(&["SAVE"]), "OK");
     redis.kill();

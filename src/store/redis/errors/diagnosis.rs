@@ -121,7 +121,9 @@ pub(crate) fn cluster(at: &Address) -> Diagnosis {
 /// The diagnosis of a master whose replicas do not suffice: `have` of the `needed` ones are online, or have confirmed.
 pub(crate) fn too_few_replicas(at: &Address, have: usize, needed: usize, what: &str) -> Diagnosis {
     Diagnosis::passing(format!(
-        "{have} of {needed} needed replicas {what} at {at}: grants, renewals and reads fail with 503 replication-unconfirmed,          and releases continue; a failover or a replica that restarts ends this: act only if this outlasts          down-after-milliseconds + 10 s, and start the replicas then"
+        "{have} of {needed} needed replicas {what} at {at}: grants, renewals and reads fail with 503 replication-unconfirmed, \
+         and releases continue; a failover or a replica that restarts ends this: act only if this outlasts \
+         down-after-milliseconds + 10 s, and start the replicas then"
     ))
 }
 

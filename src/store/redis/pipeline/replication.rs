@@ -72,8 +72,8 @@ struct ConfirmerTask {
     metrics: RedisMetrics,
     /// The connection for rounds, and the number of the generation that it belongs to.
     connection: Option<(u64, MultiplexedConnection)>,
-    /// How many replicas confirmed the last round.
-    acknowledged: usize,
+    /// How many replicas confirmed the last round, if it did not fail for another reason.
+    acknowledged: Option<usize>,
 }
 
 /// The result of a round.
@@ -108,7 +108,7 @@ impl Confirmer {
             topology: topology.clone(),
             metrics: metrics.clone(),
             connection: None,
-            acknowledged: 0,
+            acknowledged: None,
         };
         tasks.spawn(confirmer.run(stop.clone()));
         tasks.close();
@@ -234,7 +234,7 @@ impl ConfirmerTask {
             .await;
         match round {
             Some(Round::Acknowledged(replicas)) => {
-                self.acknowledged = replicas;
+                self.acknowledged = Some(replicas);
                 let (done, short) = self.pending.drain(..).partition(|u| u.required <= replicas);
                 self.pending = short;
                 self.metrics.replication_round(begun.elapsed());
@@ -249,6 +249,7 @@ impl ConfirmerTask {
             }
             Some(Round::Failed(diagnosis)) => {
                 self.topology.operations_meet(diagnosis);
+                self.acknowledged = None;
                 self.connection = None;
                 tokio::time::sleep(AFTER_A_FAILURE).await;
             }
@@ -324,8 +325,9 @@ impl ConfirmerTask {
                 self.connection = None;
             }
         }
-        if let Some(required) = overdue.iter().map(|u| u.required).max() {
-            let (at, confirmed) = (&generation.node.address, self.acknowledged);
+        let required = overdue.iter().map(|u| u.required).max();
+        if let (Some(required), Some(confirmed)) = (required, self.acknowledged) {
+            let at = &generation.node.address;
             let few = diagnosis::too_few_replicas(at, confirmed, required, "confirmed in time");
             self.topology.operations_meet(few);
         }
