@@ -318,7 +318,8 @@ static TABLE: &[Refusal] = &[
         cause: FailureCause::Other,
         sentence: |refused| {
             format!(
-                "{} has no database {}: set LEASEHOLD_REDIS_DB (or the number in LEASEHOLD_REDIS_URL) to one that exists",
+                "{} has no database {}: set LEASEHOLD_REDIS_DB (or the number in LEASEHOLD_REDIS_URL) to one that exists; a \
+                 Redis Cluster has only database 0, and Leasehold does not support it",
                 refused.at,
                 refused.target.db()
             )
