@@ -28,7 +28,9 @@ use self::waiters::WaiterTable;
 use crate::lock::key::LockKey;
 use crate::lock::lease::{FencingToken, LeaseId, Ttl, millis};
 use crate::lock::rules::{EndOutcome, LeaseInfo, Renewal};
-use crate::store::contract::{Health, LeaseStats, ListQuery, Store, StoreError, StoreEvent, Timed};
+use crate::store::contract::{
+    Health, LeaseStats, ListQuery, Outcome, Store, StoreError, StoreEvent, Timed,
+};
 use crate::telemetry::{AcquireOutcome, Limit, LockMetrics};
 
 pub use self::kept::WAITERS_PER_KEPT_ENTRY;
@@ -124,6 +126,17 @@ impl LockService {
     ) -> Result<Timed<Renewal>, ServiceError> {
         self.detached(|service| async move {
             let renewed = service.store.renew(&key, lease_id, ttl).await;
+            let renewed = match renewed {
+                // Its holder must not count on it, whatever the store has.
+                Ok(Timed {
+                    value: Renewal::Renewed(lease),
+                    asked_at,
+                }) if lease.info.expires_in() <= asked_at.elapsed() => {
+                    let outcome = Outcome::Unknown;
+                    Err(StoreError::ReplicationUnconfirmed { outcome })
+                }
+                renewed => renewed,
+            };
             counting::renewal(&service.metrics, &renewed);
             renewed
         })

@@ -55,6 +55,28 @@ fn grants_wait_for_a_replica_and_are_refused_without_one() {
     assert_eq!(api.acquire_soon("b").status, 201);
 }
 
+/// Redis 7.2 and later answer a `WAIT` at once that follows no write on its connection.
+#[test]
+fn grant_is_not_confirmed_without_its_replica_after_a_script_flush() {
+    let set = SentinelConfig::new()
+        .replicas(1)
+        .down_after_ms(60_000)
+        .start();
+    let server = set.serve();
+    let replica = set.replicas()[0];
+    assert_eq!(server.api().acquire("before", None).status, 201);
+    for round in 0..3 {
+        assert_eq!(set.master().cli(&["SCRIPT", "FLUSH"]), "OK");
+        replica.pause();
+        let refused = server.api().acquire(&format!("lock-{round}"), None);
+        assert_eq!(refused.status, 503, "{round}: {refused:?}");
+        replica.resume();
+        eventually(FAILOVER, "the replica confirms again", || {
+            server.api().acquire(&format!("next-{round}"), None).status == 201
+        });
+    }
+}
+
 /// Without a call, and with calls whose replicas do not confirm.
 #[test]
 fn readyz_tells_that_too_few_replicas_are_online() {

@@ -94,7 +94,7 @@ CASES = {
         ],
     ),
     "LeaseholdGrantsUnconfirmed": (
-        counter("replication_shortfalls_total", rising(1), reason="offline"), "5m", {**JOB, "severity": "critical"},
+        counter("replication_shortfalls_total", rising(1), reason="offline"), "9m", {**JOB, "severity": "critical"},
         "Leasehold rejects grants because too few replicas confirm them.",
         [
             counter("replication_shortfalls_total", once(), reason="unconfirmed"),
@@ -114,7 +114,7 @@ CASES = {
         [counter("grant_pause_seconds", always(0)), counter("grant_pause_seconds", brief(1))],
     ),
     "LeaseholdPauseStays": (
-        counter("grant_pause_seconds", "42+0x400"), "70m", {**JOB, "severity": "critical"},
+        counter("grant_pause_seconds", "42+0x200 0 42+0x200"), "80m", {**JOB, "severity": "critical"},
         "Leasehold has granted no new lease for more than an hour.",
         [counter("grant_pause_seconds", "3600-15x240 0+0x160")],
     ),

@@ -132,8 +132,9 @@ impl Store for FaultyStore {
         lease_id: LeaseId,
         ttl: Option<Ttl>,
     ) -> Result<Timed<Renewal>, StoreError> {
+        let renewed = self.inner.renew(key, lease_id, ttl).await;
         self.delayed().await;
-        self.inner.renew(key, lease_id, ttl).await
+        renewed
     }
 
     async fn release(&self, key: &LockKey, lease_id: LeaseId) -> Result<EndOutcome, StoreError> {

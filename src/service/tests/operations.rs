@@ -84,6 +84,22 @@ async fn renewals_and_releases_are_counted_by_how_they_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn renewal_that_is_answered_after_its_lease_is_no_success() {
+    for (late, is_over) in [(990, false), (1000, true), (2000, true)] {
+        let scene = Scene::new();
+        let id = scene.granted("a").await.lease_id;
+        *scene.store.delay.lock().expect("the delay") = ms(late);
+        match scene.service.renew(key("a"), id, None).await {
+            Ok(_) => assert!(!is_over, "{late}"),
+            Err(ServiceError::Store(StoreError::ReplicationUnconfirmed { outcome })) => {
+                assert_eq!((is_over, outcome), (true, Outcome::Unknown), "{late}");
+            }
+            other => panic!("{late}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn breaks_are_counted_by_how_they_end() {
     let scene = Scene::new();
     let lease = scene.granted("a").await;

@@ -1,10 +1,10 @@
-//! TLS towards Redis and the Sentinels: whom this server trusts, and how it shows who it is.
+//! TLS towards Redis and the Sentinels: the trusted certificates, and the client certificate.
 
 use std::fmt;
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -59,7 +59,7 @@ impl Tls {
             .expect("the provider has cipher suites of both versions")
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Trust::new(ca, &provider)?));
-        let config = match identity {
+        let mut config = match identity {
             None => builder.with_no_client_auth(),
             Some((chain, key)) => {
                 let chain = certificates(chain).map_err(TlsError::Certificate)?;
@@ -76,6 +76,8 @@ impl Tls {
                     })?
             }
         };
+        // A resumed session checks no certificate, and Redis without a session cache fails one that has client certificates.
+        config.resumption = Resumption::disabled();
         Ok(Self {
             config: Arc::new(config),
             has_client_certificate: identity.is_some(),

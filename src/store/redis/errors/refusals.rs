@@ -72,7 +72,7 @@ const TLS: Refusal = Refusal {
     ..PASSING
 };
 
-/// Nothing works until somebody changes a configuration.
+/// The node works again only after a change of a configuration.
 const UNFIT: Refusal = Refusal {
     cause: FailureCause::Access,
     disqualifies: true,
@@ -82,16 +82,17 @@ const UNFIT: Refusal = Refusal {
 const PERMISSION: Refusal = Refusal {
     said: &[
         "NOPERM",
+        "no permissions to",
         "The user executing the script",
         "ACL failure in script",
     ],
     sentence: |refused| {
         format!(
-            "the user {} has too few permissions on {} ({}): run on each of these nodes: {}",
+            "the user {} has too few permissions on {} ({}): {}",
             refused.target.username,
             refused.at,
             refused.said,
-            refused.target.acl_command()
+            refused.target.acl_advice()
         )
     },
     ..UNFIT
@@ -236,13 +237,31 @@ static TABLE: &[Refusal] = &[
         ..TLS
     },
     Refusal {
-        said: &["received fatal alert"],
+        said: &[
+            "alert: BadCertificate",
+            "alert: UnsupportedCertificate",
+            "alert: CertificateRevoked",
+            "alert: CertificateUnknown",
+            "alert: UnknownCA",
+            "alert: AccessDenied",
+            "alert: DecryptError",
+        ],
         sentence: |refused| {
             let at = refused.at;
             format!(
                 "{at} does not accept the client certificate ({}): set LEASEHOLD_TLS_CERT_FILE to a certificate from an \
                  authority that {at} trusts",
                 refused.said
+            )
+        },
+        ..TLS
+    },
+    Refusal {
+        said: &["received fatal alert"],
+        sentence: |refused| {
+            format!(
+                "{} ended the TLS handshake ({}): see its log, and check its TLS settings and {}",
+                refused.at, refused.said, refused.target.address_setting
             )
         },
         ..TLS
@@ -270,7 +289,7 @@ static TABLE: &[Refusal] = &[
         ..UNFIT
     },
     Refusal {
-        said: &["NOAUTH"],
+        said: &["NOAUTH", "Authentication required"],
         sentence: |refused| {
             format!(
                 "{} requires a password: set {}",
@@ -280,7 +299,7 @@ static TABLE: &[Refusal] = &[
         ..UNFIT
     },
     Refusal {
-        said: &["DENIED Redis is running in protected mode", "DENIED Valkey"],
+        said: &["unning in protected mode"],
         sentence: |refused| {
             format!(
                 "{} is in protected mode and rejects other hosts: set a password there (requirepass) and in {}",
@@ -374,7 +393,7 @@ static TABLE: &[Refusal] = &[
         ..PASSING
     },
     Refusal {
-        said: &["BUSY "],
+        said: &["BUSY ", "busy running a script"],
         sentence: |refused| {
             format!(
                 "{} is busy with a script or function that has run for too long: end it there with SCRIPT KILL or FUNCTION \

@@ -103,14 +103,22 @@ impl Target {
         }
     }
 
-    /// The command that gives the ACL user exactly what the server needs.
-    pub(crate) fn acl_command(&self) -> String {
-        let username = &self.username;
-        match &self.node {
+    /// How to give the ACL user exactly what the server needs. The user `default` stays as it is: replicas, Sentinels and
+    /// administrators may use it too.
+    pub(crate) fn acl_advice(&self) -> String {
+        let rules = match &self.node {
             Node::Data { key_prefix, .. } => format!(
-                "ACL SETUSER {username} resetkeys ~{key_prefix}* resetchannels &{key_prefix}* -@all {DATA_COMMANDS}"
+                "resetkeys ~{key_prefix}* resetchannels &{key_prefix}* -@all {DATA_COMMANDS}"
             ),
-            Node::Sentinel => format!("ACL SETUSER {username} {SENTINEL_RULES}"),
+            Node::Sentinel => SENTINEL_RULES.to_owned(),
+        };
+        match self.username.as_str() {
+            "default" => format!(
+                "give this server a user of its own, set {}, and run on each of these nodes: ACL SETUSER leasehold on \
+                 >PASSWORD {rules}",
+                self.credentials
+            ),
+            username => format!("run on each of these nodes: ACL SETUSER {username} {rules}"),
         }
     }
 

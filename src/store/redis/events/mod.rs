@@ -145,8 +145,12 @@ async fn listen(
     events: &EventSender,
 ) -> Result<(), RedisError> {
     let (mut sink, mut messages) = connection.split();
-    sink.subscribe(own).await?;
-    sink.subscribe(common).await?;
+    for channel in [own, common] {
+        match timeout(PING_INTERVAL, sink.subscribe(channel)).await {
+            Ok(subscribed) => subscribed?,
+            Err(_) => return Ok(()),
+        }
+    }
     // Messages before the subscription are lost.
     events.queues_lost();
     loop {

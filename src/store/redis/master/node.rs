@@ -45,6 +45,8 @@ pub(crate) struct Node {
 pub(crate) enum Question<'a> {
     /// `INFO`.
     Info,
+    /// `WAIT` for nothing.
+    Wait,
     /// A script with its keys and arguments.
     Run(&'a Source, &'a [String], &'a [String]),
 }
@@ -53,6 +55,7 @@ impl Question<'_> {
     async fn ask(&self, connection: &mut MultiplexedConnection) -> Result<Value, RedisError> {
         match self {
             Self::Info => cmd("INFO").query_async(connection).await,
+            Self::Wait => cmd("WAIT").arg(0).arg(1).query_async(connection).await,
             Self::Run(script, keys, arguments) => {
                 let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
                 script.run(connection, keys, &arguments).await
@@ -200,7 +203,7 @@ impl Node {
                     return Err(Diagnosis::disqualifying(evicts));
                 }
                 return Ok(Some(Diagnosis::passing(format!(
-                    "{evicts} (maxmemory is 0, so nothing is evicted until somebody sets it)"
+                    "{evicts} (maxmemory is 0 now, so nothing is evicted yet)"
                 ))));
             }
             _ => return Ok(None),
@@ -228,6 +231,9 @@ impl Node {
                     commands.push(command);
                 }
             }
+        }
+        if self.options.least_replicas() > 0 {
+            self.ask(&Question::Wait).await?;
         }
         match first {
             None => Ok(()),

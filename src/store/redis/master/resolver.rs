@@ -310,7 +310,11 @@ impl ResolverTask {
                     info!(%address, after_ms = millis(lasted), "the store is healthy again");
                 }
             }
-            Some(trouble) if pause.is_zero() => self.complain(trouble),
+            Some(trouble) if pause.is_zero() => {
+                if self.log.is_due(&trouble.text) {
+                    warn!("the store is degraded: {trouble}");
+                }
+            }
             Some(trouble) => {
                 if self.log.is_due(&trouble.text) {
                     error!(pause_ms = millis(pause), "new grants pause: {trouble}");
@@ -339,14 +343,14 @@ impl ResolverTask {
 
     fn report_failure(&mut self, mut diagnosis: Diagnosis) {
         self.metrics.faults.count(FailureCause::NoMaster);
-        // Nobody knows whether new grants pause.
+        // Without the master it is unknown whether new grants pause.
         self.metrics.paused(Duration::ZERO);
         if !diagnosis.hung_up {
             self.last_refusal = Some(diagnosis.clone());
         } else if let Some(refusal) = &self.last_refusal {
             diagnosis = refusal.clone();
         }
-        self.complain(&diagnosis);
+        self.log_failure(&diagnosis);
         let condition = match self.topology.health().condition {
             Condition::Starting(_) => Condition::Starting(diagnosis.text.clone()),
             _ => Condition::Degraded(diagnosis.text.clone()),
@@ -381,7 +385,7 @@ impl ResolverTask {
     }
 
     /// Logs why the store is not usable. What a change of the configuration must mend is an error; the rest may pass.
-    fn complain(&mut self, diagnosis: &Diagnosis) {
+    fn log_failure(&mut self, diagnosis: &Diagnosis) {
         if !self.log.is_due(&diagnosis.text) {
             return;
         }

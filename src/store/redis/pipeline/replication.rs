@@ -25,8 +25,8 @@ use crate::store::redis::errors::kinds;
 use crate::store::redis::master::high_water_mark::HighWaterMark;
 use crate::store::redis::master::topology::{Generation, Topology};
 use crate::store::redis::options::RedisOptions;
-use crate::store::redis::scripts::Scripts;
 use crate::store::redis::scripts::reply::{Reply, texts};
+use crate::store::redis::scripts::{Scripts, is_forgotten};
 use crate::telemetry::{Limit, RedisMetrics, Shortfall};
 
 /// The most answers that wait for confirmation.
@@ -56,6 +56,7 @@ pub(crate) struct Confirmer {
     queue: mpsc::Sender<Unconfirmed>,
     acks: Arc<Acks>,
     mark: Arc<HighWaterMark>,
+    topology: Topology,
     metrics: RedisMetrics,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -116,6 +117,7 @@ impl Confirmer {
             queue,
             acks: Arc::clone(acks),
             mark: Arc::clone(mark),
+            topology: topology.clone(),
             metrics,
             stop,
             tasks,
@@ -135,6 +137,10 @@ impl Confirmer {
         } else if let Err(refused) = self.queue.try_send(unconfirmed) {
             if !self.stop.is_cancelled() {
                 self.metrics.limits.count(Limit::ConfirmationQueue);
+                self.topology.operations_meet(Diagnosis::passing(
+                    "more answers wait for the confirmation of replicas than this server keeps: the replicas are slow, or \
+                     one server is too few",
+                ));
             }
             refused.into_inner().fail();
         }
@@ -287,7 +293,8 @@ impl ConfirmerTask {
         let arguments = [generation.activation.as_bytes()];
         let keys = [self.options.locks_key()];
         let (mut for_write, mut for_wait) = (connection.clone(), connection.clone());
-        let write = self.scripts.confirm.run(&mut for_write, &keys, &arguments);
+        let script = &self.scripts.confirm;
+        let write = script.run_by_digest(&mut for_write, &keys, &arguments);
         // One connection keeps the order, so that the `WAIT` covers the write.
         let wait = async {
             let mut call = cmd("WAIT");
@@ -303,6 +310,17 @@ impl ConfirmerTask {
                 match texts(&written).as_deref() {
                     Some(["ok"]) => Round::Acknowledged(replicas),
                     _ => Round::Guarded,
+                }
+            }
+            (Err(error), _) if is_forgotten(&error) => {
+                // This `WAIT` came before any write. The next round has the script.
+                let mut connection = connection;
+                match script.run(&mut connection, &keys, &arguments).await {
+                    Ok(_) => {
+                        self.connection = Some((generation.number, connection));
+                        Round::Acknowledged(0)
+                    }
+                    Err(error) => self.failed(generation, &error),
                 }
             }
             (Err(error), _) | (_, Err(error)) => self.failed(generation, &error),

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{ErrorKind, RedisError, RedisResult, Script, ServerErrorKind, Value, cmd};
+use redis::{Cmd, ErrorKind, RedisError, RedisResult, Script, ServerErrorKind, Value, cmd};
 
 use crate::lock::lease::micros;
 use crate::lock::queue::ENTRY_KEPT;
@@ -177,6 +177,18 @@ impl Source {
         Self { code, script }
     }
 
+    /// Runs the script by its digest. If Redis has forgotten it, nothing was done; see [`is_forgotten`].
+    pub(super) async fn run_by_digest(
+        &self,
+        connection: &mut MultiplexedConnection,
+        keys: &[String],
+        arguments: &[&[u8]],
+    ) -> RedisResult<Value> {
+        call("EVALSHA", self.script.get_hash(), keys, arguments)
+            .query_async(connection)
+            .await
+    }
+
     /// Runs the script. When Redis has forgotten it, nothing was done, and it is sent whole.
     pub(super) async fn run(
         &self,
@@ -184,26 +196,33 @@ impl Source {
         keys: &[String],
         arguments: &[&[u8]],
     ) -> RedisResult<Value> {
-        let call = |command: &str, script: &str| {
-            let mut call = cmd(command);
-            call.arg(script).arg(keys.len()).arg(keys).arg(arguments);
-            call
-        };
-        let by_digest = call("EVALSHA", self.script.get_hash());
-        match by_digest.query_async(connection).await {
-            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {}
+        match self.run_by_digest(connection, keys, arguments).await {
+            Err(error) if is_forgotten(&error) => {}
             reply => return reply,
         }
-        let reply = call("EVAL", &self.code).query_async(connection).await;
+        let reply = call("EVAL", &self.code, keys, arguments)
+            .query_async(connection)
+            .await;
         // A user or a proxy may allow only the other way to send a script.
         match reply {
             Err(error) if is_refused(&error) => match self.script.load_async(connection).await {
-                Ok(_) => by_digest.query_async(connection).await,
+                Ok(_) => self.run_by_digest(connection, keys, arguments).await,
                 Err(_) => Err(error),
             },
             reply => reply,
         }
     }
+}
+
+fn call(command: &str, script: &str, keys: &[String], arguments: &[&[u8]]) -> Cmd {
+    let mut call = cmd(command);
+    call.arg(script).arg(keys.len()).arg(keys).arg(arguments);
+    call
+}
+
+/// Whether Redis has forgotten a script.
+pub(super) fn is_forgotten(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }
 
 /// Whether a command does not exist, or is not allowed.
