@@ -218,7 +218,7 @@ pub struct Settings {
     /// File that contains the bearer token of all lock routes
     #[arg(long, env = "LEASEHOLD_TOKEN_FILE", value_name = "FILE")]
     pub(super) token_file: Option<PathBuf>,
-    /// Bearer token that breaking a lease requires
+    /// Bearer token that breaking a lease and ending a recovery require
     #[arg(
         long,
         env = "LEASEHOLD_BREAK_TOKEN",
