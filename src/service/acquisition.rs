@@ -77,7 +77,7 @@ impl PendingAcquire {
     pub(super) async fn run(mut self) -> (Self, Result<Acquired, ServiceError>) {
         let result = self.acquire().await.map_err(|error| self.or_unknown(error));
         let result = match result {
-            Ok(Acquired::Granted(lease)) if is_nearly_over(&lease) => {
+            Ok(Acquired::Granted(lease)) if is_nearly_over(&lease.value, lease.asked_at) => {
                 self.give_back().await;
                 let outcome = Outcome::Unknown;
                 Err(StoreError::ReplicationUnconfirmed { outcome }.into())
@@ -262,9 +262,9 @@ impl PendingAcquire {
 }
 
 /// Whether the store took so long that less than a tenth of the lease is left: its client could do nothing with it.
-fn is_nearly_over(lease: &Timed<Lease>) -> bool {
-    let left = lease.value.info.expires_in();
-    left.saturating_sub(lease.asked_at.elapsed()) < lease.value.info.ttl.get() / 10
+pub(super) fn is_nearly_over(lease: &Lease, asked_at: Instant) -> bool {
+    let left = lease.info.expires_in();
+    left.saturating_sub(asked_at.elapsed()) < lease.info.ttl.get() / 10
 }
 
 /// The answers that end a request, waiting or not.

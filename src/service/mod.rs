@@ -131,7 +131,7 @@ impl LockService {
                 Ok(Timed {
                     value: Renewal::Renewed(lease),
                     asked_at,
-                }) if lease.info.expires_in() <= asked_at.elapsed() => {
+                }) if acquisition::is_nearly_over(&lease, asked_at) => {
                     let outcome = Outcome::Unknown;
                     Err(StoreError::ReplicationUnconfirmed { outcome })
                 }

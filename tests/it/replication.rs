@@ -121,9 +121,30 @@ fn readyz_tells_that_too_few_replicas_are_online() {
     let refused = server.api().acquire("b", None);
     assert_eq!(refused.status, 503, "{refused:?}");
     says(&["needed replicas confirmed in time"]);
+    let since = server.readiness().json()["since"].clone();
+    // A client that asks seldom: nobody calls for longer than a failure counts.
+    let quiet = Instant::now();
+    while quiet.elapsed() < Duration::from_secs(8) {
+        let body = server.readiness().json();
+        assert_eq!(
+            (&body["store"], &body["since"]),
+            (&json!("degraded"), &since),
+            "{body}"
+        );
+        sleep(Duration::from_millis(100));
+    }
+    let said = server.stderr();
+    assert_eq!(
+        said.matches("needed replicas confirmed in time").count(),
+        1,
+        "{said}"
+    );
     for replica in set.replicas() {
         replica.resume();
     }
+    eventually(FAILOVER, "healthy again without a call", || {
+        server.readiness().json()["store"] == "ok"
+    });
 }
 
 #[test]

@@ -84,8 +84,8 @@ async fn renewals_and_releases_are_counted_by_how_they_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn renewal_that_is_answered_after_its_lease_is_no_success() {
-    for (late, is_over) in [(990, false), (1000, true), (2000, true)] {
+async fn renewal_of_which_less_than_a_tenth_is_left_is_no_success() {
+    for (late, is_over) in [(900, false), (901, true), (2000, true)] {
         let scene = Scene::new();
         let id = scene.granted("a").await.lease_id;
         *scene.store.delay.lock().expect("the delay") = ms(late);

@@ -1,7 +1,7 @@
 //! Opens connections to nodes: TCP, TLS and the login.
 //!
-//! The driver can do that too, but trusts no self-signed certificate. deadpool-redis checks the connections before the
-//! pool gives them out again.
+//! The driver can do that too, but trusts no self-signed certificate, and hides why a node refuses a login. deadpool-redis
+//! checks the connections before the pool gives them out again.
 
 use std::io;
 use std::time::Duration;
@@ -10,11 +10,12 @@ use deadpool::managed::{Metrics, Pool, RecycleResult};
 use futures_util::future::select_ok;
 use redis::aio::{MultiplexedConnection, PubSub};
 use redis::{
-    AsyncConnectionConfig, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, RedisError,
-    RedisResult,
+    AsyncConnectionConfig, Cmd, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo,
+    RedisError, RedisResult, cmd, parse_redis_value,
 };
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
@@ -28,6 +29,9 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
 /// How many requests one connection queues before its sender waits; a batch is one request.
 const PIPELINE_BUFFER: usize = 64;
 
+/// The longest reply to a command of the login, in bytes.
+const MAX_LOGIN_REPLY: u64 = 1024;
+
 type Transport = Either<TcpStream, TlsStream<TcpStream>>;
 
 /// Opens connections to one node.
@@ -35,7 +39,9 @@ type Transport = Either<TcpStream, TlsStream<TcpStream>>;
 pub(crate) struct Connector {
     address: Address,
     endpoint: Endpoint,
-    login: RedisConnectionInfo,
+    db: i64,
+    /// What the driver sends at first: nothing.
+    driver_login: RedisConnectionInfo,
     connect_timeout: Duration,
     response_timeout: Duration,
 }
@@ -57,19 +63,11 @@ impl Connector {
         connect_timeout: Duration,
         response_timeout: Duration,
     ) -> Self {
-        let mut login = RedisConnectionInfo::default()
-            .set_db(db)
-            .set_skip_set_lib_name();
-        if let Some(username) = &endpoint.username {
-            login = login.set_username(username);
-        }
-        if let Some(password) = &endpoint.password {
-            login = login.set_password(password.expose());
-        }
         Self {
             address: address.clone(),
             endpoint: endpoint.clone(),
-            login,
+            db,
+            driver_login: RedisConnectionInfo::default().set_skip_set_lib_name(),
             connect_timeout,
             response_timeout,
         }
@@ -82,8 +80,8 @@ impl Connector {
             .set_pipeline_buffer_size(PIPELINE_BUFFER);
         // The state of a handshake is large, and would be a part of every operation.
         let open = Box::pin(async {
-            let transport = self.transport().await?;
-            MultiplexedConnection::new_with_config(&self.login, transport, config).await
+            let transport = self.login().await?;
+            MultiplexedConnection::new_with_config(&self.driver_login, transport, config).await
         });
         let (connection, driver) = self.in_time(open).await?;
         // It ends with the last handle of the connection.
@@ -93,18 +91,15 @@ impl Connector {
 
     /// Opens a connection for subscriptions.
     pub(crate) async fn subscriber(&self) -> RedisResult<PubSub> {
-        let open = Box::pin(async { PubSub::new(&self.login, self.transport().await?).await });
+        let open = Box::pin(async { PubSub::new(&self.driver_login, self.login().await?).await });
         self.in_time(open).await
     }
 
     /// The manager of a pool of such connections.
     pub(crate) fn manager(self) -> RedisResult<PoolManager> {
         let address = ConnectionAddr::Tcp(self.address.host.clone(), self.address.port);
-        let info = address
-            .into_connection_info()?
-            .set_redis_settings(self.login.clone());
         Ok(PoolManager {
-            checks: deadpool_redis::Manager::new(info)?,
+            checks: deadpool_redis::Manager::new(address.into_connection_info()?)?,
             connector: self,
         })
     }
@@ -118,6 +113,23 @@ impl Connector {
             })
     }
 
+    /// Connects, and sends what the commands after it need: the credentials and the database.
+    async fn login(&self) -> RedisResult<Transport> {
+        let mut transport = BufReader::new(self.transport().await?);
+        let credentials = self.endpoint.password.as_ref().map(|password| {
+            let mut auth = cmd("AUTH");
+            auth.arg(self.endpoint.username.as_deref());
+            auth.arg(password.expose());
+            auth
+        });
+        let database = (self.db != 0).then(|| cmd("SELECT").arg(self.db).to_owned());
+        for command in credentials.iter().chain(&database) {
+            ask(&mut transport, command).await?;
+        }
+        // A node sends nothing more before the next command.
+        Ok(transport.into_inner())
+    }
+
     async fn transport(&self) -> io::Result<Transport> {
         let Address { host, port } = &self.address;
         let tcp = connect(host, *port).await?;
@@ -127,6 +139,17 @@ impl Connector {
         let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
         Ok(Either::Right(tls.connector().connect(name, tcp).await?))
     }
+}
+
+/// Sends a command of which the reply is one line.
+async fn ask(transport: &mut BufReader<Transport>, command: &Cmd) -> RedisResult<()> {
+    transport.write_all(&command.get_packed_command()).await?;
+    transport.flush().await?;
+    let mut reply = Vec::new();
+    let mut line = transport.take(MAX_LOGIN_REPLY);
+    line.read_until(b'\n', &mut reply).await?;
+    parse_redis_value(&reply)?.extract_error()?;
+    Ok(())
 }
 
 /// Connects to the address of a name that answers first.

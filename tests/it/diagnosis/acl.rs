@@ -132,6 +132,40 @@ fn user_that_may_not_subscribe() {
 }
 
 #[test]
+fn user_that_may_not_subscribe_at_the_sentinels() {
+    let [_, sentinel] = documented();
+    let set = SentinelConfig::new()
+        .replicas(1)
+        .sentinels(1)
+        .sentinel_line("user", &format!("app on >secret {sentinel} -subscribe"))
+        .start();
+    let login = [
+        ("LEASEHOLD_SENTINEL_USERNAME", "app"),
+        ("LEASEHOLD_SENTINEL_PASSWORD", "secret"),
+    ];
+    let server = with_set(set.env(), &login);
+    reason_with(
+        &server,
+        200,
+        &["notice a failover a second late", "'subscribe'"],
+    );
+    allow(set.sentinel(0), &["+subscribe"]);
+    becomes_ready(&server);
+}
+
+/// The pool checks a connection with them before it gives it out again.
+#[test]
+fn user_that_may_not_check_connections() {
+    for command in ["ping", "unwatch"] {
+        let redis = redis_with(&format!("~* &* +@all -{command}"));
+        let server = server_of(&redis);
+        says_at_start(&server, &["user app", &format!("'{command}'")]);
+        allow(&redis, &[&format!("+{command}")]);
+        becomes_ready(&server);
+    }
+}
+
+#[test]
 fn user_that_may_not_wait_for_replicas() {
     let set = SentinelConfig::new()
         .replicas(1)

@@ -1,5 +1,7 @@
 //! Passwords and users that are missing, wrong or superfluous.
 
+use std::net::TcpStream;
+
 use super::{becomes_ready, complaints, says_at_start, with_redis, with_set, works};
 use crate::support::leasehold::Leasehold;
 use crate::support::redis::RedisConfig;
@@ -46,7 +48,10 @@ fn missing_password_of_redis() {
 fn password_for_a_redis_that_has_none() {
     let redis = RedisConfig::new().start();
     let server = with_redis(&format!("redis://:secret@{}", redis.addr()));
-    says_at_start(&server, &["password", "LEASEHOLD_REDIS_PASSWORD"]);
+    says_at_start(
+        &server,
+        &["has no password", "requirepass", "LEASEHOLD_REDIS_PASSWORD"],
+    );
     redis.cli(&["CONFIG", "SET", "requirepass", "secret"]);
     becomes_ready(&server);
 }
@@ -63,6 +68,27 @@ fn unknown_user_of_redis() {
         "ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all",
     ]);
     becomes_ready(&server);
+}
+
+/// With a password Redis says it in reply to the login.
+#[test]
+fn too_many_clients_of_redis() {
+    for password in [None, Some("secret")] {
+        let config = RedisConfig::new().line("maxclients", "8");
+        let redis = password
+            .into_iter()
+            .fold(config, RedisConfig::password)
+            .start();
+        let login = password.map_or_else(String::new, |password| format!(":{password}@"));
+        let others: Vec<_> = (0..8)
+            .map(|_| TcpStream::connect(redis.addr()).expect("a connection"))
+            .collect();
+        let server = with_redis(&format!("redis://{login}{}", redis.addr()));
+        let reason = says_at_start(&server, &["has too many clients", "maxclients"]);
+        assert!(!reason.contains("password"), "{reason}");
+        drop(others);
+        becomes_ready(&server);
+    }
 }
 
 #[test]

@@ -278,12 +278,22 @@ static TABLE: &[Refusal] = &[
     },
     // The login.
     Refusal {
-        said: &["AuthenticationFailed", "WRONGPASS", "invalid password"],
+        said: &["without any password configured", "no password is set"],
         sentence: |refused| {
             format!(
-                "{at} rejected the password: check {settings}, and that {at} has a password",
+                "{at} has no password: set one there (requirepass), or leave {settings} unset",
                 at = refused.at,
                 settings = refused.target.credentials
+            )
+        },
+        ..UNFIT
+    },
+    Refusal {
+        said: &["WRONGPASS", "invalid password"],
+        sentence: |refused| {
+            format!(
+                "{} rejected the user name or the password: check {}",
+                refused.at, refused.target.credentials
             )
         },
         ..UNFIT
@@ -460,6 +470,8 @@ static TABLE: &[Refusal] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::redis::errors::target::Target;
+    use crate::store::redis::options::Endpoint;
 
     /// The words of several versions of Redis and Valkey, for clients and for scripts.
     #[test]
@@ -535,5 +547,69 @@ mod tests {
             assert_eq!((refusal.cause, refusal.effect), (cause, effect), "{said}");
         }
         assert!(find("attempt to index a nil value").is_none());
+    }
+
+    /// Refusals that a test cannot provoke on a real node.
+    #[test]
+    fn sentence_says_what_is_wrong_and_what_to_do() {
+        let at = Address {
+            host: "redis".to_owned(),
+            port: 6379,
+        };
+        let endpoint = Endpoint::default();
+        let target = Target::sentinel(&endpoint);
+        for (said, disqualifies, words) in [
+            (
+                "DENIED Redis is running in protected mode because protected mode is enabled",
+                true,
+                ["protected mode", "requirepass"],
+            ),
+            (
+                "DENIED Running in protected mode because protected mode is enabled",
+                true,
+                ["protected mode", "LEASEHOLD_SENTINEL_PASSWORD"],
+            ),
+            (
+                "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+                false,
+                ["has lost its master", "failover"],
+            ),
+            (
+                "TRYAGAIN Multiple keys request during rehashing of slot",
+                false,
+                ["for a moment", "TRYAGAIN"],
+            ),
+            (
+                "received fatal alert: UnrecognisedName",
+                false,
+                ["TLS handshake", "UnrecognisedName"],
+            ),
+            (
+                "received fatal alert: InternalError",
+                false,
+                ["TLS handshake", "see its log"],
+            ),
+            (
+                "ERR Client sent AUTH, but no password is set",
+                true,
+                ["has no password", "LEASEHOLD_SENTINEL_PASSWORD"],
+            ),
+            (
+                "ERR invalid password",
+                true,
+                ["rejected", "LEASEHOLD_SENTINEL_USERNAME"],
+            ),
+        ] {
+            let refusal = find(said).expect(said);
+            assert_eq!(refusal.disqualifies, disqualifies, "{said}");
+            let sentence = (refusal.sentence)(&Refused {
+                target: &target,
+                at: &at,
+                said: said.to_owned(),
+            });
+            for word in words {
+                assert!(sentence.contains(word), "no {word:?} in {sentence}");
+            }
+        }
     }
 }

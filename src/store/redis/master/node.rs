@@ -41,12 +41,21 @@ pub(crate) struct Node {
     control: Mutex<Option<MultiplexedConnection>>,
 }
 
+const INFO: Question<'_> = Question::Command(&["INFO"]);
+
+/// What deadpool-redis sends before it gives a connection out again.
+const CHECKS: [Question<'_>; 2] = [
+    Question::Command(&["UNWATCH"]),
+    Question::Command(&["PING"]),
+];
+
+/// A confirmation for which no replica is needed.
+const WAIT: Question<'_> = Question::Command(&["WAIT", "0", "1"]);
+
 /// A question of the resolver to a node.
 pub(crate) enum Question<'a> {
-    /// `INFO`.
-    Info,
-    /// `WAIT` for nothing.
-    Wait,
+    /// A command with its arguments.
+    Command(&'static [&'static str]),
     /// A script with its keys and arguments.
     Run(&'a Source, &'a [String], &'a [String]),
 }
@@ -54,8 +63,7 @@ pub(crate) enum Question<'a> {
 impl Question<'_> {
     async fn ask(&self, connection: &mut MultiplexedConnection) -> Result<Value, RedisError> {
         match self {
-            Self::Info => cmd("INFO").query_async(connection).await,
-            Self::Wait => cmd("WAIT").arg(0).arg(1).query_async(connection).await,
+            Self::Command(words) => cmd(words[0]).arg(&words[1..]).query_async(connection).await,
             Self::Run(script, keys, arguments) => {
                 let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
                 script.run(connection, keys, &arguments).await
@@ -170,7 +178,7 @@ impl Node {
     /// Checks the role, version and settings of the node. The error says why the node cannot hold locks; the diagnosis
     /// says why it may lose them after one more change of its settings.
     pub(crate) async fn probe(&self) -> Result<Option<Diagnosis>, Diagnosis> {
-        let info = self.ask(&Question::Info).await?;
+        let info = self.ask(&INFO).await?;
         let info = parse_info(&info);
         let field = |name: &str| info.get(name).copied().unwrap_or_default();
         let at = &self.address;
@@ -232,8 +240,11 @@ impl Node {
                 }
             }
         }
+        for question in &CHECKS {
+            self.ask(question).await?;
+        }
         if self.options.least_replicas() > 0 {
-            self.ask(&Question::Wait).await?;
+            self.ask(&WAIT).await?;
         }
         match first {
             None => Ok(()),
@@ -244,9 +255,9 @@ impl Node {
     /// Whether all connections lead to the same node. A Service over all nodes of a set leads each connection to
     /// another node, so three connections are compared.
     pub(crate) async fn is_one_node(&self) -> Result<bool, Diagnosis> {
-        let first = run_id(&self.ask(&Question::Info).await?);
+        let first = run_id(&self.ask(&INFO).await?);
         for _ in 0..2 {
-            let other = self.ask_over(None, &Question::Info).await;
+            let other = self.ask_over(None, &INFO).await;
             let (info, _connection) = other.map_err(|error| self.explain(&error))?;
             if run_id(&info) != first {
                 return Ok(false);

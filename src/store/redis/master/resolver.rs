@@ -74,7 +74,7 @@ pub(crate) fn start(
             sentinels.clone(),
             master,
             endpoint.clone(),
-            topology.refresh_requests(),
+            topology.clone(),
             stop.clone(),
         ))),
     };

@@ -11,11 +11,12 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{RedisError, cmd};
 use tokio::net::lookup_host;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::Mutex;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::topology::Topology;
 use crate::store::redis::connection::Connector;
 use crate::store::redis::errors::diagnosis::Diagnosis;
 use crate::store::redis::errors::target::Target;
@@ -59,7 +60,7 @@ pub(crate) struct Sentinels {
     /// The tasks that wake the resolver when the Sentinels switch the master.
     subscriptions: JoinSet<()>,
     subscribed: HashMap<Address, AbortHandle>,
-    switch_events: Arc<Notify>,
+    topology: Topology,
     stop: CancellationToken,
 }
 
@@ -96,7 +97,7 @@ impl Sentinels {
         configured: Vec<Address>,
         master: &str,
         endpoint: Endpoint,
-        switch_events: Arc<Notify>,
+        topology: Topology,
         stop: CancellationToken,
     ) -> Self {
         Self {
@@ -109,7 +110,7 @@ impl Sentinels {
             subscriptions: JoinSet::new(),
             last_known: 0,
             subscribed: HashMap::new(),
-            switch_events,
+            topology,
             stop,
         }
     }
@@ -236,11 +237,21 @@ impl Sentinels {
 
     fn subscribe(&mut self, address: Address) {
         let connector = self.connector(&address);
-        let (switch_events, stop) = (Arc::clone(&self.switch_events), self.stop.clone());
+        let (topology, target) = (self.topology.clone(), self.target.clone());
+        let (at, stop) = (address.clone(), self.stop.clone());
         let subscription = self.subscriptions.spawn(async move {
             let forever = async {
                 loop {
-                    let _ended = subscribe_once(&connector, &switch_events).await;
+                    let ended = subscribe_once(&connector, &topology).await;
+                    // A Sentinel that cannot be reached matters when too few answer.
+                    if let Err(error) = ended
+                        && error.code().is_some()
+                    {
+                        topology.operations_meet(Diagnosis::passing(format!(
+                            "this server may notice a failover a second late: {}",
+                            target.explain(&at, &error)
+                        )));
+                    }
                     tokio::time::sleep(RESUBSCRIBE_AFTER).await;
                 }
             };
@@ -406,15 +417,15 @@ fn read_peer(fields: &HashMap<String, String>) -> Option<(String, Address)> {
 }
 
 /// Passes on each switch of the master until the subscription fails.
-async fn subscribe_once(connector: &Connector, switch_events: &Notify) -> Result<(), RedisError> {
+async fn subscribe_once(connector: &Connector, topology: &Topology) -> Result<(), RedisError> {
     use futures_util::StreamExt;
     let (mut sink, mut stream) = connector.subscriber().await?.split();
     sink.subscribe("+switch-master").await?;
     // A switch before the subscription sends no message, so the resolver asks once.
-    switch_events.notify_one();
+    topology.request_refresh();
     loop {
         match timeout(SUBSCRIPTION_PING, stream.next()).await {
-            Ok(Some(_)) => switch_events.notify_one(),
+            Ok(Some(_)) => topology.request_refresh(),
             Ok(None) => return Ok(()),
             Err(_) => match timeout(ANSWER_TIMEOUT, sink.ping::<redis::Value>()).await {
                 Ok(pong) => drop(pong?),

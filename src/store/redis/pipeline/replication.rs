@@ -6,6 +6,8 @@
 //!   never rolls a renewal back. The outcome is *unknown*, because a replica that was cut off may still bring the write
 //!   back.
 //! - The outcome of a refusal is *none*, because a refusal has no effect.
+//! - Rounds without an answer follow while there is none to confirm, until enough replicas confirm one. Clients that ask
+//!   seldom would otherwise meet a fault that nobody reports between their calls.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +15,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{RedisError, Value, cmd};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -37,6 +39,9 @@ const MAX_ROUND: usize = 1024;
 
 /// How long to wait after a failed round.
 const AFTER_A_FAILURE: Duration = Duration::from_millis(10);
+
+/// The time between two rounds without an answer.
+const TRIAL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// An answer that waits for confirmation, because its client will rely on it.
 pub(crate) struct Unconfirmed {
@@ -68,6 +73,7 @@ struct ConfirmerTask {
     options: Arc<RedisOptions>,
     batches: Arc<Batches>,
     scripts: Arc<Scripts>,
+    acks: Arc<Acks>,
     mark: Arc<HighWaterMark>,
     topology: Topology,
     metrics: RedisMetrics,
@@ -75,12 +81,16 @@ struct ConfirmerTask {
     connection: Option<(u64, MultiplexedConnection)>,
     /// How many replicas confirmed the last round, if it did not fail for another reason.
     acknowledged: Option<usize>,
+    /// How many replicas must confirm a round, if too few confirmed the last ones.
+    wanted: Option<usize>,
 }
 
 /// The result of a round.
 enum Round {
     /// This number of replicas has every write before the round.
-    Acknowledged(usize),
+    Acknowledged { replicas: usize, online: usize },
+    /// Redis had forgotten the script, so its `WAIT` came before the write.
+    Forgotten,
     /// The guard refused, because the node no longer is the master that granted.
     Guarded,
     /// Redis did not answer, or answered with an error.
@@ -105,11 +115,13 @@ impl Confirmer {
             options: Arc::clone(options),
             batches: Arc::clone(batches),
             scripts: Arc::clone(scripts),
+            acks: Arc::clone(acks),
             mark: Arc::clone(mark),
             topology: topology.clone(),
             metrics: metrics.clone(),
             connection: None,
             acknowledged: None,
+            wanted: None,
         };
         tasks.spawn(confirmer.run(stop.clone()));
         tasks.close();
@@ -193,11 +205,16 @@ impl ConfirmerTask {
     async fn run(mut self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             if self.pending.is_empty() {
-                let receive = self.queue.recv_many(&mut self.pending, MAX_ROUND);
+                let idle = self.wanted.map_or(Duration::MAX, |_| TRIAL_INTERVAL);
+                let receive = timeout(idle, self.queue.recv_many(&mut self.pending, MAX_ROUND));
                 match stop.run_until_cancelled(receive).await {
                     // The store closes, or the `Confirmer` is gone.
-                    None | Some(0) => break,
-                    Some(_) => {}
+                    None | Some(Ok(0)) => break,
+                    Some(Ok(_)) => {}
+                    Some(Err(_)) => {
+                        self.try_again().await;
+                        continue;
+                    }
                 }
             } else {
                 while let Some(room) = MAX_ROUND.checked_sub(self.pending.len() + 1) {
@@ -213,6 +230,26 @@ impl ConfirmerTask {
             self.round().await;
         }
         self.pending.drain(..).for_each(Unconfirmed::fail);
+    }
+
+    /// Sends a round without an answer, because too few replicas confirmed the last one.
+    async fn try_again(&mut self) {
+        let (Some(wanted), Some(generation)) = (self.wanted, self.topology.current()) else {
+            return;
+        };
+        let node = &generation.node;
+        let ask = self.ask(&generation, wanted, self.options.response_timeout);
+        match node.retired.run_until_cancelled(ask).await {
+            Some(Round::Acknowledged { replicas, online }) => {
+                let required = self.acks.required(&node.address, generation.number, online);
+                self.wanted = (replicas < required).then_some(required);
+                if self.wanted.is_some() {
+                    self.too_few(&generation, replicas, required);
+                }
+            }
+            Some(Round::Failed(diagnosis)) => self.topology.operations_meet(diagnosis),
+            Some(Round::Forgotten | Round::Guarded) | None => {}
+        }
     }
 
     /// Sends one write and one `WAIT`, and gives the answers that enough replicas have confirmed.
@@ -233,14 +270,16 @@ impl ConfirmerTask {
             .partition(|u| u.generation.number == generation.number);
         self.fail(others, Shortfall::Superseded);
         self.pending = ours;
-        let round = generation
-            .node
-            .retired
-            .run_until_cancelled(self.ask(&generation))
-            .await;
-        match round {
-            Some(Round::Acknowledged(replicas)) => {
+        let required = self.pending.iter().map(|u| u.required).max().unwrap_or(0);
+        let first_deadline = self.pending.iter().map(|u| u.deadline).min();
+        let left = first_deadline.map_or(Duration::ZERO, |d| {
+            d.saturating_duration_since(Instant::now())
+        });
+        let ask = self.ask(&generation, required, left);
+        match generation.node.retired.run_until_cancelled(ask).await {
+            Some(Round::Acknowledged { replicas, .. }) => {
                 self.acknowledged = Some(replicas);
+                self.wanted = self.wanted.filter(|wanted| *wanted > replicas);
                 let (done, short) = self.pending.drain(..).partition(|u| u.required <= replicas);
                 self.pending = short;
                 self.metrics.replication_round(begun.elapsed());
@@ -249,6 +288,7 @@ impl ConfirmerTask {
                     unconfirmed.succeed(&self.mark);
                 }
             }
+            Some(Round::Forgotten) => self.acknowledged = Some(0),
             Some(Round::Guarded) | None => {
                 let superseded = std::mem::take(&mut self.pending);
                 self.fail(superseded, Shortfall::Superseded);
@@ -256,7 +296,6 @@ impl ConfirmerTask {
             Some(Round::Failed(diagnosis)) => {
                 self.topology.operations_meet(diagnosis);
                 self.acknowledged = None;
-                self.connection = None;
                 tokio::time::sleep(AFTER_A_FAILURE).await;
             }
         }
@@ -274,7 +313,8 @@ impl ConfirmerTask {
         }
     }
 
-    async fn ask(&mut self, generation: &Generation) -> Round {
+    /// Sends a round that `required` replicas shall confirm within `left`.
+    async fn ask(&mut self, generation: &Generation, required: usize, left: Duration) -> Round {
         let connection = match self.connection.take() {
             Some((number, connection)) if number == generation.number => connection,
             _ => match generation.node.own_connection().await {
@@ -282,11 +322,6 @@ impl ConfirmerTask {
                 Err(error) => return self.failed(generation, &error),
             },
         };
-        let required = self.pending.iter().map(|u| u.required).max().unwrap_or(0);
-        let first_deadline = self.pending.iter().map(|u| u.deadline).min();
-        let left = first_deadline.map_or(Duration::ZERO, |d| {
-            d.saturating_duration_since(Instant::now())
-        });
         let wait_timeout = left
             .min(self.options.response_timeout / 2)
             .max(Duration::from_millis(1));
@@ -308,17 +343,19 @@ impl ConfirmerTask {
             (Ok(written), Ok(replicas)) => {
                 self.connection = Some((generation.number, connection));
                 match texts(&written).as_deref() {
-                    Some(["ok"]) => Round::Acknowledged(replicas),
+                    Some(["ok", online]) => Round::Acknowledged {
+                        replicas,
+                        online: online.parse().unwrap_or(0),
+                    },
                     _ => Round::Guarded,
                 }
             }
             (Err(error), _) if is_forgotten(&error) => {
-                // This `WAIT` came before any write. The next round has the script.
                 let mut connection = connection;
                 match script.run(&mut connection, &keys, &arguments).await {
                     Ok(_) => {
                         self.connection = Some((generation.number, connection));
-                        Round::Acknowledged(0)
+                        Round::Forgotten
                     }
                     Err(error) => self.failed(generation, &error),
                 }
@@ -345,10 +382,15 @@ impl ConfirmerTask {
         }
         let required = overdue.iter().map(|u| u.required).max();
         if let (Some(required), Some(confirmed)) = (required, self.acknowledged) {
-            let at = &generation.node.address;
-            let few = diagnosis::too_few_replicas(at, confirmed, required, "confirmed in time");
-            self.topology.operations_meet(few);
+            self.wanted = Some(required);
+            self.too_few(generation, confirmed, required);
         }
         self.fail(overdue, Shortfall::Unconfirmed);
+    }
+
+    fn too_few(&self, generation: &Generation, confirmed: usize, required: usize) {
+        let at = &generation.node.address;
+        let few = diagnosis::too_few_replicas(at, confirmed, required, "confirmed in time");
+        self.topology.operations_meet(few);
     }
 }

@@ -241,14 +241,15 @@ impl Worker {
     /// Runs a batch at the current generation. Operations that certainly had no effect run again at a newer generation,
     /// until their deadline.
     async fn run_batch(&mut self, mut batch: Vec<Queued>) {
-        let mut why = WAITED_TOO_LONG.to_owned();
+        // Why the operations have not run yet; `None` if nothing but time was lacking.
+        let mut why: Option<String> = None;
         let mut generation = self.context.topology.current();
         let mut before = None;
         loop {
             // The earliest deadline limits the whole batch, so late operations leave it first.
             let all = batch.len();
-            batch = fail_late(batch, &why);
-            if batch.len() < all && why == WAITED_TOO_LONG {
+            batch = fail_late(batch, why.as_deref().unwrap_or(WAITED_TOO_LONG));
+            if batch.len() < all && why.is_none() {
                 let slow = Diagnosis::passing(WAITED_TOO_LONG);
                 self.context.topology.operations_meet(slow);
             }
@@ -257,12 +258,12 @@ impl Worker {
             };
             let Some(current) = generation else {
                 if before.is_none() {
-                    "no usable master is known".clone_into(&mut why);
+                    why = Some("no usable master is known".to_owned());
                 }
                 generation = self.context.topology.newer(before, deadline).await;
                 if generation.is_none() && Instant::now() < deadline {
                     // The store is closed.
-                    return fail(batch, &not_done(why));
+                    return fail(batch, &not_done(why.unwrap_or_default()));
                 }
                 continue;
             };
@@ -272,8 +273,8 @@ impl Worker {
                     if batch.is_empty() {
                         return;
                     }
-                    "the master restarted or was replaced since its activation, or its clock stepped"
-                        .clone_into(&mut why);
+                    let text = "the master restarted or was replaced since its activation, or its clock stepped";
+                    why = Some(text.to_owned());
                 }
                 Run::Failed(error, diagnosis) => {
                     self.context.topology.operations_meet(diagnosis);
@@ -288,10 +289,10 @@ impl Worker {
                     let error = lost("the master changed while the operation was in progress");
                     return fail(batch, &error);
                 }
-                Run::Replaced { sent: false } => "the master changed".clone_into(&mut why),
-                Run::Guarded { text, .. } => why = text,
+                Run::Replaced { sent: false } => why = Some("the master changed".to_owned()),
+                Run::Guarded { text, .. } => why = Some(text),
                 Run::Refused(diagnosis) => {
-                    why.clone_from(&diagnosis.text);
+                    why = Some(diagnosis.text.clone());
                     self.context.topology.operations_meet(diagnosis);
                 }
             }
