@@ -18,10 +18,15 @@ pub struct LeaseInfo {
     pub ttl: Ttl,
     /// When it was granted.
     pub acquired_at: Timestamp,
-    /// From this moment on the lease is over for the reader: for its holder at the deadline, for others a grace later.
+    /// From this moment on the lease is over for the reader: for its holder at the deadline; for others a grace later, and
+    /// not before the lock was held at least as long as asked.
     pub deadline: Timestamp,
     /// How often it was renewed.
     pub renewals: u64,
+    /// How long the lock is held at least, from the grant on.
+    pub hold_at_least: Duration,
+    /// The lease is over, and only its [`hold_at_least`](Self::hold_at_least) keeps others from the lock.
+    pub released: bool,
     /// When the store answered.
     pub read_at: Timestamp,
 }
@@ -62,9 +67,9 @@ pub enum Acquisition {
     },
     /// The limit of waiters for the key is reached.
     TooManyWaiters,
-    /// The idempotency key was used with another TTL, holder or metadata.
+    /// The idempotency key was used with another TTL, hold, holder or metadata.
     KeyReused,
-    /// This acquisition was granted and released moments ago.
+    /// This acquisition was granted, and released moments ago or while its lock is still held.
     AlreadyReleased,
 }
 
@@ -96,6 +101,8 @@ pub enum Loss {
     NotHeld,
     /// Another lease holds the lock.
     HeldByOther,
+    /// The lease was released, and its lock is still held for as long as asked.
+    Released,
 }
 
 impl LeaseInfo {
@@ -103,6 +110,13 @@ impl LeaseInfo {
     #[must_use]
     pub fn expires_in(&self) -> Duration {
         self.deadline.since(self.read_at)
+    }
+
+    /// How long the lock is certainly not granted to others, from the answer on.
+    #[must_use]
+    pub fn counts_for(&self) -> Duration {
+        let held_until = self.acquired_at.after(self.hold_at_least);
+        self.deadline.max(held_until).since(self.read_at)
     }
 
     /// How long it had been held when the store answered.

@@ -19,6 +19,7 @@ pub(super) struct Grant {
     pub(super) holder: Option<Holder>,
     pub(super) metadata: Metadata,
     pub(super) ttl: Ttl,
+    pub(super) hold_at_least: Duration,
     pub(super) acquired_at: Timestamp,
     pub(super) deadline: Timestamp,
     /// How long the lease outlasts its deadline for other clients. A reservation has none: no client counts on it.
@@ -27,8 +28,20 @@ pub(super) struct Grant {
     pub(super) idempotency: Option<Idempotency>,
     /// The attempt that a rollback must name. `None` after a replay or a renewal: a client may count on the lease.
     pub(super) attempt: Option<Attempt>,
-    /// The ticket of its queue entry while the lock is only reserved: no client knows of the grant yet.
-    pub(super) reserved: Option<Ticket>,
+    pub(super) state: State,
+}
+
+/// What a grant is to its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// The lock is only reserved for the waiter with this ticket: no client knows of the grant yet.
+    Reserved(Ticket),
+    /// The lease of a client.
+    Leased,
+    /// The client is gone, and may come back for the lease. Until then it is not held longer than that.
+    Shortened,
+    /// The client has released the lease. The lock is held for as long as asked.
+    Released,
 }
 
 impl Grant {
@@ -40,13 +53,14 @@ impl Grant {
             holder: request.holder,
             metadata: request.metadata,
             ttl: request.ttl,
+            hold_at_least: request.hold_at_least,
             acquired_at: now,
             deadline: now.after(request.ttl.get()),
             grace: moment.grace,
             renewals: 0,
             idempotency: request.idempotency,
             attempt: Some(request.attempt),
-            reserved: None,
+            state: State::Leased,
         }
     }
 
@@ -60,17 +74,46 @@ impl Grant {
         let grace = Duration::ZERO;
         Self {
             deadline: now.after(RESERVATION),
-            reserved: Some(ticket),
+            state: State::Reserved(ticket),
             ..Self::new(request, fencing_token, Moment { now, grace })
         }
     }
 
     /// When other clients can have the lock, at the store's own grace or the longer one of the lease.
     pub(super) fn over_at(&self, own_grace: Duration) -> Timestamp {
-        match self.reserved {
-            Some(_) => self.deadline,
-            None => self.deadline.after(self.grace.max(own_grace)),
+        let grace = self.grace.max(own_grace);
+        match self.state {
+            State::Reserved(_) => self.deadline,
+            State::Shortened => self.deadline.after(grace),
+            State::Leased | State::Released => self.deadline.max(self.held_until()).after(grace),
         }
+    }
+
+    /// Until when others cannot have the lock, however the lease ends.
+    fn held_until(&self) -> Timestamp {
+        self.acquired_at.after(self.hold_at_least)
+    }
+
+    /// Whether the lock is still held after a release now.
+    pub(super) fn outlasts_release(&self, now: Timestamp) -> bool {
+        !self.hold_at_least.is_zero() && now < self.held_until()
+    }
+
+    /// Whether a client can still renew, release or replay the lease.
+    pub(super) fn is_leased(&self, moment: Moment) -> bool {
+        matches!(self.state, State::Leased | State::Shortened)
+            && moment.now < self.deadline.after(self.grace.max(moment.grace))
+    }
+
+    pub(super) const fn is_reserved(&self) -> bool {
+        matches!(self.state, State::Reserved(_))
+    }
+
+    /// Ends the lease. The lock is still held for as long as asked.
+    pub(super) fn release(&mut self, now: Timestamp) {
+        self.state = State::Released;
+        self.deadline = self.deadline.min(now);
+        self.attempt = None;
     }
 
     pub(super) fn is_live(&self, moment: Moment) -> bool {
@@ -92,7 +135,7 @@ impl Grant {
 
     /// How long the lease has been held; `None` for a reservation.
     pub(super) fn held_for(&self, now: Timestamp) -> Option<Duration> {
-        self.reserved.is_none().then(|| now.since(self.acquired_at))
+        (!self.is_reserved()).then(|| now.since(self.acquired_at))
     }
 
     /// The request that it was granted to.
@@ -101,6 +144,7 @@ impl Grant {
             lease_id: self.lease_id,
             attempt,
             ttl: self.ttl,
+            hold_at_least: self.hold_at_least,
             holder: self.holder.clone(),
             metadata: self.metadata.clone(),
             idempotency: self.idempotency,
@@ -110,7 +154,15 @@ impl Grant {
 
     /// The public part: for other clients the lease ends with its grace.
     pub(super) fn lease_info(&self, moment: Moment) -> LeaseInfo {
-        self.info_until(self.over_at(moment.grace), moment.now)
+        let info = self.info_until(self.over_at(moment.grace), moment.now);
+        if self.is_reserved() || self.is_leased(moment) {
+            return info;
+        }
+        LeaseInfo {
+            holder: None,
+            released: true,
+            ..info
+        }
     }
 
     /// The lease for its holder.
@@ -130,6 +182,8 @@ impl Grant {
             acquired_at: self.acquired_at,
             deadline,
             renewals: self.renewals,
+            hold_at_least: self.hold_at_least,
+            released: false,
             read_at: now,
         }
     }

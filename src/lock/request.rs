@@ -16,6 +16,8 @@ pub struct Acquire {
     pub attempt: Attempt,
     /// How long the lease lasts.
     pub ttl: Ttl,
+    /// How long the lock is held at least, from the grant on, however the lease ends.
+    pub hold_at_least: Duration,
     /// The holder's name, as the client gives it.
     pub holder: Option<Holder>,
     /// The client's name-value pairs.

@@ -6,6 +6,9 @@
 //! A lease is its holder's until its deadline, and no other client's until the deadline plus a *grace*: the clocks of two data
 //! nodes may differ by so much. Renewals, releases, breaks and rollbacks work in the grace; a replay does not.
 //!
+//! A client can ask that the lock is held for some time at least, from the grant on. Until then, plus the grace, no other client
+//! gets the lock, however the lease ends; only a break and a rollback end that too.
+//!
 //! A lock has a list of holders. An exclusive lock is the case where the list has at most one
 //! member; every rule reaches it through `Lock::live`, so that shared and counted leases can come
 //! without a change of shape.
@@ -14,7 +17,7 @@ use std::time::Duration;
 
 pub use crate::lock::answers::{Acquisition, EndOutcome, Lease, LeaseInfo, Loss, Renewal};
 pub use crate::lock::grant::RESERVATION;
-use crate::lock::grant::{Grant, Repetition, same_acquisition};
+use crate::lock::grant::{Grant, Repetition, State, same_acquisition};
 use crate::lock::key::LockKey;
 use crate::lock::lease::{Attempt, FencingToken, LeaseId, Moment, Timestamp, Ttl};
 use crate::lock::queue::{Queue, QueueEntry};
@@ -77,7 +80,7 @@ impl Lock {
                 self.holders = vec![grant];
                 Acquisition::Granted(lease)
             }
-            Some(grant) if grant.reserved.is_some() && grant.waiter_id() == id => {
+            Some(grant) if grant.is_reserved() && grant.waiter_id() == id => {
                 grant.claim(request, ctx.moment)
             }
             Some(grant) => {
@@ -93,7 +96,7 @@ impl Lock {
         let now = ctx.moment.now;
         if let Some(grant) = self
             .live_mut(ctx.moment)
-            .filter(|grant| grant.reserved.is_none())
+            .filter(|grant| !grant.is_reserved())
         {
             let counts = now < grant.deadline;
             if grant.lease_id == request.lease_id && counts {
@@ -101,8 +104,12 @@ impl Lock {
             }
             match same_acquisition(grant.idempotency, request.idempotency) {
                 Repetition::Altered => return Some(Acquisition::KeyReused),
+                Repetition::Same if grant.state == State::Released => {
+                    return Some(Acquisition::AlreadyReleased);
+                }
                 Repetition::Same if counts => {
                     grant.attempt = None;
+                    grant.state = State::Leased;
                     // The client has come back, so a shortened lease gets its full time again.
                     grant.deadline = grant.deadline.max(grant.acquired_at.after(grant.ttl.get()));
                     return Some(Acquisition::Replayed(grant.lease(now)));
@@ -172,26 +179,32 @@ impl Lock {
                 grant.grace = grant.grace.max(moment.grace);
                 grant.renewals += 1;
                 grant.attempt = None;
+                grant.state = State::Leased;
                 Renewal::Renewed(grant.lease(moment.now))
             }
             Err(loss) => Renewal::Lost(loss),
         }
     }
 
-    /// Ends a live lease and reserves the lock for the first waiter. A repetition within [`RELEASE_MEMORY`] is a success
-    /// too.
+    /// Ends a live lease and reserves the lock for the first waiter, unless the lock is held for longer. A repetition within
+    /// [`RELEASE_MEMORY`], or while the lock is held, is a success too.
     ///
     /// [`RELEASE_MEMORY`]: crate::lock::releases::RELEASE_MEMORY
     pub fn release(&mut self, lease_id: LeaseId, ctx: &mut Context<'_>) -> EndOutcome {
         let now = ctx.moment.now;
         let (idempotency, held_for) = match self.held_with(lease_id, ctx.moment) {
-            Ok(grant) => (grant.idempotency, grant.held_for(now)),
+            Ok(grant) => {
+                let held_for = grant.held_for(now);
+                grant.release(now);
+                (grant.idempotency, held_for)
+            }
+            Err(Loss::Released) => return EndOutcome::Ended { held_for: None },
             Err(_) if ctx.releases.has(ctx.key, lease_id, None, now) => {
                 return EndOutcome::Ended { held_for: None };
             }
             Err(loss) => return EndOutcome::Lost(loss),
         };
-        self.holders.clear();
+        self.holders.retain(|grant| grant.outlasts_release(now));
         ctx.releases.remember(ctx.key, lease_id, idempotency, now);
         self.reserve(None, ctx);
         EndOutcome::Ended { held_for }
@@ -231,14 +244,8 @@ impl Lock {
             if grant.attempt != Some(attempt) {
                 return false;
             }
-            match (grant.reserved, keep) {
-                (None, Some(keep)) => {
-                    grant.deadline = grant.deadline.min(now.after(keep));
-                    // The lock is handed over when the shortened lease is over, also if that is now.
-                    return true;
-                }
-                (None, None) => self.holders.clear(),
-                (Some(ticket), keep) => {
+            match (grant.state, keep) {
+                (State::Reserved(ticket), keep) => {
                     let request = grant.request(attempt);
                     self.holders.clear();
                     if keep.is_some() {
@@ -246,6 +253,13 @@ impl Lock {
                             .insert(ticket, QueueEntry::kept(request, ctx.moment));
                     }
                 }
+                (_, Some(keep)) => {
+                    grant.state = State::Shortened;
+                    grant.deadline = grant.deadline.min(now.after(keep));
+                    // The lock is handed over when the shortened lease is over, also if that is now.
+                    return true;
+                }
+                (_, None) => self.holders.clear(),
             }
             self.reserve(None, ctx);
             return true;
@@ -267,9 +281,7 @@ impl Lock {
     /// Takes back the reservation of a waiter whose server knows no such waiter: the rollback of its entry was lost. The
     /// entry of a request that may be repeated is kept. Returns whether there was anything to take back.
     pub fn decline(&mut self, waiter: WaiterId, ctx: &mut Context<'_>) -> bool {
-        let reserved = self
-            .live(ctx.moment)
-            .filter(|grant| grant.reserved.is_some());
+        let reserved = self.live(ctx.moment).filter(|grant| grant.is_reserved());
         let Some(grant) = reserved.filter(|grant| grant.waiter_id() == waiter) else {
             return false;
         };
@@ -283,7 +295,7 @@ impl Lock {
     /// The waiter that the lock is reserved for, and the token of its grant.
     #[must_use]
     pub fn reservation(&self, moment: Moment) -> Option<(WaiterId, FencingToken)> {
-        let reserved = self.live(moment).filter(|grant| grant.reserved.is_some());
+        let reserved = self.live(moment).filter(|grant| grant.is_reserved());
         reserved.map(|grant| (grant.waiter_id(), grant.fencing_token))
     }
 
@@ -299,11 +311,19 @@ impl Lock {
         self.live(moment).map(|grant| grant.lease_info(moment))
     }
 
-    /// When the live lease is over for every client, and its token. A reservation is no lease.
+    /// When the live lease is over for every client, and its token. A reservation is no lease, and neither is a lock that is
+    /// held after the release.
     #[must_use]
     pub fn held(&self, moment: Moment) -> Option<(Timestamp, FencingToken)> {
-        let held = self.live(moment).filter(|grant| grant.reserved.is_none());
+        let is_lease = |grant: &&Grant| matches!(grant.state, State::Leased | State::Shortened);
+        let held = self.live(moment).filter(is_lease);
         held.map(|grant| (grant.over_at(moment.grace), grant.fencing_token))
+    }
+
+    /// Until when no other client can have the lock, if its lease is not renewed.
+    #[must_use]
+    pub fn held_until(&self, moment: Moment) -> Option<Timestamp> {
+        self.live(moment).map(|grant| grant.over_at(moment.grace))
     }
 
     /// The moment from which this state has no effect, at this grace.
@@ -323,9 +343,12 @@ impl Lock {
 
     fn held_with(&mut self, lease_id: LeaseId, moment: Moment) -> Result<&mut Grant, Loss> {
         match self.live_mut(moment) {
-            Some(grant) if grant.lease_id == lease_id && grant.reserved.is_none() => Ok(grant),
-            Some(_) => Err(Loss::HeldByOther),
-            None => Err(Loss::NotHeld),
+            Some(grant) if grant.lease_id == lease_id && grant.is_leased(moment) => Ok(grant),
+            Some(grant) if grant.lease_id == lease_id && grant.state == State::Released => {
+                Err(Loss::Released)
+            }
+            Some(grant) if grant.is_reserved() || grant.is_leased(moment) => Err(Loss::HeldByOther),
+            _ => Err(Loss::NotHeld),
         }
     }
 }

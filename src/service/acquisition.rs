@@ -245,6 +245,7 @@ impl PendingAcquire {
             lease_id: self.lease_id,
             attempt: self.attempt,
             ttl: self.request.ttl,
+            hold_at_least: self.request.hold_at_least,
             holder: self.request.holder.clone(),
             metadata: self.request.metadata.clone(),
             idempotency: self.request.idempotency,

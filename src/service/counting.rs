@@ -43,7 +43,7 @@ pub(super) fn renewal(metrics: &LockMetrics, result: &Result<Timed<Renewal>, Sto
     metrics.renewals.count(match result {
         Ok(renewal) => match renewal.value {
             Renewal::Renewed(_) => RenewOutcome::Renewed,
-            Renewal::Lost(Loss::NotHeld) => RenewOutcome::NotHeld,
+            Renewal::Lost(Loss::NotHeld | Loss::Released) => RenewOutcome::NotHeld,
             Renewal::Lost(Loss::HeldByOther) => RenewOutcome::HeldByOther,
         },
         Err(_) => RenewOutcome::Error,
@@ -59,7 +59,7 @@ pub(super) fn release(metrics: &LockMetrics, result: &Result<EndOutcome, StoreEr
             ReleaseOutcome::Released
         }
         Ok(EndOutcome::Ended { held_for: None }) => ReleaseOutcome::Repeated,
-        Ok(EndOutcome::Lost(Loss::NotHeld)) => ReleaseOutcome::NotHeld,
+        Ok(EndOutcome::Lost(Loss::NotHeld | Loss::Released)) => ReleaseOutcome::NotHeld,
         Ok(EndOutcome::Lost(Loss::HeldByOther)) => ReleaseOutcome::HeldByOther,
         Err(_) => ReleaseOutcome::Error,
     });

@@ -1,5 +1,7 @@
 //! The requests of the service and its answers.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use crate::lock::lease::{Holder, Idempotency, Metadata, Ttl};
@@ -20,6 +22,8 @@ pub struct WaitLimits {
 pub struct AcquireRequest {
     /// How long the lease lasts without a renewal.
     pub ttl: Ttl,
+    /// How long the lock is held at least, from the grant on, however the lease ends.
+    pub hold_at_least: Duration,
     /// Until when to wait for the lock; `None` to not wait.
     pub wait_until: Option<Instant>,
     /// The holder's name, as the client gives it.
@@ -41,9 +45,9 @@ pub enum Acquired {
     Held(HeldBy),
     /// The lock was held until the end of the wait; with the number of waiters ahead of this one.
     TimedOut(HeldBy, usize),
-    /// The idempotency key was used with another TTL, holder or metadata.
+    /// The idempotency key was used with another TTL, hold, holder or metadata.
     KeyReused,
-    /// This acquisition was granted and released moments ago.
+    /// This acquisition was granted, and released moments ago or while its lock is still held.
     AlreadyReleased,
     /// The limit of waiters is reached, for the key or for the server.
     TooManyWaiters,

@@ -42,6 +42,7 @@ fn request() -> AcquireRequest {
         ttl: Ttl::new(ms(1000), ms(10_000)).expect("a TTL"),
         wait_until: None,
         holder: None,
+        hold_at_least: Duration::ZERO,
         metadata: Metadata::default(),
         idempotency: None,
     }

@@ -97,6 +97,11 @@ impl MemoryStore {
             .expect("no operation panics while it holds the state")
     }
 
+    /// If the channel is full, the waiters find out when they ask again.
+    fn tell(&self, event: StoreEvent) {
+        let _full = self.events.0.try_send(event);
+    }
+
     /// Applies `operation` to a lock. The time is read under the guard, so that it never goes back between operations.
     fn change<T>(
         &self,
@@ -123,6 +128,7 @@ impl MemoryStore {
         let due_before = lock.disposable_from(moment.grace);
         let reservation_before = lock.reservation(moment);
         let held_before = lock.held(moment);
+        let ends_before = lock.held_until(moment);
         let result = operation(
             lock,
             &mut Context {
@@ -134,11 +140,12 @@ impl MemoryStore {
         );
         let reservation = lock.reservation(moment);
         if let (true, Some((waiter, _))) = (reservation != reservation_before, reservation) {
-            // If the channel is full, the waiter finds out when it asks again.
-            let _full = self
-                .events
-                .0
-                .try_send(StoreEvent::Reserved(key.clone(), waiter));
+            self.tell(StoreEvent::Reserved(key.clone(), waiter));
+        } else if let Some(ends) = lock.held_until(moment)
+            && Some(ends) < ends_before
+        {
+            let until = Instant::now() + ends.since(moment.now);
+            self.tell(StoreEvent::HeldUntil(key.clone(), until));
         }
         let held_after = lock.held(moment);
         if held_after != held_before {

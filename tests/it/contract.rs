@@ -1,6 +1,7 @@
 //! The contract of every store: one suite over memory, Redis, and Redis through Sentinel.
 
 mod endings;
+mod holds;
 mod kept_entries;
 mod leases;
 mod listings;
@@ -22,6 +23,7 @@ use crate::support::redis::RedisServer;
 use crate::support::sentinel::SentinelConfig;
 use crate::support::stores::{Subject, key, request, ttl, wait};
 use endings::*;
+use holds::*;
 use kept_entries::*;
 use leases::*;
 use listings::*;
@@ -91,6 +93,14 @@ on_every_store! {
     shortening_never_extends
     replay_after_a_shortening_restores_the_ttl
     rollback_no_longer_applies_after_a_renewal_or_a_replay
+    released_lock_is_held_as_long_as_asked
+    lock_is_free_at_once_if_it_was_held_long_enough
+    expired_lock_is_held_as_long_as_asked
+    released_lease_answers_so_while_its_lock_is_held
+    break_and_rollback_end_the_hold
+    shortened_lease_holds_no_longer_until_its_client_comes_back
+    waiter_keeps_its_place_until_the_hold_is_over
+    hold_of_a_waiter_begins_with_its_grant
     waiter_is_next_when_the_lock_is_released_broken_or_given_up
     waiter_learns_that_the_lock_is_reserved_for_it
     waiters_are_served_in_the_order_of_their_tickets

@@ -224,6 +224,54 @@ fn renew_release_and_repeated_release_answer_as_promised() {
 }
 
 #[test]
+fn lock_stays_held_as_long_as_asked_after_its_release() {
+    const KEY: [(&str, &str); 1] = [("Idempotency-Key", "0123456789abcdef")];
+    for (server, _redis) in servers() {
+        let api = server.api();
+        let body = json!({"ttl_ms": 1000, "hold_at_least_ms": 60_000, "holder": "me"});
+        let lease = api.acquire_with("a", &KEY, body.clone());
+        assert_eq!(lease.status, 201, "{lease:?}");
+        let status = api.inspect("a").json();
+        assert_eq!(
+            (&status["released"], &status["holder"]),
+            (&json!(null), &json!("me"))
+        );
+        assert!(number(&status, "expires_in_ms") > 50_000, "{status}");
+        for _ in 0..2 {
+            assert_eq!(api.release("a", &lease_id(&lease)).status, 204);
+        }
+        let status = api.inspect("a").json();
+        let refusal = api.acquire("a", None);
+        assert_eq!(refusal.status, 423, "{refusal:?}");
+        for told in [&status, &refusal.json()] {
+            assert_eq!(
+                (&told["released"], &told["holder"]),
+                (&json!(true), &json!(null))
+            );
+            assert_eq!(told["fencing_token"], lease.json()["fencing_token"]);
+            assert!(number(told, "expires_in_ms") > 50_000, "{told}");
+        }
+        assert_eq!(status["held"], true);
+        assert_eq!(api.list("").json()["locks"][0]["released"], true);
+        for over in [
+            api.renew("a", &lease_id(&lease), None),
+            api.acquire_with("a", &KEY, body),
+        ] {
+            assert_eq!(
+                (over.status, &over.json()["reason"]),
+                (409, &json!("released")),
+                "{over:?}"
+            );
+        }
+        let other = json!({"ttl_ms": 1000, "hold_at_least_ms": 60_001, "holder": "me"});
+        assert_eq!(api.acquire_with("a", &KEY, other).status, 422);
+        let token = number(&lease.json(), "fencing_token");
+        assert_eq!(api.break_lease("a", token).status, 204);
+        assert_eq!(api.acquire("a", None).status, 201);
+    }
+}
+
+#[test]
 fn idempotency_key_gives_the_same_lease_again() {
     for (server, _redis) in servers() {
         let api = server.api();

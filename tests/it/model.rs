@@ -11,7 +11,7 @@ use leasehold::lock::key::LockKey;
 use leasehold::lock::lease::{Attempt, FencingToken, Holder, LeaseId, Metadata, Moment, Timestamp};
 use leasehold::lock::releases::Releases;
 use leasehold::lock::request::{Acquire, Ticket, Wait};
-use leasehold::lock::rules::{Acquisition, Context, EndOutcome, LeaseInfo, Lock, Renewal};
+use leasehold::lock::rules::{Acquisition, Context, EndOutcome, Lease, LeaseInfo, Lock, Renewal};
 use leasehold::store::contract::ListQuery;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -37,6 +37,7 @@ enum Op {
         ttl_ms: u64,
         idempotency: Option<(u8, u8)>,
         wait_ms: Option<u64>,
+        hold_ms: u64,
         words: bool,
     },
     /// A waiter asks for its state and claims a lock that is reserved for it.
@@ -81,10 +82,11 @@ enum Op {
 
 fn op() -> impl Strategy<Value = Op> {
     let ttl = prop_oneof![Just(100_u64), Just(1000), Just(5000), 100..20_000_u64];
+    let hold = prop_oneof![2 => Just(0_u64), 1 => 1..3_000_u64, 1 => 3_000..30_000_u64];
     let idempotency = proptest::option::weighted(0.5, (1..3_u8, 1..3_u8));
     prop_oneof![
-        6 => (ttl.clone(), idempotency, proptest::option::weighted(0.6, 0..8_000_u64), any::<bool>())
-            .prop_map(|(ttl_ms, idempotency, wait_ms, words)| Op::Acquire { ttl_ms, idempotency, wait_ms, words }),
+        6 => (ttl.clone(), idempotency, proptest::option::weighted(0.6, 0..8_000_u64), hold, any::<bool>())
+            .prop_map(|(ttl_ms, idempotency, wait_ms, hold_ms, words)| Op::Acquire { ttl_ms, idempotency, wait_ms, hold_ms, words }),
         4 => (any::<Index>(), proptest::option::weighted(0.7, 0..8_000_u64), any::<bool>())
             .prop_map(|(which, wait_ms, ticket)| Op::AskAgain { which, wait_ms, ticket }),
         1 => (any::<Index>(), any::<bool>()).prop_map(|(which, keep)| Op::Leave { which, keep }),
@@ -108,6 +110,8 @@ struct Known {
     lease_id: LeaseId,
     attempt: Attempt,
     token: FencingToken,
+    /// Until when the lock is held at least.
+    held_until: Timestamp,
 }
 
 /// The rules, and the invariants that hold independently of the rules.
@@ -121,6 +125,8 @@ struct Model {
     known: Vec<Known>,
     /// The valid lease of each key and its deadline, by the answers.
     valid: HashMap<LockKey, (LeaseId, Timestamp)>,
+    /// Until when no other client gets the lock, by the answers.
+    held: HashMap<LockKey, (LeaseId, Timestamp)>,
     lost: Vec<(LockKey, LeaseId)>,
     minted: u64,
     /// Waiting requests, including former ones, with their tickets.
@@ -163,6 +169,7 @@ impl Run<'_> {
                 prop_assert_eq!(got.as_ref(), Ok(&expected));
                 match expected {
                     Renewal::Renewed(lease) => {
+                        self.model.hold(&key, &lease);
                         self.model.holds(&key, lease.lease_id, lease.info.deadline)
                     }
                     Renewal::Lost(_) => self.model.loses(&key, known.lease_id),
@@ -177,7 +184,7 @@ impl Run<'_> {
                     .change(&key, |lock, ctx| lock.release(known.lease_id, ctx));
                 let got = self.subject.store.release(&key, known.lease_id).await;
                 prop_assert_eq!(got, Ok(expected));
-                self.model.ends(&key, known.lease_id, expected)
+                self.model.releases(&key, &known, expected)
             }
             Op::Break { which } => {
                 let Some(known) = self.model.pick(*which) else {
@@ -190,6 +197,7 @@ impl Run<'_> {
                 prop_assert_eq!(got, Ok(expected));
                 if let EndOutcome::Ended { .. } = expected {
                     self.model.valid.remove(&key);
+                    self.model.held.remove(&key);
                 }
                 Ok(())
             }
@@ -238,10 +246,14 @@ impl Run<'_> {
                 ttl_ms,
                 idempotency,
                 wait_ms,
+                hold_ms,
                 words,
             } => {
                 let wait = wait_ms.map(|wait_ms| wait(wait_ms, None));
-                let request = self.model.request(*ttl_ms, *idempotency, wait, *words);
+                let request = Acquire {
+                    hold_at_least: Duration::from_millis(*hold_ms),
+                    ..self.model.request(*ttl_ms, *idempotency, wait, *words)
+                };
                 self.acquire(key, request).await
             }
             Op::AskAgain {
@@ -289,6 +301,15 @@ impl Run<'_> {
         if expected
             && self
                 .model
+                .held
+                .get(key)
+                .is_some_and(|(id, _)| *id == lease_id)
+        {
+            self.model.held.remove(key);
+        }
+        if expected
+            && self
+                .model
                 .valid
                 .get(key)
                 .is_some_and(|(id, _)| *id == lease_id)
@@ -321,6 +342,12 @@ impl Run<'_> {
                     "two leases are valid at once: {:?}",
                     before
                 );
+                let held = self.model.held.get(key);
+                prop_assert!(
+                    held.is_none_or(|(id, until)| *until <= now || *id == lease.lease_id),
+                    "a lock was granted that is held: {:?}",
+                    held
+                );
                 let token = lease.info.fencing_token;
                 let newest = self.model.newest.entry(key.clone()).or_default();
                 let again = self
@@ -335,7 +362,9 @@ impl Run<'_> {
                     lease_id: lease.lease_id,
                     attempt: request.attempt,
                     token,
+                    held_until: lease.info.acquired_at.after(lease.info.hold_at_least),
                 });
+                self.model.hold(key, &lease);
                 self.model.holds(key, lease.lease_id, lease.info.deadline)
             }
             Acquisition::Replayed(lease) => {
@@ -345,7 +374,9 @@ impl Run<'_> {
                     lease_id: lease.lease_id,
                     attempt: request.attempt,
                     token,
+                    held_until: lease.info.acquired_at.after(lease.info.hold_at_least),
                 });
+                self.model.hold(key, &lease);
                 self.model.holds(key, lease.lease_id, lease.info.deadline)
             }
             Acquisition::Queued { ticket, .. } => {
@@ -490,11 +521,18 @@ impl Model {
             lease_id: LeaseId::from_bytes(u128::from(self.minted).to_be_bytes()),
             attempt: Attempt(self.minted),
             ttl: ttl(ttl_ms),
+            hold_at_least: Duration::ZERO,
             holder,
             metadata: Metadata::new(metadata).expect("printable"),
             idempotency: keys.map(|(key, request)| idempotency(key, request)),
             wait,
         }
+    }
+
+    /// An answer states until when the lock is held at least.
+    fn hold(&mut self, key: &LockKey, lease: &Lease) {
+        let until = lease.info.acquired_at.after(lease.info.hold_at_least);
+        self.held.insert(key.clone(), (lease.lease_id, until));
     }
 
     /// An answer states that a lease is valid until `deadline`.
@@ -517,6 +555,14 @@ impl Model {
         );
         self.lost.push((key.clone(), lease_id));
         Ok(())
+    }
+
+    fn releases(&mut self, key: &LockKey, known: &Known, ending: EndOutcome) -> TestCaseResult {
+        if let EndOutcome::Ended { held_for: Some(_) } = ending {
+            let held = (known.lease_id, known.held_until);
+            self.held.insert(key.clone(), held);
+        }
+        self.ends(key, known.lease_id, ending)
     }
 
     fn ends(&mut self, key: &LockKey, lease_id: LeaseId, ending: EndOutcome) -> TestCaseResult {
@@ -557,7 +603,16 @@ impl Model {
                 .filter(|edge| *edge > self.now)
                 .min()
         });
-        let ahead = edges.min()?.since(self.now);
+        let own = self
+            .valid
+            .values()
+            .flat_map(|(_, deadline)| [*deadline, deadline.after(GRACE)]);
+        let held = self
+            .held
+            .values()
+            .flat_map(|(_, until)| [*until, until.after(GRACE)]);
+        let more = own.chain(held).filter(|edge| *edge > self.now);
+        let ahead = edges.chain(more).min()?.since(self.now);
         u64::try_from(ahead.as_micros())
             .ok()?
             .checked_add_signed(offset)
@@ -628,6 +683,7 @@ async fn compare(
         newest: HashMap::new(),
         known: Vec::new(),
         valid: HashMap::new(),
+        held: HashMap::new(),
         lost: Vec::new(),
         minted: 0,
         waiting: Vec::new(),

@@ -54,6 +54,28 @@ fn recovery_is_ended_by_a_client_that_may_break() {
     });
 }
 
+/// The lease is over long before.
+#[test]
+fn recovery_lasts_as_long_as_a_lost_lock_was_to_be_held() {
+    let redis = RedisServer::plain();
+    let server = Leasehold::on(&redis);
+    let api = server.api();
+    let body = json!({"ttl_ms": 100, "hold_at_least_ms": 900_000});
+    let held = api.acquire("a", body);
+    assert_eq!(held.status, 201, "{held:?}");
+    assert_eq!(api.release("a", &held.lease_id()).status, 204);
+    redis.cli(&["FLUSHALL"]);
+    let pauses = || {
+        let refused = api.acquire("a", None);
+        let seconds = refused
+            .header("Retry-After")
+            .and_then(|text| text.parse().ok());
+        let recovers = refused.json()["type"] == "urn:leasehold:problem:recovering";
+        recovers && seconds.is_some_and(|seconds: u64| seconds > 800)
+    };
+    eventually(SOON, "the pause", pauses);
+}
+
 #[test]
 fn recovery_is_ended_with_the_break_token_only() {
     let server = Leasehold::start([

@@ -50,6 +50,24 @@ fn until_waiting(api: &Api, key: &str, waiters: u64) {
     eventually(SLACK, &format!("{waiters} wait for {key}"), counted);
 }
 
+/// The waiter knows of a lease that ends much later.
+#[test]
+fn waiter_gets_the_lock_when_it_was_held_as_long_as_asked() {
+    for (server, _redis) in servers() {
+        let api = server.api();
+        let held = json!({"ttl_ms": 60_000, "hold_at_least_ms": 1500});
+        let asked = Instant::now();
+        let first = api.acquire("a", held);
+        let waiting = wait_for(&api, "a", json!({"wait_ms": 20_000}), 1);
+        assert_eq!(api.release("a", &text(&first, "lease_id")).status, 204);
+        let granted = waiting.join().expect("an answer");
+        let took = asked.elapsed();
+        assert_eq!(granted.status, 201, "{granted:?}");
+        let bounds = Duration::from_millis(1500)..Duration::from_millis(1500) + SLACK;
+        assert!(bounds.contains(&took), "{took:?}");
+    }
+}
+
 #[test]
 fn waiter_gets_the_lock_when_it_is_released() {
     for (server, _redis) in servers() {

@@ -198,6 +198,7 @@ pub(crate) fn request(ttl_ms: u64) -> Acquire {
         attempt: Attempt(random::number().into()),
         ttl: ttl(ttl_ms),
         holder: None,
+        hold_at_least: Duration::ZERO,
         metadata: Metadata::default(),
         idempotency: None,
         wait: None,

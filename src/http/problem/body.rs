@@ -49,6 +49,10 @@ pub struct ProblemBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "billing-7d9f", nullable = false)]
     pub holder: Option<String>,
+    /// `true` if the lease is over, and only its `hold_at_least_ms` keeps the lock held (`lock-held`, `wait-timeout`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub released: Option<bool>,
     /// The fencing token of the current lease (`lock-held`, `wait-timeout`).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64, nullable = false)]
@@ -58,7 +62,7 @@ pub struct ProblemBody {
     #[schema(minimum = 0, nullable = false)]
     pub held_for_ms: Option<u64>,
     /// Milliseconds until other clients can have the lock if its holder does not renew (`lock-held`, `wait-timeout`): until the
-    /// deadline, plus the clock skew on Redis.
+    /// deadline and the end of `hold_at_least_ms`, plus the clock skew on Redis.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, nullable = false)]
     pub expires_in_ms: Option<u64>,
@@ -72,7 +76,8 @@ pub struct ProblemBody {
     #[schema(minimum = 1, nullable = false)]
     pub position: Option<u64>,
     /// Why the lease is lost (`lease-lost`): `not_held` (no client holds the lock), `held_by_other`, or
-    /// `released` (this acquisition was granted, and then released at most 10 seconds ago).
+    /// `released` (this acquisition was granted, and then released at most 10 seconds ago, or its `hold_at_least_ms` keeps the
+    /// lock held).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, value_type = String)]
     pub reason: Option<Reason>,

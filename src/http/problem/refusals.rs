@@ -48,6 +48,10 @@ impl Problem {
                 "no client holds the lock: the lease expired, or was released or broken",
             ),
             Loss::HeldByOther => (Reason::HeldByOther, "another client holds the lock"),
+            Loss::Released => (
+                Reason::Released,
+                "the lease was released, and hold_at_least_ms keeps the lock held",
+            ),
         };
         Self::lease_lost(reason, detail)
     }
@@ -72,7 +76,7 @@ impl Problem {
     pub fn key_reused() -> Self {
         Self::new(
             Kind::IdempotencyKeyReused,
-            "this Idempotency-Key was used with another ttl_ms, holder or metadata; use a new key for each acquisition",
+            "this Idempotency-Key was used with another ttl_ms, hold_at_least_ms, holder or metadata; use a new key for each acquisition",
         )
     }
 
@@ -126,6 +130,7 @@ impl Problem {
             .holder
             .as_ref()
             .map(|holder| holder.as_str().to_owned());
+        body.released = info.released.then_some(true);
         body.fencing_token = Some(info.fencing_token.get());
         body.held_for_ms = Some(millis(info.held_for()));
         body.expires_in_ms = Some(millis(info.expires_in()));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
@@ -32,6 +33,13 @@ pub struct AcquireBody {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = u64, required = false, minimum = 0, default = 0)]
     pub wait_ms: Option<Milliseconds>,
+    /// How long the lock is held at least, in milliseconds from the grant on, however the lease ends: released earlier,
+    /// expired, or lost in a failover. Until then no other client gets the lock, plus the clock skew on Redis; only a break
+    /// ends that. For jobs that must not run twice although they are short. It may exceed `ttl_ms`. The operator sets the
+    /// maximum, which is that of `ttl_ms`.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = u64, required = false, minimum = 0, default = 0)]
+    pub hold_at_least_ms: Option<Milliseconds>,
     /// A name for the holder, which other clients can see: 1 to 256 bytes of printable characters.
     #[serde(default, deserialize_with = "present")]
     #[schema(min_length = 1, max_length = 256, nullable = false)]
@@ -56,6 +64,7 @@ impl AcquireBody {
     ) -> Result<AcquireRequest, Problem> {
         let ttl = limits.ttl(self.ttl_ms.as_ref())?;
         let ttl = ttl.unwrap_or_else(|| limits.default_ttl());
+        let hold_at_least = limits.hold(self.hold_at_least_ms.as_ref())?;
         let wait = limits.wait(self.wait_ms.as_ref())?;
         let holder = self.holder.map(|text| {
             Holder::new(text).ok_or_else(|| {
@@ -76,11 +85,12 @@ impl AcquireBody {
         })?;
         let idempotency = idempotency_key.map(|key| Idempotency {
             key: digest(&[principal.as_bytes(), key.as_bytes()]),
-            fingerprint: fingerprint(ttl, holder.as_ref(), &metadata),
+            fingerprint: fingerprint(ttl, hold_at_least, holder.as_ref(), &metadata),
         });
         let wait_until = (!wait.is_zero()).then(|| arrived + wait);
         Ok(AcquireRequest {
             ttl,
+            hold_at_least,
             wait_until,
             holder,
             metadata,
@@ -89,11 +99,17 @@ impl AcquireBody {
     }
 }
 
-fn fingerprint(ttl: Ttl, holder: Option<&Holder>, metadata: &Metadata) -> Digest {
-    let ttl = millis(ttl.get()).to_string();
+fn fingerprint(
+    ttl: Ttl,
+    hold_at_least: Duration,
+    holder: Option<&Holder>,
+    metadata: &Metadata,
+) -> Digest {
+    let (ttl, hold) = (millis(ttl.get()), millis(hold_at_least));
     let metadata = serde_json::to_vec(metadata.pairs()).expect("a map of strings is JSON");
     digest(&[
-        ttl.as_bytes(),
+        ttl.to_string().as_bytes(),
+        hold.to_string().as_bytes(),
         holder.map_or("", Holder::as_str).as_bytes(),
         &metadata,
     ])

@@ -33,6 +33,14 @@ impl Limits {
             .expect("the longest TTL is at least a second")
     }
 
+    /// How long a request asks that the lock is held at least.
+    pub(super) fn hold(&self, asked: Option<&Milliseconds>) -> Result<Duration, Problem> {
+        let bounds = Duration::ZERO..=self.max_ttl;
+        asked.map_or(Ok(Duration::ZERO), |asked| {
+            asked.within(bounds, "hold_at_least_ms", "LEASEHOLD_MAX_TTL_MS")
+        })
+    }
+
     /// The wait that a request asks for.
     pub(super) fn wait(&self, asked: Option<&Milliseconds>) -> Result<Duration, Problem> {
         let bounds = Duration::ZERO..=self.max_wait;

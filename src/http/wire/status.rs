@@ -16,13 +16,17 @@ pub struct LockStatus {
     /// The key of the lock.
     #[schema(example = "my_lock")]
     pub key: String,
-    /// Whether a client holds the lock, or the lock is reserved for a waiter. All fields below
-    /// `waiters` are present only if it is true.
+    /// Whether a client holds the lock, the lock is reserved for a waiter, or `hold_at_least_ms` keeps it held. All fields
+    /// below `waiters` are present only if it is true.
     pub held: bool,
     /// The number of requests that wait for the lock.
     #[schema(minimum = 0)]
     pub waiters: u64,
-    /// The name of the holder, if the acquisition gave one.
+    /// `true` if the lease is over, and only its `hold_at_least_ms` keeps the lock held.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub released: Option<bool>,
+    /// The name of the holder, if the acquisition gave one and the lease is not over.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub holder: Option<String>,
@@ -43,7 +47,7 @@ pub struct LockStatus {
     #[schema(minimum = 0, nullable = false)]
     pub held_for_ms: Option<u64>,
     /// Milliseconds until other clients can have the lock if its holder does not renew: until the
-    /// deadline, plus the clock skew on Redis.
+    /// deadline and the end of `hold_at_least_ms`, plus the clock skew on Redis.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, nullable = false)]
     pub expires_in_ms: Option<u64>,
@@ -72,6 +76,7 @@ impl LockStatus {
             key: key.as_str().to_owned(),
             held: info.is_some(),
             waiters: u64::try_from(waiters).unwrap_or(u64::MAX),
+            released: info.filter(|h| h.released).map(|_| true),
             holder: info
                 .and_then(|h| h.holder.as_ref())
                 .map(|holder| holder.as_str().to_owned()),

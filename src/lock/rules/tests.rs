@@ -69,6 +69,7 @@ fn request(number: u8) -> Acquire {
         attempt: Attempt(number.into()),
         ttl: Ttl::new(TTL, TTL).expect("a TTL"),
         holder: None,
+        hold_at_least: Duration::ZERO,
         metadata: Metadata::default(),
         idempotency: Some(Idempotency {
             key: Digest::from_bytes([number; 16]),
@@ -162,6 +163,26 @@ fn renewal_takes_the_longer_grace_along() {
     assert!(at.lock.held(at.moment).is_some());
     at.advance(Duration::from_micros(1));
     assert!(at.lock.held(at.moment).is_none());
+}
+
+#[test]
+fn lock_is_held_as_long_as_asked_and_a_grace() {
+    let (mut at, first) = At::the_deadline();
+    at.with(|lock, ctx| lock.release(first.lease_id, ctx));
+    let holding = Acquire {
+        hold_at_least: TTL * 3,
+        ..request(2)
+    };
+    assert!(matches!(at.acquire(&holding), Acquisition::Granted(_)));
+    at.with(|lock, ctx| lock.release(holding.lease_id, ctx));
+    // A step back of the clock.
+    at.moment.now = at.moment.now.before(GRACE);
+    at.advance_until_just_before(TTL * 3 + GRACE * 2);
+    let answer = at.acquire(&request(3));
+    assert!(matches!(answer, Acquisition::Held { .. }), "{answer:?}");
+    at.advance(Duration::from_micros(1));
+    let answer = at.acquire(&request(3));
+    assert!(matches!(answer, Acquisition::Granted(_)), "{answer:?}");
 }
 
 #[test]

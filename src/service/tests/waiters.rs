@@ -217,6 +217,7 @@ async fn lock_that_is_reserved_for_nobody_goes_to_the_next_waiter() {
         attempt: Attempt(1),
         ttl: request().ttl,
         holder: None,
+        hold_at_least: Duration::ZERO,
         metadata: Metadata::default(),
         idempotency: None,
         wait: Some(wait),

@@ -13,6 +13,7 @@ fn request(number: u64, milliseconds: u64) -> Acquire {
         attempt: Attempt(number),
         ttl: Ttl::stored(Duration::from_millis(milliseconds)),
         holder: None,
+        hold_at_least: Duration::ZERO,
         metadata: Metadata::default(),
         idempotency: None,
         wait: None,
@@ -41,6 +42,36 @@ async fn pages(store: &MemoryStore, prefix: &str, cursor: Option<&str>) -> Vec<V
             None => return pages,
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn lease_that_is_over_earlier_is_told() {
+    let store = MemoryStore::new();
+    let in_seconds = |seconds| Instant::now() + Duration::from_secs(seconds);
+    let released = Acquire {
+        hold_at_least: Duration::from_secs(20),
+        ..request(1, 60_000)
+    };
+    take(&store, "a", released).await;
+    take(&store, "b", request(2, 60_000)).await;
+    let id = request(1, 0).lease_id;
+    assert!(store.release(&key("a"), id).await.is_ok());
+    let event = store.next_event().await;
+    assert_eq!(event, StoreEvent::HeldUntil(key("a"), in_seconds(20)));
+    let gone = request(2, 0);
+    let keep = Some(Duration::from_secs(10));
+    let shortened = store
+        .rollback(
+            &key("b"),
+            gone.waiter_id(),
+            gone.lease_id,
+            gone.attempt,
+            keep,
+        )
+        .await;
+    assert_eq!(shortened, Ok(true));
+    let event = store.next_event().await;
+    assert_eq!(event, StoreEvent::HeldUntil(key("b"), in_seconds(10)));
 }
 
 #[tokio::test(start_paused = true)]

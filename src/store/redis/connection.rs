@@ -113,7 +113,8 @@ impl Connector {
             })
     }
 
-    /// Connects, and sends what the commands after it need: the credentials and the database.
+    /// Connects, and sends what the commands after it need: the credentials and the database, or else a `PING`: the
+    /// first reply shows whether the node takes the connection.
     async fn login(&self) -> RedisResult<Transport> {
         let mut transport = BufReader::new(self.transport().await?);
         let credentials = self.endpoint.password.as_ref().map(|password| {
@@ -125,6 +126,13 @@ impl Connector {
         let database = (self.db != 0).then(|| cmd("SELECT").arg(self.db).to_owned());
         for command in credentials.iter().chain(&database) {
             ask(&mut transport, command).await?;
+        }
+        if credentials.is_none() && database.is_none() {
+            match ask(&mut transport, &cmd("PING")).await {
+                // A node that cannot save answers so, but executes all that does not write.
+                Err(error) if error.code() == Some("MISCONF") => {}
+                answer => answer?,
+            }
         }
         // A node sends nothing more before the next command.
         Ok(transport.into_inner())
@@ -143,11 +151,15 @@ impl Connector {
 
 /// Sends a command of which the reply is one line.
 async fn ask(transport: &mut BufReader<Transport>, command: &Cmd) -> RedisResult<()> {
-    transport.write_all(&command.get_packed_command()).await?;
-    transport.flush().await?;
+    let sent = transport.write_all(&command.get_packed_command()).await;
+    let sent = sent.and(transport.flush().await);
+    // A node that refuses the connection may have said why, and closed it before the command came.
     let mut reply = Vec::new();
     let mut line = transport.take(MAX_LOGIN_REPLY);
-    line.read_until(b'\n', &mut reply).await?;
+    let received = line.read_until(b'\n', &mut reply).await;
+    if reply.is_empty() {
+        sent.and(received)?;
+    }
     parse_redis_value(&reply)?.extract_error()?;
     Ok(())
 }

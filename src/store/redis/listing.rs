@@ -152,6 +152,8 @@ mod tests {
             acquired_at: Timestamp::from_micros(0),
             deadline: Timestamp::from_micros(1),
             renewals: 0,
+            hold_at_least: Duration::ZERO,
+            released: false,
             read_at: Timestamp::from_micros(0),
         };
         let locks = keys

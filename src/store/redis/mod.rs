@@ -412,9 +412,18 @@ fn acquire_arguments(request: &Acquire) -> String {
         request.lease_id.expose(),
         request.holder.as_ref().map_or("", |holder| holder.as_str()),
         request.attempt.0,
-        micros(request.ttl.get()),
+        ttl_and_hold(request),
         ticket.unwrap_or_default(),
     )
+}
+
+/// The TTL, and behind a `+` how long the lock is held at least.
+fn ttl_and_hold(request: &Acquire) -> String {
+    let ttl = micros(request.ttl.get()).to_string();
+    match micros(request.hold_at_least) {
+        0 => ttl,
+        hold => format!("{ttl}+{hold}"),
+    }
 }
 
 fn ended(reply: Reply) -> Result<EndOutcome, StoreError> {

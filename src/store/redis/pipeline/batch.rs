@@ -8,7 +8,7 @@ use redis::{RedisError, Value};
 use tokio::time::Instant;
 
 use crate::lock::key::LockKey;
-use crate::lock::lease::{Attempt, LeaseId, Timestamp, micros};
+use crate::lock::lease::{Attempt, LeaseId, micros};
 use crate::lock::request::WaiterId;
 use crate::store::contract::StoreError;
 use crate::store::redis::master::clock::{Estimate, MasterClock};
@@ -70,7 +70,6 @@ impl Operation {
 #[derive(Debug)]
 pub(crate) struct Answered {
     pub(crate) reply: Reply,
-    pub(crate) at: Timestamp,
     /// When the batch was sent: a lower bound of the moment at which Redis read its clock.
     pub(crate) asked_at: Instant,
 }

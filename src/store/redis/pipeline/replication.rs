@@ -168,11 +168,10 @@ impl Confirmer {
 impl Unconfirmed {
     fn succeed(self, mark: &HighWaterMark) {
         if let Some(lease) = self.answered.reply.lease() {
-            let expires_in = lease.info.deadline.since(self.answered.at);
             mark.confirmed(
                 &self.generation.activation,
                 self.writes,
-                Instant::now() + expires_in,
+                Instant::now() + lease.info.counts_for(),
             );
         }
         let _gone = self.answer.send(Ok(self.answered));

@@ -384,7 +384,6 @@ impl Worker {
             };
             let answered = Answered {
                 reply,
-                at: done.at,
                 asked_at: done.asked_at,
             };
             if answered.reply.needs_confirmation() {

@@ -1,22 +1,25 @@
 -- Grants the lock if it is free and no waiter is ahead, or lets the request wait. Mirrors `Lock::acquire`.
 -- Arguments: a line with the request as a lease keeps it, which begins with lease id, idempotency key and fingerprint;
--- a line with attempt, TTL, wait, ticket and the most waiters. Wait is empty if the request does not wait.
+-- a line with attempt, TTL with '+' and how long the lock is held at least, wait, ticket and the most waiters. Wait is
+-- empty if the request does not wait.
 -- Reply: granted | replayed, lease; held, waiters, position, lease; queued, waiters, ticket, lease; too_many_waiters;
 -- key_reused; already_released; recovering, for how long
-local ARGUMENTS = '^(([^\t]*)\t([^\t]*)\t([^\t]*)[^\n]*)\n([^\t]*)\t([^\t]*)\t([^\t]*)\t([^\t]*)\t(.*)$'
+local ARGUMENTS = '^(([^\t]*)\t([^\t]*)\t([^\t]*)[^\n]*)\n([^\t]*)\t([^\t+]*)%+?([^\t]*)\t([^\t]*)\t([^\t]*)\t(.*)$'
 
 return function(key, arguments)
-  local request, id, idem, fingerprint, attempt, ttl, wait, ticket, max_waiters = string.match(arguments, ARGUMENTS)
+  local request, id, idem, fingerprint, attempt, ttl, hold, wait, ticket, max_waiters =
+    string.match(arguments, ARGUMENTS)
   local lock = load(key)
   local lease = live(lock)
   if lease and not lease.ticket then
     if lease.id == id and now < lease.deadline then return 'granted\t' .. line_of(lease) end
     if idem ~= '' and lease.idem == idem then
       if lease.fingerprint ~= fingerprint then return 'key_reused' end
+      if lease.kind == 'H' then return 'already_released' end
       local whole = lease.acquired + lease.ttl
       -- In its grace a lease is over for its holder.
       if now < lease.deadline then
-        lease.attempt, lease.deadline = '', math.max(lease.deadline, whole)
+        lease.kind, lease.attempt, lease.deadline = 'L', '', math.max(lease.deadline, whole)
         batch.writes = batch.writes + 1
         change(lock, lease)
         return 'replayed\t' .. line_of(lease)
@@ -28,8 +31,8 @@ return function(key, arguments)
   local waiter = idem ~= '' and idem or id
   -- The entry, and the lease, that the request gets.
   local asked = {
-    token = nil, acquired = batch.now_text, deadline = now + ttl, grace = batch.grace, ttl = ttl, renewals = '0',
-    attempt = attempt, request = request, id = id, idem = idem, fingerprint = fingerprint, server = batch.server,
+    kind = 'L', token = nil, acquired = batch.now_text, deadline = now + ttl, grace = batch.grace, ttl = ttl, hold = hold,
+    renewals = '0', attempt = attempt, request = request, id = id, idem = idem, fingerprint = fingerprint, server = batch.server,
     line = nil,
   }
   local queue, entry
@@ -89,6 +92,6 @@ return function(key, arguments)
   end
   batch.writes = batch.writes + 1
   change(lock)
-  if lock.queued and queue.count(lock) > 0 then queue.announce(lock, ttl + batch.grace) end
+  if lock.queued and queue.count(lock) > 0 then queue.announce(lock, over_at(asked) - now) end
   return 'granted\t' .. line_of(asked)
 end

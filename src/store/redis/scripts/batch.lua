@@ -73,10 +73,11 @@ local function next_number()
   return int(batch.token)
 end
 
--- A lease in the text of a lock: 'L', or for a reservation 'R' with ticket and server; token, when it was acquired,
--- deadline, grace, TTL, renewals, attempt; and the request: lease id, idempotency key, fingerprint, and what only
--- clients read. Lua matches this set in half the time of `%x` or `%d`.
-local LEASE = '(([^\t]*)\t([^\t]*)\t([^\t]*)\t([^\t]*)\t([^\t]*)\t([^\t]*)\t([^\t]*)\t([^\t]*)\t'
+-- A lease in the text of a lock: 'L', 'S' if it was shortened, 'H' if it is released and the lock is held, or for a
+-- reservation 'R' with ticket and server; token, when it was acquired, deadline, grace, TTL with '+' and how long the lock
+-- is held at least, renewals, attempt; and the request: lease id, idempotency key, fingerprint, and what only clients
+-- read. Lua matches this set in half the time of `%x` or `%d`.
+local LEASE = '(([^\t]*)\t([^\t]*)\t([^\t]*)\t([^\t]*)\t([^\t]*)\t([^\t+]*)%+?([^\t]*)\t([^\t]*)\t([^\t]*)\t'
   .. '(([^\t]*)\t([^\t]*)\t([^\t]*)[^\n]*))\n'
 
 -- Takes the text of a lock, unless the batch has it.
@@ -84,6 +85,15 @@ local function know(key, text)
   batch.locks[key] = batch.locks[key] or {
     key = key, text = text or nil, queued = false, leases = nil, held = 0, expired = 0, changed = false, let_go = false,
   }
+end
+
+-- When others can have the lock.
+local function over_at(lease)
+  local ends = lease.deadline
+  if lease.hold ~= '' and (lease.kind == 'L' or lease.kind == 'H') then
+    ends = math.max(ends, lease.acquired + lease.hold)
+  end
+  return ends + lease.grace
 end
 
 -- The lock of a known key: its live leases and reservations, without those that are over.
@@ -95,21 +105,23 @@ local function load(key)
   if not text then return lock end
   lock.queued = string.sub(text, 1, 2) == 'Q\n'
   if lock.queued then text = string.sub(text, 3) end
-  for line, kind, token, acquired, deadline, grace, ttl, renewals, attempt, request, id, idem, fingerprint in
+  for line, kind, token, acquired, deadline, grace, ttl, hold, renewals, attempt, request, id, idem, fingerprint in
     string.gmatch(text, LEASE) do
     local lease = {
-      line = line, token = token, acquired = acquired, deadline = tonumber(deadline), grace = grace, ttl = ttl,
-      renewals = renewals, attempt = attempt, request = request, id = id, idem = idem, fingerprint = fingerprint,
+      line = line, kind = kind, token = token, acquired = acquired, deadline = tonumber(deadline), grace = grace,
+      ttl = ttl, hold = hold, renewals = renewals, attempt = attempt, request = request, id = id, idem = idem,
+      fingerprint = fingerprint,
     }
-    if kind ~= 'L' then
+    if #kind > 1 then
       lease.ticket, lease.server = string.match(kind, '^R (%d+) (%x+)$')
-    else
-      if grace - batch.grace < 0 then lease.grace, lease.line = batch.grace, nil end
-      lock.held = lock.held + 1
+    elseif grace - batch.grace < 0 then
+      lease.grace, lease.line = batch.grace, nil
     end
-    if batch.expired_at < lease.deadline + lease.grace then
+    local is_lease = kind == 'L' or kind == 'S'
+    if is_lease then lock.held = lock.held + 1 end
+    if batch.expired_at < over_at(lease) then
       lock.leases[#lock.leases + 1] = lease
-    elseif not lease.ticket then
+    elseif is_lease then
       lock.expired = lock.expired + 1
     end
   end
@@ -133,9 +145,10 @@ end
 -- A lease as the text of its lock and replies have it.
 local function line_of(lease)
   if not lease.line then
-    local kind = lease.ticket and 'R ' .. lease.ticket .. ' ' .. lease.server or 'L'
+    local kind = lease.ticket and 'R ' .. lease.ticket .. ' ' .. lease.server or lease.kind
+    local hold = lease.hold ~= '' and '+' .. lease.hold or ''
     lease.line = kind .. '\t' .. lease.token .. '\t' .. lease.acquired .. '\t' .. int(lease.deadline)
-      .. '\t' .. lease.grace .. '\t' .. lease.ttl .. '\t' .. lease.renewals .. '\t' .. lease.attempt
+      .. '\t' .. lease.grace .. '\t' .. lease.ttl .. hold .. '\t' .. lease.renewals .. '\t' .. lease.attempt
       .. '\t' .. lease.request
   end
   return lease.line

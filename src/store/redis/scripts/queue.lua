@@ -3,7 +3,7 @@
 -- Three keys hold it: the waiters' ids by ticket, the same by the moment until which their entries are kept, and the
 -- entries. Besides the rules: an entry whose server has no heartbeat is passed over. The changes stay in memory until
 -- `write`.
-local ENTRY = '^([^\t]*)\t([^\t]*)\t([^\t]*)\t([^\t]*)\t([^\t]*)\t([^\t]*)\t(([^\t]*)\t([^\t]*)\t([^\t]*).*)$'
+local ENTRY = '^([^\t]*)\t([^\t]*)\t([^\t]*)\t([^\t]*)\t([^\t]*)\t([^\t+]*)%+?([^\t]*)\t(([^\t]*)\t([^\t]*)\t([^\t]*).*)$'
 
 -- How many expired entries one operation drops, and how many entries it reads at once.
 local MAX_PRUNED, STEP = 64, 16
@@ -29,10 +29,10 @@ local function see(of_lock, waiter)
     local text = redis.call('HGET', of_lock.entries, waiter)
     local entry
     if text then
-      local ticket, server, present, kept, attempt, ttl, request, id, idem, fingerprint = string.match(text, ENTRY)
+      local ticket, server, present, kept, attempt, ttl, hold, request, id, idem, fingerprint = string.match(text, ENTRY)
       entry = {
         ticket = ticket, server = server, present = tonumber(present), kept = tonumber(kept), attempt = attempt,
-        ttl = ttl, request = request, id = id, idem = idem, fingerprint = fingerprint,
+        ttl = ttl, hold = hold, request = request, id = id, idem = idem, fingerprint = fingerprint,
       }
     end
     known = { before = entry, after = entry }
@@ -71,8 +71,8 @@ end
 -- Gives a waiter an entry whose request is present until then, in place of its earlier one.
 function queue.put(lock, waiter, asked, ticket, present)
   set(lock, waiter, {
-    ticket = ticket, server = asked.server, attempt = asked.attempt, ttl = asked.ttl, request = asked.request,
-    id = asked.id, idem = asked.idem, fingerprint = asked.fingerprint, present = present,
+    ticket = ticket, server = asked.server, attempt = asked.attempt, ttl = asked.ttl, hold = asked.hold,
+    request = asked.request, id = asked.id, idem = asked.idem, fingerprint = asked.fingerprint, present = present,
     kept = asked.idem ~= '' and present + ENTRY_KEPT_US or present,
   })
 end
@@ -201,8 +201,8 @@ function queue.reserve(lock, asking)
   local waiter, entry = take_first(lock, asking)
   if not waiter then return nil end
   local lease = {
-    token = next_number(), acquired = batch.now_text, deadline = now + RESERVATION_US, grace = '0', ttl = entry.ttl,
-    renewals = '0', attempt = entry.attempt, request = entry.request, id = entry.id, idem = entry.idem,
+    kind = 'R', token = next_number(), acquired = batch.now_text, deadline = now + RESERVATION_US, grace = '0',
+    ttl = entry.ttl, hold = entry.hold, renewals = '0', attempt = entry.attempt, request = entry.request, id = entry.id, idem = entry.idem,
     fingerprint = entry.fingerprint, ticket = entry.ticket, server = entry.server,
   }
   table.insert(lock.leases, lease)
@@ -237,7 +237,8 @@ function queue.store(of_lock, attempt)
     if entry == known.before then
     elseif entry then
       local fields = {
-        entry.ticket, entry.server, int(entry.present), int(entry.kept), entry.attempt, entry.ttl, entry.request,
+        entry.ticket, entry.server, int(entry.present), int(entry.kept), entry.attempt,
+        entry.ttl .. (entry.hold ~= '' and '+' .. entry.hold or ''), entry.request,
       }
       tickets[#tickets + 1], tickets[#tickets + 2] = entry.ticket, waiter
       kept[#kept + 1], kept[#kept + 2] = int(entry.kept), waiter

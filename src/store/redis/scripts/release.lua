@@ -3,8 +3,11 @@
 return function(key, id)
   local lock, ending = load(key), need('ending')
   local lease = ending.lease_of(lock, id)
-  if not lease then return need('releases').has_lease(key, id) and 'ended\t' or ending.lost_reply(lock) end
+  if not lease then
+    local ended = ending.is_released(lock, id) or need('releases').has_lease(key, id)
+    return ended and 'ended\t' or ending.lost_reply(lock, id)
+  end
   need('releases').add(key, id, lease.idem)
-  ending.let_go(lock, lease)
+  ending.release(lock, lease)
   return ending.ended_reply(lease)
 end

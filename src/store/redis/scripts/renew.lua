@@ -5,10 +5,10 @@ return function(key, arguments)
   local lock = load(key)
   local ending = need('ending')
   local lease = ending.lease_of(lock, id)
-  if not lease then return ending.lost_reply(lock) end
+  if not lease then return ending.lost_reply(lock, id) end
   if ttl ~= '' then lease.ttl = ttl end
   lease.deadline = math.max(lease.deadline, now + lease.ttl)
-  lease.renewals, lease.attempt = int(lease.renewals + 1), ''
+  lease.kind, lease.renewals, lease.attempt = 'L', int(lease.renewals + 1), ''
   batch.writes = batch.writes + 1
   change(lock, lease)
   return 'renewed\t' .. line_of(lease)

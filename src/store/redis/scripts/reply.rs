@@ -123,6 +123,7 @@ pub(crate) fn decode(value: &Value, at: ReadAt) -> Option<Result<Reply, Refusal>
         },
         ("lost", ["not_held"]) => Reply::Lost(Loss::NotHeld),
         ("lost", ["held_by_other"]) => Reply::Lost(Loss::HeldByOther),
+        ("lost", ["released"]) => Reply::Lost(Loss::Released),
         ("too_many_waiters", _) => Reply::TooManyWaiters,
         ("key_reused", _) => Reply::KeyReused,
         ("already_released", _) => Reply::AlreadyReleased,
@@ -210,22 +211,57 @@ fn held<'a>(fields: &[&'a str], at: ReadAt) -> Option<(usize, &'a str, LeaseInfo
     let [waiters, own, line @ ..] = fields else {
         return None;
     };
-    let (_, mut info, grace) = line_of(line, at)?;
-    info.deadline = info.deadline.after(grace).after(at.behind);
+    let stored = line_of(line, at)?;
+    let own_end = stored.info.deadline.after(stored.grace).after(at.behind);
+    let info = match stored.kind {
+        Kind::Reserved | Kind::Shortened => LeaseInfo {
+            deadline: own_end,
+            ..stored.info
+        },
+        Kind::Leased | Kind::Released => {
+            let held_until = stored.info.acquired_at.after(stored.info.hold_at_least);
+            let held_until = held_until.after(stored.grace).after(at.behind);
+            LeaseInfo {
+                deadline: own_end.max(held_until),
+                ..stored.info
+            }
+        }
+    };
+    let released = stored.kind == Kind::Released || own_end <= at.now;
+    let info = LeaseInfo {
+        holder: info.holder.filter(|_| !released),
+        released,
+        ..info
+    };
     Some((waiters.parse().ok()?, *own, info))
 }
 
 /// A lease for its holder.
 fn lease(fields: &[&str], at: ReadAt) -> Option<Lease> {
-    let (lease_id, info, _) = line_of(fields, at)?;
+    let Stored { lease_id, info, .. } = line_of(fields, at)?;
     let lease_id = LeaseId::parse(lease_id)?;
     Some(Lease { lease_id, info })
 }
 
-/// A lease as a lock stores it, see `batch.lua`: its id, its public part, and its grace.
-fn line_of<'a>(fields: &[&'a str], at: ReadAt) -> Option<(&'a str, LeaseInfo, Duration)> {
+/// A lease as a lock stores it, see `batch.lua`.
+struct Stored<'a> {
+    kind: Kind,
+    lease_id: &'a str,
+    info: LeaseInfo,
+    grace: Duration,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Reserved,
+    Leased,
+    Shortened,
+    Released,
+}
+
+fn line_of<'a>(fields: &[&'a str], at: ReadAt) -> Option<Stored<'a>> {
     let [
-        _kind,
+        kind,
         token,
         acquired,
         deadline,
@@ -242,6 +278,14 @@ fn line_of<'a>(fields: &[&'a str], at: ReadAt) -> Option<(&'a str, LeaseInfo, Du
     else {
         return None;
     };
+    let kind = match *kind {
+        "L" => Kind::Leased,
+        "S" => Kind::Shortened,
+        "H" => Kind::Released,
+        reserved if reserved.starts_with("R ") => Kind::Reserved,
+        _ => return None,
+    };
+    let (ttl, hold) = ttl.split_once('+').unwrap_or((ttl, "0"));
     let holder = match *holder {
         "" => None,
         text => Some(Holder::new(text.to_owned())?),
@@ -257,9 +301,16 @@ fn line_of<'a>(fields: &[&'a str], at: ReadAt) -> Option<(&'a str, LeaseInfo, Du
         acquired_at: moment(acquired)?,
         deadline: moment(deadline)?,
         renewals: renewals.parse().ok()?,
+        hold_at_least: duration(hold)?,
+        released: false,
         read_at: at.now,
     };
-    Some((*lease_id, info, duration(grace)?))
+    Some(Stored {
+        kind,
+        lease_id,
+        info,
+        grace: duration(grace)?,
+    })
 }
 
 fn moment(micros: &str) -> Option<Timestamp> {

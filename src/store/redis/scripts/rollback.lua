@@ -9,7 +9,7 @@ return function(key, arguments)
     if lease.id == id then
       if lease.attempt ~= attempt then return 'unchanged' end
       if keep ~= '' and not lease.ticket then
-        lease.deadline, lock.let_go = math.min(lease.deadline, now + keep), true
+        lease.kind, lease.deadline, lock.let_go = 'S', math.min(lease.deadline, now + keep), true
         change(lock, lease)
         return 'rolled_back'
       end

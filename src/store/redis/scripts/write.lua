@@ -50,9 +50,9 @@ for _, lock in ipairs(batch.changed) do
   local text, ends, leases = lock.queued and 'Q\n' or '', now + QUEUE_SWEEP_US, 0
   for at, lease in ipairs(lock.leases) do
     text = text .. line_of(lease) .. '\n'
-    local lease_ends = lease.deadline + lease.grace
+    local lease_ends = over_at(lease)
     if at == 1 and not lock.queued or lease_ends < ends then ends = lease_ends end
-    if not lease.ticket then leases = leases + 1 end
+    if lease.kind == 'L' or lease.kind == 'S' then leases = leases + 1 end
   end
   batch.held, batch.expired = batch.held + leases - lock.held, batch.expired + lock.expired
   -- Once a script has removed a field, Redis lets it write without memory. So a release always succeeds. A removal of
