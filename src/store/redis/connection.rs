@@ -95,6 +95,12 @@ impl Connector {
         self.in_time(open).await
     }
 
+    /// What a node says that closes each connection at once: the driver may meet the end before it reads that.
+    pub(crate) async fn refusal(&self) -> Option<RedisError> {
+        let say = Box::pin(async { reply(&mut BufReader::new(self.transport().await?)).await });
+        self.in_time(say).await.err().filter(|error| error.code().is_some())
+    }
+
     /// The manager of a pool of such connections.
     pub(crate) fn manager(self) -> RedisResult<PoolManager> {
         let address = ConnectionAddr::Tcp(self.address.host.clone(), self.address.port);
@@ -113,8 +119,7 @@ impl Connector {
             })
     }
 
-    /// Connects, and sends what the commands after it need: the credentials and the database, or else a `PING`: the
-    /// first reply shows whether the node takes the connection.
+    /// Connects, and sends what the commands after it need: the credentials and the database.
     async fn login(&self) -> RedisResult<Transport> {
         let mut transport = BufReader::new(self.transport().await?);
         let credentials = self.endpoint.password.as_ref().map(|password| {
@@ -126,13 +131,6 @@ impl Connector {
         let database = (self.db != 0).then(|| cmd("SELECT").arg(self.db).to_owned());
         for command in credentials.iter().chain(&database) {
             ask(&mut transport, command).await?;
-        }
-        if credentials.is_none() && database.is_none() {
-            match ask(&mut transport, &cmd("PING")).await {
-                // A node that cannot save answers so, but executes all that does not write.
-                Err(error) if error.code() == Some("MISCONF") => {}
-                answer => answer?,
-            }
         }
         // A node sends nothing more before the next command.
         Ok(transport.into_inner())
@@ -151,15 +149,16 @@ impl Connector {
 
 /// Sends a command of which the reply is one line.
 async fn ask(transport: &mut BufReader<Transport>, command: &Cmd) -> RedisResult<()> {
-    let sent = transport.write_all(&command.get_packed_command()).await;
-    let sent = sent.and(transport.flush().await);
-    // A node that refuses the connection may have said why, and closed it before the command came.
+    transport.write_all(&command.get_packed_command()).await?;
+    transport.flush().await?;
+    reply(transport).await
+}
+
+/// Reads a reply of one line.
+async fn reply(transport: &mut BufReader<Transport>) -> RedisResult<()> {
     let mut reply = Vec::new();
     let mut line = transport.take(MAX_LOGIN_REPLY);
-    let received = line.read_until(b'\n', &mut reply).await;
-    if reply.is_empty() {
-        sent.and(received)?;
-    }
+    line.read_until(b'\n', &mut reply).await?;
     parse_redis_value(&reply)?.extract_error()?;
     Ok(())
 }

@@ -154,6 +154,11 @@ impl Node {
             }
             answer = self.ask_over(None, question).await;
         }
+        if answer.as_ref().is_err_and(dropped)
+            && let Some(refusal) = self.connector.refusal().await
+        {
+            answer = Err(refusal);
+        }
         let (answer, connection) = answer.map_err(|error| Diagnosis {
             hung_up: dropped(&error),
             ..self.explain(&error)
