@@ -98,7 +98,10 @@ impl Connector {
     /// What a node says that closes each connection at once: the driver may meet the end before it reads that.
     pub(crate) async fn refusal(&self) -> Option<RedisError> {
         let say = Box::pin(async { reply(&mut BufReader::new(self.transport().await?)).await });
-        self.in_time(say).await.err().filter(|error| error.code().is_some())
+        self.in_time(say)
+            .await
+            .err()
+            .filter(|error| error.code().is_some())
     }
 
     /// The manager of a pool of such connections.

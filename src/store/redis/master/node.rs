@@ -245,9 +245,6 @@ impl Node {
                 }
             }
         }
-        for question in &CHECKS {
-            self.ask(question).await?;
-        }
         if self.options.least_replicas() > 0 {
             self.ask(&WAIT).await?;
         }
@@ -255,6 +252,14 @@ impl Node {
             None => Ok(()),
             Some(said) => Err(self.explain_operation(&format!("{}: {said}", commands.join(", ")))),
         }
+    }
+
+    /// Checks that the pool can check its connections. Otherwise it would open one for each operation.
+    pub(crate) async fn check_pool(&self) -> Result<(), Diagnosis> {
+        for question in &CHECKS {
+            self.ask(question).await?;
+        }
+        Ok(())
     }
 
     /// Whether all connections lead to the same node. A Service over all nodes of a set leads each connection to

@@ -225,6 +225,9 @@ impl ResolverTask {
             return Err(node.any_node_service());
         }
         self.warning = probed?;
+        if known.is_none() {
+            node.check_pool().await?;
+        }
         if is_due && let Err(diagnosis) = node.check_commands().await {
             if known.is_none() {
                 return Err(diagnosis);
