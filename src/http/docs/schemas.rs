@@ -67,7 +67,11 @@ pub(super) fn complete_schemas(schemas: &mut Value, limits: Option<&Limits>) {
     if let Some(limits) = limits {
         bound(&mut schemas["AcquireBody"], "ttl_ms", limits.max_ttl);
         bound(&mut schemas["AcquireBody"], "wait_ms", limits.max_wait);
-        bound(&mut schemas["AcquireBody"], "hold_at_least_ms", limits.max_ttl);
+        bound(
+            &mut schemas["AcquireBody"],
+            "hold_at_least_ms",
+            limits.max_ttl,
+        );
         bound(&mut schemas["RenewBody"], "ttl_ms", limits.max_ttl);
     }
 }
