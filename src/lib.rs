@@ -6,9 +6,10 @@
 //!
 //! ```text
 //! cli        the command line
+//! run        runs a command under a lease
 //! server     builds the service from the configuration, serves, drains
+//! client     the HTTP client of the commands
 //! config     settings from flags and variables, validated once
-//! client     a small HTTP client (health check)
 //! http       routes, extractors, problems, documentation
 //! service    the layer between HTTP and a store: mints lease ids, waits, rolls back
 //! store      contract (the trait) · memory · redis
@@ -34,6 +35,7 @@ pub mod config;
 pub mod http;
 pub mod lock;
 pub mod random;
+pub mod run;
 pub mod secret;
 pub mod server;
 pub mod service;

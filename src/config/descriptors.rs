@@ -3,7 +3,7 @@
 //! Each connection uses a file descriptor. Without a free one, the server can neither reach Redis nor answer a health
 //! check. The server therefore reserves some descriptors that client connections cannot use.
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Reserved for the program itself, for health checks beyond the limit, and for closing connections.
 const OWN: usize = 32;
@@ -25,21 +25,19 @@ const MOST: usize = 1 << 20;
 /// The number of client connections that the limit of open files allows. If the operator wants more, the server first
 /// raises its limit as far as the system permits.
 pub(super) fn max_clients(wanted: Option<usize>, pool_size: usize, sentinels: usize) -> usize {
-    let limits = getrlimit(Resource::Nofile);
-    let allowed_by = |limit: Option<u64>| {
-        let limit = limit.and_then(|limit| usize::try_from(limit).ok());
-        connections_for_clients(limit.unwrap_or(MOST).min(MOST), pool_size, sentinels)
+    let Ok((limit, most)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return connections_for_clients(MOST, pool_size, sentinels);
     };
-    let allowed = allowed_by(limits.current);
+    let allowed_by = |limit: u64| {
+        let limit = usize::try_from(limit).unwrap_or(MOST).min(MOST);
+        connections_for_clients(limit, pool_size, sentinels)
+    };
+    let allowed = allowed_by(limit);
     if wanted.is_none_or(|wanted| wanted <= allowed) {
         return allowed;
     }
-    let raised = Rlimit {
-        current: limits.maximum,
-        maximum: limits.maximum,
-    };
-    match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => allowed_by(limits.maximum),
+    match setrlimit(Resource::RLIMIT_NOFILE, most, most) {
+        Ok(()) => allowed_by(most),
         Err(_) => allowed,
     }
 }

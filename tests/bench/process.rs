@@ -3,7 +3,7 @@
 use std::env;
 use std::fs;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// The desired limit of open files for a server and for the bench itself.
 const WANTED_OPEN_FILES: u64 = 65_536;
@@ -14,17 +14,13 @@ const TICKS_PER_SECOND: f64 = 100.0;
 /// Raises the limit of open files for this process and for the servers that it starts later. Returns the new limit: the
 /// desired one, or the system's maximum.
 pub(crate) fn raise_open_files() -> usize {
-    let hard = getrlimit(Resource::Nofile).maximum;
-    let limit = |current: u64, maximum| Rlimit {
-        current: Some(current),
-        maximum,
-    };
-    let wanted = hard.map(|hard| hard.max(WANTED_OPEN_FILES));
-    let granted = hard.map_or(WANTED_OPEN_FILES, |hard| hard.min(WANTED_OPEN_FILES));
-    if setrlimit(Resource::Nofile, limit(WANTED_OPEN_FILES, wanted)).is_ok() {
+    let files = Resource::RLIMIT_NOFILE;
+    let (_, hard) = getrlimit(files).expect("a limit");
+    if setrlimit(files, WANTED_OPEN_FILES, hard.max(WANTED_OPEN_FILES)).is_ok() {
         return usize::try_from(WANTED_OPEN_FILES).expect("it fits");
     }
-    setrlimit(Resource::Nofile, limit(granted, hard)).expect("a limit can rise to the hard one");
+    let granted = hard.min(WANTED_OPEN_FILES);
+    setrlimit(files, granted, hard).expect("a limit can rise to the hard one");
     usize::try_from(granted).expect("it fits")
 }
 

@@ -10,7 +10,7 @@ use std::process::{Command, ExitCode, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::process::geteuid;
+use nix::unistd::geteuid;
 
 use crate::support::host::Host;
 

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 const LAYERS: [&[&str]; 9] = [
     &["main"],
     &["cli"],
-    &["client", "server"],
-    &["config"],
+    &["run", "server"],
+    &["client", "config"],
     &["http"],
     &["service"],
     &["store"],

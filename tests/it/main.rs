@@ -31,6 +31,7 @@ mod recipes;
 mod recovery;
 mod replication;
 mod rolling;
+mod run;
 mod sentinel;
 mod soak;
 #[path = "../support/mod.rs"]

@@ -7,7 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::{eventually, poll};
 
@@ -74,7 +75,7 @@ impl Process {
 
     /// Stops the process with SIGSTOP to simulate a hung machine; returns once the process is stopped.
     pub(crate) fn pause(&self) {
-        self.signal(Signal::STOP);
+        self.signal(Signal::SIGSTOP);
         eventually(STOP_LIMIT, "the process stands still", || {
             self.is_paused() || !self.is_running()
         });
@@ -82,19 +83,20 @@ impl Process {
 
     /// Resumes the process after `pause`.
     pub(crate) fn resume(&self) {
-        self.signal(Signal::CONT);
+        self.signal(Signal::SIGCONT);
     }
 
     /// Asks the process to stop (SIGTERM).
     pub(crate) fn terminate(&self) {
-        self.signal(Signal::TERM);
+        self.signal(Signal::SIGTERM);
     }
 
     fn signal(&self, signal: Signal) {
         if let Some(child) = self.child().as_mut()
             && exit_status(child).is_none()
         {
-            kill_process(Pid::from_child(child), signal).expect("a child can be sent a signal");
+            kill(Pid::from_raw(child.id().cast_signed()), signal)
+                .expect("a child can be sent a signal");
         }
     }
 

@@ -1,4 +1,7 @@
-//! The command line: `serve` (the default), `openapi` and `healthcheck`.
+//! The command line: the server, and the commands that call one.
+
+mod arguments;
+mod verbs;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -8,8 +11,11 @@ use std::time::Duration;
 use clap::builder::Resettable;
 use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use self::arguments::RunArguments;
+use self::verbs::Verb;
+use crate::client::{Client, Connection, exit};
 use crate::config::{SECRET, Settings, refuse_unknown_variables};
-use crate::{client, http, server, telemetry};
+use crate::{http, run, server, telemetry};
 
 /// How long a health check waits for its answer.
 const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(3);
@@ -17,8 +23,19 @@ const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the runtime waits for its threads at the exit.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The exit code for wrong settings or arguments, as is usual for commands.
+/// The exit code for wrong settings or arguments of the server, as is usual for commands.
 const USAGE: u8 = 2;
+
+/// The commands of the server. All others are clients: settings of a server beside them are none of their business.
+const OF_THE_SERVER: [&str; 3] = ["serve", "openapi", "healthcheck"];
+
+/// The variables that `run` sets for its command, which may be a server.
+const SET_BY_RUN: [&str; 4] = [
+    "LEASEHOLD_KEY",
+    "LEASEHOLD_FENCING_TOKEN",
+    "LEASEHOLD_EXPIRES_AT",
+    "LEASEHOLD_LEASE_ID",
+];
 
 /// A lock service over HTTP: leases with fencing tokens, kept in Redis behind Sentinel.
 #[derive(Parser)]
@@ -41,6 +58,23 @@ enum Command {
     Serve(Box<ServeArguments>),
     /// Print the OpenAPI document
     Openapi,
+    /// Run a command under a lease of a lock
+    Run(Box<RunArguments>),
+    #[command(flatten)]
+    Verb(Box<Verb>),
+    /// Print the completion script for a shell
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write all pages into a folder
+    Man {
+        /// The folder
+        folder: Option<std::path::PathBuf>,
+    },
+    /// The process that ends the command of `run` in time
+    #[command(name = run::GUARDIAN, hide = true)]
+    Guardian,
     /// Check whether a server is ready: exit code 0 if it is, 1 if it is not
     Healthcheck {
         /// Base URL of the server [default: the address in LEASEHOLD_LISTEN]
@@ -63,7 +97,7 @@ pub fn command() -> clap::Command {
 
 /// Compose files and charts write a setting that is not used as an empty variable. It counts as unset, but for secrets:
 /// without its token a server would be open.
-fn without_empty_variables(command: clap::Command) -> clap::Command {
+fn without_empty_variables(command: clap::Command, is_client: bool) -> clap::Command {
     let unless_empty = |argument: Arg| {
         let name = argument.get_env().filter(|name| {
             let is_secret = argument.get_value_names().is_some_and(|of| of == [SECRET]);
@@ -74,27 +108,39 @@ fn without_empty_variables(command: clap::Command) -> clap::Command {
             None => argument,
         }
     };
-    command
-        .mut_args(unless_empty)
-        .mut_subcommand("serve", |serve| serve.mut_args(unless_empty))
+    let command = command.mut_subcommands(|of| of.mut_args(unless_empty));
+    if is_client {
+        command.mut_args(|argument| argument.env(Resettable::Reset))
+    } else {
+        command.mut_args(unless_empty)
+    }
+}
+
+/// The variables that a server must not take for misspelt settings: its own, and those of clients.
+fn known_variables(command: &clap::Command) -> Vec<String> {
+    let subcommands = command.get_subcommands();
+    let arguments = subcommands.flat_map(clap::Command::get_arguments);
+    let names = command.get_arguments().chain(arguments);
+    names
+        .filter_map(|argument| argument.get_env()?.to_str())
+        .chain(SET_BY_RUN)
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Runs the command of the command line, and returns the exit code of the process.
 #[must_use]
 pub fn run() -> ExitCode {
     let command = command();
-    let known: Vec<String> = command
-        .get_arguments()
-        .filter_map(|argument| argument.get_env())
-        .filter_map(|name| name.to_str().map(str::to_owned))
-        .collect();
-    let matches = match without_empty_variables(command).try_get_matches() {
-        Ok(matches) => matches,
-        Err(error) => return refuse_arguments(&error),
-    };
-    let cli = match Cli::from_arg_matches(&matches) {
+    let known = known_variables(&command);
+    let first = std::env::args().nth(1).unwrap_or_default();
+    let is_client = command.find_subcommand(&first).is_some() && !OF_THE_SERVER.contains(&&*first);
+    let parsed = without_empty_variables(command, is_client)
+        .try_get_matches()
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
-        Err(error) => return refuse_arguments(&error),
+        Err(error) => return refuse_arguments(&error, if is_client { exit::USAGE } else { USAGE }),
     };
     match cli.command {
         None => serve(cli.settings, &known),
@@ -104,6 +150,28 @@ pub fn run() -> ExitCode {
             let _written = std::io::stdout().write_all(http::openapi().as_bytes());
             ExitCode::SUCCESS
         }
+        Some(Command::Run(arguments)) => match arguments.parse() {
+            Ok((client, run)) => {
+                let code = client_runtime().block_on(run::run(&client, &run));
+                ExitCode::from(code)
+            }
+            Err(failure) => fail(&failure.to_string(), failure.exit_code()),
+        },
+        Some(Command::Verb(verb)) => match client_runtime().block_on(verb.run()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => fail(&failure.to_string(), failure.exit_code()),
+        },
+        Some(Command::Completion { shell }) => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut self::command(), "leasehold", &mut script);
+            let _written = std::io::stdout().write_all(&script);
+            ExitCode::SUCCESS
+        }
+        Some(Command::Man { folder }) => manual(folder.as_deref()),
+        Some(Command::Guardian) => match run::guard() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
         Some(Command::Healthcheck { url }) => {
             healthcheck(&url.unwrap_or_else(|| cli.settings.own_url()))
         }
@@ -136,22 +204,42 @@ fn serve(settings: Settings, known: &[String]) -> ExitCode {
 }
 
 fn healthcheck(url: &str) -> ExitCode {
-    let answer = runtime().block_on(async {
-        let client = client::Client::new(url)?;
-        tokio::time::timeout(HEALTHCHECK_TIMEOUT, client.is_ready())
-            .await
-            .unwrap_or_else(|_| {
-                Err(client::ClientError::Transport(format!(
-                    "no answer within {} s",
-                    HEALTHCHECK_TIMEOUT.as_secs()
-                )))
-            })
-    });
+    let connection = Connection {
+        servers: vec![url.to_owned()],
+        token: None,
+        ca: None,
+    };
+    let answer = Client::new(&connection)
+        .and_then(|client| client_runtime().block_on(client.is_ready(HEALTHCHECK_TIMEOUT)));
     match answer {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => fail("the server is not ready", 1),
         Err(error) => fail(&error.to_string(), 1),
     }
+}
+
+fn manual(folder: Option<&std::path::Path>) -> ExitCode {
+    let written = if let Some(folder) = folder {
+        clap_mangen::generate_to(command(), folder).map(drop)
+    } else {
+        let mut page = Vec::new();
+        let rendered = clap_mangen::Man::new(command()).render(&mut page);
+        // The reader may close the pipe early.
+        let _written = std::io::stdout().write_all(&page);
+        rendered
+    };
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&format!("cannot write the manual: {error}"), exit::USAGE),
+    }
+}
+
+/// A client does one thing at a time.
+fn client_runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("the system gives what a runtime needs")
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -162,7 +250,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// Prints clap's message as one line, because it usually ends up in a log.
-fn refuse_arguments(error: &clap::Error) -> ExitCode {
+fn refuse_arguments(error: &clap::Error, code: u8) -> ExitCode {
     if error.use_stderr() {
         let text = error.render().to_string();
         let lines = text
@@ -174,7 +262,7 @@ fn refuse_arguments(error: &clap::Error) -> ExitCode {
                 .collect::<Vec<_>>()
                 .join(" ")
                 .trim_start_matches("error: "),
-            USAGE,
+            code,
         );
     }
     // This is the help or the version. A failure to print it has no other channel to go to.
