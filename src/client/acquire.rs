@@ -19,6 +19,9 @@ const POLL: Duration = Duration::from_secs(20);
 /// The wait of the first request: its answer tells who holds the lock.
 const FIRST_POLL: Duration = Duration::from_millis(500);
 
+/// The shortest time between two requests.
+const MIN_POLL: Duration = Duration::from_millis(250);
+
 /// How long an answer may take beyond its wait.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -30,6 +33,9 @@ const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// For how long a caller that does not wait repeats a call that no server answers.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// For how long a caller that waits without a limit asks until a server answers for the first time.
+const FIRST_CONTACT: Duration = Duration::from_secs(10);
 
 /// What to acquire.
 #[derive(Clone, Debug)]
@@ -77,6 +83,12 @@ impl Client {
             Wait::Forever => None,
         };
         let (mut poll, mut longest, mut pause) = (FIRST_POLL, POLL, FIRST_PAUSE);
+        // Until when failures may pass.
+        let mut patient_until = match wanted.wait {
+            Wait::No => Some(begun + PATIENCE),
+            Wait::For(time) => Some(begun + time.max(PATIENCE)),
+            Wait::Forever => Some(begun + FIRST_CONTACT),
+        };
         loop {
             let left = until.map_or(Duration::MAX, Moment::left);
             let wait = poll.min(longest).min(left);
@@ -90,10 +102,15 @@ impl Client {
                     }
                     waiting(Some(&status));
                     (poll, pause) = (POLL, FIRST_PAUSE);
+                    if wanted.wait == Wait::Forever {
+                        patient_until = None;
+                    }
+                    // The operator allows hardly any wait.
+                    sleep(MIN_POLL.saturating_sub(wait)).await;
                     continue;
                 }
-                Ok(answer) if is_too_long_a_wait(&answer) && longest > FIRST_POLL => {
-                    longest = (wait / 2).max(FIRST_POLL);
+                Ok(answer) if is_too_long_a_wait(&answer) && !wait.is_zero() => {
+                    longest = Duration::from_millis(millis(wait) / 2);
                     continue;
                 }
                 Ok(answer) if may_pass(answer.status) => (answer.failure(), answer.retry_after),
@@ -101,16 +118,13 @@ impl Client {
                 Err(failure @ Failure::Unavailable(_)) => (failure, None),
                 Err(failure) => return Err(failure),
             };
-            let patience = (begun + PATIENCE).left();
-            if until.is_some_and(|until| until.left().max(patience).is_zero()) {
+            let left = patient_until.map_or(MAX_PAUSE, Moment::left);
+            if left.is_zero() {
                 return Err(failure);
             }
             waiting(None);
             let pause_now = retry_after.unwrap_or(pause).clamp(pause, MAX_PAUSE);
-            sleep(
-                jitter(pause_now).min(until.map_or(MAX_PAUSE, |until| until.left().max(patience))),
-            )
-            .await;
+            sleep(jitter(pause_now).min(left)).await;
             pause = (pause * 2).min(MAX_PAUSE);
         }
     }

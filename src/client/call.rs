@@ -111,6 +111,12 @@ impl Client {
         })
     }
 
+    /// How many servers there are.
+    #[must_use]
+    pub fn servers(&self) -> u32 {
+        u32::try_from(self.servers.len()).unwrap_or(u32::MAX)
+    }
+
     /// Whether the server reports that it is ready.
     ///
     /// # Errors

@@ -76,9 +76,10 @@ impl Schedule {
         }
     }
 
-    /// How long one renewal may take at one server.
-    fn renewal_timeout(&self) -> Duration {
-        (self.ttl / 6).clamp(Duration::from_millis(100), Duration::from_secs(5))
+    /// How long a renewal may take at one of so many servers: all of them are asked at least twice.
+    fn renewal_timeout(&self, servers: u32) -> Duration {
+        let share = self.ttl / 6 / servers.max(1);
+        share.clamp(Duration::from_millis(100), Duration::from_secs(5))
     }
 
     /// How long to wait after a failed renewal.
@@ -106,6 +107,8 @@ struct Running<'a> {
     schedule: Schedule,
     stage: Stage,
     lost: bool,
+    /// Why the latest renewal failed.
+    trouble: Option<String>,
     /// The lease is another client's, or certainly over: a renewal is useless.
     is_over: bool,
 }
@@ -198,6 +201,7 @@ async fn under(
         schedule,
         stage: Stage::Runs,
         lost: false,
+        trouble: None,
         is_over: false,
     };
     running.until_its_end(signals).await
@@ -224,7 +228,7 @@ impl Running<'_> {
         while !self.group.has_ended() {
             if renewal.is_none() && !self.is_over && self.schedule.renew_at.left().is_zero() {
                 let (client, grant) = (client.clone(), self.grant.clone());
-                let limit = self.schedule.renewal_timeout();
+                let limit = self.schedule.renewal_timeout(client.servers());
                 renewal = Some(Box::pin(async move {
                     client.renew(&grant.key, &grant.lease_id, None, limit).await
                 }));
@@ -255,13 +259,13 @@ impl Running<'_> {
         let over = |at: Moment| at.left().is_zero();
         if self.run.on_lost == OnLost::Warn {
             if over(self.grant.deadline) {
-                self.lose("no renewal in time");
+                self.lose_in_time();
             }
         } else if over(self.schedule.kill_at) {
-            self.lose("no renewal in time");
+            self.lose_in_time();
             self.kill();
         } else if over(self.schedule.term_at) && self.stage == Stage::Runs {
-            self.lose("no renewal in time");
+            self.lose_in_time();
             self.terminate(self.schedule.kill_at);
         }
         if let Stage::Terminated { kill_at } = self.stage
@@ -273,6 +277,14 @@ impl Running<'_> {
         if self.stage == Stage::Runs && self.group.leader_has_ended() && !self.group.has_ended() {
             self.terminate(Moment::now() + self.schedule.kill_after);
         }
+    }
+
+    fn lose_in_time(&mut self) {
+        let why = match self.trouble.take() {
+            Some(trouble) => format!("it was not renewed in time: {trouble}"),
+            None => "it was not renewed in time".to_owned(),
+        };
+        self.lose(&why);
     }
 
     fn lose(&mut self, why: &str) {
@@ -302,6 +314,7 @@ impl Running<'_> {
             Ok(grant) => {
                 self.schedule = Schedule::new(&grant, self.run.kill_after);
                 self.grant = grant;
+                self.trouble = None;
                 self.tell_guardian();
                 self.events.tell(&Event::Renewed(&self.grant));
             }
@@ -312,7 +325,10 @@ impl Running<'_> {
                     self.kill();
                 }
             }
-            Err(_) => self.schedule.renew_at = Moment::now() + self.schedule.pause(),
+            Err(failure) => {
+                self.trouble = Some(failure.to_string());
+                self.schedule.renew_at = Moment::now() + self.schedule.pause();
+            }
         }
     }
 

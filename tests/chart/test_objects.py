@@ -318,7 +318,7 @@ class Deployment(unittest.TestCase):
         # The longest end in order, as the server has it: the drain, and the threads' last second.
         source = (CHART.parents[1] / "src" / "server" / "mod.rs").read_text(encoding="utf-8")
         drain = int(re.search(r"DRAIN_DEADLINE: Duration = Duration::from_secs\((\d+)\)", source)[1])
-        source = (CHART.parents[1] / "src" / "cli.rs").read_text(encoding="utf-8")
+        source = (CHART.parents[1] / "src" / "cli" / "mod.rs").read_text(encoding="utf-8")
         threads = int(re.search(r"SHUTDOWN_TIMEOUT: Duration = Duration::from_secs\((\d+)\)", source)[1])
         self.assertLess(drain + threads, 15)
 

@@ -49,7 +49,9 @@ fn served_document_is_the_committed_one_with_the_limits_of_its_server() {
         schemas[schema]["properties"][property]["maximum"] = json!(maximum);
         schemas[schema]["example"][property] = json!(maximum);
     }
-    schemas["AcquireBody"]["properties"]["ttl_ms"]["default"] = json!(5000);
+    let acquire = &mut schemas["AcquireBody"]["properties"];
+    acquire["ttl_ms"]["default"] = json!(5000);
+    acquire["hold_at_least_ms"]["maximum"] = json!(5000);
     assert_eq!(
         server.api().call("GET", "/openapi.json", &[], None).json(),
         expected

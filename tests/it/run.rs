@@ -23,12 +23,11 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// A client command against this server.
 fn client(server: &str, args: &[&str]) -> Command {
-    command_on(
-        &Host::default(),
-        BINARY,
-        args,
-        [("LEASEHOLD_SERVER", server)],
-    )
+    client_on(&Host::default(), server, args)
+}
+
+fn client_on(host: &Host, server: &str, args: &[&str]) -> Command {
+    command_on(host, BINARY, args, [("LEASEHOLD_SERVER", server)])
 }
 
 /// Runs a client command to its end: exit code, stdout, stderr.
@@ -40,9 +39,11 @@ fn exits(server: &str, args: &[&str]) -> (i32, String, String) {
     (code, stdout, stderr)
 }
 
-/// A client command that goes on. Its events, in JSON, are on stderr if it has `--json`.
+/// A client command that goes on. Its events, in JSON, are on stderr if it has `--json`. It ignores no signal, although the
+/// tests may run in the background of a shell, where some are ignored.
 fn begins(server: &str, args: &[&str]) -> Process {
-    let mut command = client(server, args);
+    let host = Host::with_prefix(&["env", "--default-signal"]);
+    let mut command = client_on(&host, server, args);
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -84,7 +84,10 @@ fn bound(schema: &mut Value, property: &str, maximum: Duration) {
             *value = json!(maximum);
         }
     };
-    lower(&mut schema["example"][property]);
+    schema["example"]
+        .get_mut(property)
+        .into_iter()
+        .for_each(lower);
     let property = &mut schema["properties"][property];
     property.get_mut("default").into_iter().for_each(lower);
     property["maximum"] = json!(maximum);

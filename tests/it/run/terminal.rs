@@ -22,9 +22,12 @@ struct Terminal {
 
 impl Terminal {
     fn open(server: &Leasehold) -> Self {
-        let mut command = Command::new("script");
+        // The tests may run in the background of a shell, where some signals are ignored.
+        let mut command = Command::new("env");
         command
             .args([
+                "--default-signal",
+                "script",
                 "--quiet",
                 "--return",
                 "--command",

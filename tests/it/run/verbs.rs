@@ -1,13 +1,21 @@
 //! The commands for scripts.
 
+use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 use super::{BINARY, LIMIT, exits};
 use crate::support::leasehold::Leasehold;
 use crate::support::process;
+use crate::support::tls::TlsFiles;
 
 #[test]
 fn lease_of_a_script_is_acquired_renewed_and_released() {
@@ -109,6 +117,62 @@ fn shells_and_man_learn_the_commands() {
     let page = std::fs::read_to_string(dir.path().join("leasehold-run.1")).expect("a page");
     assert!(page.contains("at\\-least"), "{page}");
     assert!(!dir.path().join("leasehold-guardian.1").exists());
+}
+
+/// A server behind a proxy that speaks TLS.
+async fn behind_tls(listener: TcpListener, files: &TlsFiles, server: String) {
+    let certificates = CertificateDer::pem_file_iter(&files.server_cert).expect("a file");
+    let certificates = certificates
+        .collect::<Result<Vec<_>, _>>()
+        .expect("a certificate");
+    let key = PrivateKeyDer::from_pem_file(&files.server_key).expect("a key");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(certificates, key)
+        .expect("a pair");
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    loop {
+        let (stream, _) = listener.accept().await.expect("a connection");
+        let (acceptor, server) = (acceptor.clone(), server.clone());
+        tokio::spawn(async move {
+            // A client that does not trust the certificate ends the handshake.
+            let Ok(mut client) = acceptor.accept(stream).await else {
+                return;
+            };
+            let mut server = TcpStream::connect(server).await.expect("a server");
+            let _ended = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+        });
+    }
+}
+
+#[test]
+fn https_server_is_trusted_by_its_authority_alone() {
+    let files = TlsFiles::generate();
+    let server = Leasehold::in_memory();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let listener = runtime
+        .block_on(TcpListener::bind("127.0.0.1:0"))
+        .expect("a port");
+    let https = format!("https://{}", listener.local_addr().expect("an address"));
+    let (ca, stranger) = (files.ca.clone(), files.stranger_ca.clone());
+    let addr = server.addr().to_owned();
+    runtime.spawn(async move { behind_tls(listener, &files, addr).await });
+    let run = |ca: &Path| {
+        let ca = ca.to_str().expect("UTF-8");
+        exits(&https, &["run", "-n", "--ca-file", ca, "a", "--", "true"])
+    };
+    assert_eq!(run(&ca), (0, String::new(), String::new()));
+    for (code, _, stderr) in [
+        run(&stranger),
+        exits(&https, &["run", "-n", "a", "--", "true"]),
+    ] {
+        assert_eq!(code, 69, "{stderr}");
+        assert!(stderr.contains("certificate"), "{stderr}");
+    }
+    runtime.shutdown_background();
 }
 
 #[test]
