@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use jiff::SignedDuration;
 
 use crate::client::{Acquire, Client, Connection, Failure, Wait, exit, read_ca};
 use crate::config::SECRET;
-use crate::run::{OnLost, Run};
+use crate::run::{OnLost, Run, elect};
 use crate::secret::Secret;
 
 /// How to reach the servers.
@@ -87,6 +88,38 @@ pub(super) struct RunArguments {
     /// The command and its arguments; no shell is in between
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
+}
+
+/// The arguments of `elect`.
+#[derive(Args)]
+pub(super) struct ElectArguments {
+    /// Key of the lock that the leader holds
+    key: String,
+    /// IP address and port for GET /role
+    #[arg(long, default_value = "127.0.0.1:9090", value_name = "IP:PORT")]
+    listen: SocketAddr,
+    /// How long the lease lasts without a renewal: the longest time without a leader
+    #[arg(long, default_value = "15s", value_name = "DURATION", value_parser = duration)]
+    ttl: Duration,
+    /// Name for the candidate, which other clients can see [default: user@host:pid]
+    #[arg(long, value_name = "NAME")]
+    holder: Option<String>,
+    #[command(flatten)]
+    connection: ConnectionArguments,
+}
+
+impl ElectArguments {
+    pub(super) async fn run(&self) -> Result<u8, Failure> {
+        let lock = Acquire {
+            key: self.key.clone(),
+            ttl: self.ttl,
+            hold_at_least: Duration::ZERO,
+            holder: self.holder.clone().or_else(|| Some(who())),
+            metadata: BTreeMap::new(),
+            wait: Wait::Forever,
+        };
+        elect(&self.connection.client()?, &lock, self.listen).await
+    }
 }
 
 impl ConnectionArguments {

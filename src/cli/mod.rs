@@ -5,13 +5,14 @@ mod verbs;
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::builder::Resettable;
 use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use self::arguments::RunArguments;
+use self::arguments::{ElectArguments, RunArguments};
 use self::verbs::Verb;
 use crate::client::{Client, Connection, exit};
 use crate::config::{SECRET, Settings, refuse_unknown_variables};
@@ -60,8 +61,15 @@ enum Command {
     Openapi,
     /// Run a command under a lease of a lock
     Run(Box<RunArguments>),
+    /// Compete for the leadership, and answer GET /role with 200 while this candidate leads, else with 503
+    Elect(Box<ElectArguments>),
     #[command(flatten)]
     Verb(Box<Verb>),
+    /// Copy this program into a folder, as an init container does for a container without it
+    Install {
+        /// The folder
+        folder: PathBuf,
+    },
     /// Print the completion script for a shell
     Completion {
         /// The shell
@@ -70,11 +78,17 @@ enum Command {
     /// Print the manual page, or write all pages into a folder
     Man {
         /// The folder
-        folder: Option<std::path::PathBuf>,
+        folder: Option<PathBuf>,
     },
     /// The process that ends the command of `run` in time
     #[command(name = run::GUARDIAN, hide = true)]
     Guardian,
+    /// The process that becomes the command of `run`
+    #[command(name = run::BECOME, hide = true)]
+    Become {
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
     /// Check whether a server is ready: exit code 0 if it is, 1 if it is not
     Healthcheck {
         /// Base URL of the server [default: the address in LEASEHOLD_LISTEN]
@@ -152,12 +166,23 @@ pub fn run() -> ExitCode {
         }
         Some(Command::Run(arguments)) => match arguments.parse() {
             Ok((client, run)) => {
-                let code = client_runtime().block_on(run::run(&client, &run));
+                let code = block_on(run::run(&client, &run));
                 ExitCode::from(code)
             }
             Err(failure) => fail(&failure.to_string(), failure.exit_code()),
         },
-        Some(Command::Verb(verb)) => match client_runtime().block_on(verb.run()) {
+        Some(Command::Elect(arguments)) => match block_on(arguments.run()) {
+            Ok(code) => ExitCode::from(code),
+            Err(failure) => fail(&failure.to_string(), failure.exit_code()),
+        },
+        Some(Command::Install { folder }) => match install(&folder) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(
+                &format!("cannot install into {}: {error}", folder.display()),
+                exit::NOT_EXECUTABLE,
+            ),
+        },
+        Some(Command::Verb(verb)) => match block_on(verb.run()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => fail(&failure.to_string(), failure.exit_code()),
         },
@@ -172,6 +197,17 @@ pub fn run() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::FAILURE,
         },
+        Some(Command::Become { command }) => {
+            let error = run::become_command(&command);
+            let code = match error.kind() {
+                std::io::ErrorKind::NotFound => exit::NOT_FOUND,
+                _ => exit::NOT_EXECUTABLE,
+            };
+            fail(
+                &format!("cannot run {}: {error}", command[0].display()),
+                code,
+            )
+        }
         Some(Command::Healthcheck { url }) => {
             healthcheck(&url.unwrap_or_else(|| cli.settings.own_url()))
         }
@@ -209,8 +245,8 @@ fn healthcheck(url: &str) -> ExitCode {
         token: None,
         ca: None,
     };
-    let answer = Client::new(&connection)
-        .and_then(|client| client_runtime().block_on(client.is_ready(HEALTHCHECK_TIMEOUT)));
+    let answer =
+        Client::new(&connection).and_then(|client| block_on(client.is_ready(HEALTHCHECK_TIMEOUT)));
     match answer {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => fail("the server is not ready", 1),
@@ -218,7 +254,15 @@ fn healthcheck(url: &str) -> ExitCode {
     }
 }
 
-fn manual(folder: Option<&std::path::Path>) -> ExitCode {
+/// Another process may execute the copy at once, so it appears whole.
+fn install(folder: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let part = folder.join(".leasehold.part");
+    std::fs::copy(std::env::current_exe()?, &part)?;
+    std::fs::rename(part, folder.join("leasehold"))
+}
+
+fn manual(folder: Option<&Path>) -> ExitCode {
     let written = if let Some(folder) = folder {
         clap_mangen::generate_to(command(), folder).map(drop)
     } else {
@@ -234,12 +278,15 @@ fn manual(folder: Option<&std::path::Path>) -> ExitCode {
     }
 }
 
-/// A client does one thing at a time.
-fn client_runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread()
+/// Runs a client, which does one thing at a time. A blocked DNS look-up does not delay the exit.
+fn block_on<T>(client: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .expect("the system gives what a runtime needs")
+        .expect("the system gives what a runtime needs");
+    let result = runtime.block_on(client);
+    runtime.shutdown_background();
+    result
 }
 
 fn runtime() -> tokio::runtime::Runtime {

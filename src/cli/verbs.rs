@@ -96,13 +96,17 @@ impl Verb {
             Self::Acquire { lock, common } => {
                 let client = common.connection.client()?;
                 let grant = client.acquire(&lock.acquire(), &mut |_| {}).await?;
-                common.print(&lease(&grant), || {
+                let written = common.print(&lease(&grant), || {
                     format!(
                         "export LEASEHOLD_KEY={} LEASEHOLD_LEASE_ID={}\n\
                          export LEASEHOLD_FENCING_TOKEN={} LEASEHOLD_EXPIRES_AT={}",
                         grant.key, grant.lease_id, grant.fencing_token, grant.expires_at
                     )
                 });
+                if let Err(error) = written {
+                    client.release(&grant.key, &grant.lease_id).await?;
+                    return Err(Failure::Usage(format!("cannot print the lease: {error}")));
+                }
             }
             Self::Renew {
                 lease: of,
@@ -113,20 +117,20 @@ impl Verb {
                 let grant = client
                     .renew(&of.key, &of.lease_id, *ttl, RENEWAL_TIMEOUT)
                     .await?;
-                common.print(&lease(&grant), || {
+                common.say(&lease(&grant), || {
                     format!("{} is renewed until {}", grant.key, grant.expires_at)
                 });
             }
             Self::Release { lease, common } => {
                 let client = common.connection.client()?;
                 client.release(&lease.key, &lease.lease_id).await?;
-                common.print(&json!({"key": lease.key, "released": true}), || {
+                common.say(&json!({"key": lease.key, "released": true}), || {
                     format!("{} is released", lease.key)
                 });
             }
             Self::Show { key, common } => {
                 let status = common.connection.client()?.inspect(key).await?;
-                common.print(&status, || in_words(&status));
+                common.say(&status, || in_words(&status));
             }
             Self::Ls { prefix, common } => {
                 let client = common.connection.client()?;
@@ -139,7 +143,7 @@ impl Verb {
             } => {
                 let client = common.connection.client()?;
                 client.break_lease(key, *fencing_token).await?;
-                common.print(&json!({"key": key, "broken": true}), || {
+                common.say(&json!({"key": key, "broken": true}), || {
                     format!("the lease of {key} is broken")
                 });
             }
@@ -149,14 +153,18 @@ impl Verb {
 }
 
 impl Common {
-    /// The reader may close the pipe early, as `head` does. That is not a failure.
-    fn print(&self, value: &Value, words: impl FnOnce() -> String) {
+    fn print(&self, value: &Value, words: impl FnOnce() -> String) -> std::io::Result<()> {
         let text = if self.json {
             value.to_string()
         } else {
             words()
         };
-        let _written = writeln!(std::io::stdout(), "{text}");
+        writeln!(std::io::stdout(), "{text}")
+    }
+
+    /// The reader may close the pipe early, as `head` does. That is not a failure.
+    fn say(&self, value: &Value, words: impl FnOnce() -> String) {
+        let _written = self.print(value, words);
     }
 }
 
@@ -165,7 +173,7 @@ async fn list(client: &Client, prefix: &str, common: &Common) -> Result<(), Fail
     loop {
         let page = client.list(prefix, cursor.as_deref()).await?;
         for status in page["locks"].as_array().into_iter().flatten() {
-            common.print(status, || in_words(status));
+            common.say(status, || in_words(status));
         }
         match page["next_cursor"].as_str() {
             Some(next) => cursor = Some(next.to_owned()),

@@ -1,20 +1,36 @@
 //! The process group of the command.
 
 use std::ffi::OsString;
-use std::io;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::io::{self, IsTerminal};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command};
 
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, killpg, raise};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
 use super::terminal::Terminal;
 
+/// The name of the command that becomes another one.
+pub const BECOME: &str = "become";
+
+/// Stops this process until its program lets it go on, and then executes the command in its place. Returns the error that
+/// prevents that.
+#[must_use]
+pub fn become_command(command: &[OsString]) -> io::Error {
+    if let Err(error) = raise(Signal::SIGSTOP) {
+        return error.into();
+    }
+    Command::new(&command[0]).args(&command[1..]).exec()
+}
+
 /// The command and its descendants in the same group.
 pub(super) struct Group {
     leader: Pid,
+    child: Child,
+    /// The signal that ended the command.
+    signal: Option<i32>,
     /// The exit code of the command, once it has ended.
     code: Option<u8>,
     /// Whether no process of the group is left.
@@ -24,36 +40,58 @@ pub(super) struct Group {
 
 /// What happened to a child process.
 pub(super) enum Change {
-    /// The command was stopped, as by Ctrl-Z.
-    Stopped,
+    /// The command was stopped, as by Ctrl-Z, or because it used the terminal in the background.
+    Stopped { by_terminal: bool },
     /// A process that is not the command has ended.
     OtherEnded(Pid),
 }
 
 impl Group {
-    /// Starts the command in a group of its own, and gives it the terminal if this process has it.
-    pub(super) fn start(
+    /// Makes a process that will be the command, in a group of its own, and that waits for [`Group::begin`]: the guardian must
+    /// know the group before the command does anything.
+    pub(super) fn new(
         command: &[OsString],
         environment: &[(&'static str, String)],
     ) -> io::Result<Self> {
         // The descendants of a command that ends become children of this process, so that it can wait for them. It also is
         // what the first process of a container must do.
         nix::sys::prctl::set_child_subreaper(true)?;
-        let terminal = Terminal::of_this_process();
-        let mut child = Command::new(&command[0]);
-        child.args(&command[1..]).process_group(0);
-        child.envs(environment.iter().map(|(name, value)| (name, value)));
+        let mut child = Command::new("/proc/self/exe");
+        child
+            .arg0("leasehold")
+            .args([BECOME, "--"])
+            .args(command)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .process_group(0);
         let child = child.spawn()?;
         let leader = Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
-        if let Some(terminal) = &terminal {
-            terminal.give_to(leader);
+        // It stops itself, unless it is ended before. Its end is for `reap`.
+        let either = WaitPidFlag::WEXITED | WaitPidFlag::WSTOPPED | WaitPidFlag::WNOWAIT;
+        let mut state = Err(Errno::EINTR);
+        while state == Err(Errno::EINTR) {
+            state = waitid(Id::Pid(leader), either);
+        }
+        if let Ok(WaitStatus::Stopped(..)) = state {
+            let _ = waitpid(leader, Some(WaitPidFlag::WUNTRACED));
         }
         Ok(Self {
             leader,
+            child,
+            signal: None,
             code: None,
             ended: false,
-            terminal,
+            terminal: Terminal::of_this_process(),
         })
+    }
+
+    /// Starts the command, with the terminal if this process has it for itself.
+    pub(super) fn begin(&self) {
+        // Others of a pipeline may use the terminal. The command then gets it when it asks.
+        let is_alone = io::stdin().is_terminal() && io::stdout().is_terminal();
+        if let Some(terminal) = self.terminal.as_ref().filter(|_| is_alone) {
+            terminal.give_to(self.leader);
+        }
+        self.signal(Signal::SIGCONT);
     }
 
     pub(super) const fn id(&self) -> Pid {
@@ -82,32 +120,34 @@ impl Group {
     /// Collects what happened to the children of this process.
     pub(super) fn reap(&mut self) -> Vec<Change> {
         let mut changes = Vec::new();
+        // It knows all signals, unlike the loop below.
+        if let Ok(Some(status)) = self.child.try_wait() {
+            self.ended_with(status.code(), status.signal());
+        }
         let flags = WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED;
         loop {
             match waitpid(None, Some(flags)) {
                 Ok(WaitStatus::Exited(pid, code)) if pid == self.leader => {
-                    self.code = u8::try_from(code & 0xff).ok();
+                    self.ended_with(Some(code), None);
                 }
                 Ok(WaitStatus::Signaled(pid, signal, _)) if pid == self.leader => {
-                    self.code = Some(128 + super::signal_number(signal));
+                    self.ended_with(None, Some(signal as i32));
                 }
                 Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) => {
                     changes.push(Change::OtherEnded(pid));
                 }
                 Ok(WaitStatus::Stopped(pid, signal)) if pid == self.leader => {
-                    match (&self.terminal, signal) {
+                    let by_terminal = matches!(signal, Signal::SIGTTIN | Signal::SIGTTOU);
+                    match &self.terminal {
                         // It used the terminal before it had it.
-                        (Some(terminal), Signal::SIGTTIN | Signal::SIGTTOU)
-                            if terminal.is_of(self.leader) =>
-                        {
-                            self.signal(Signal::SIGCONT);
-                        }
-                        (Some(_), _) => changes.push(Change::Stopped),
-                        (None, _) => {}
+                        Some(_) if by_terminal && self.has_terminal() => self.resume(),
+                        Some(_) => changes.push(Change::Stopped { by_terminal }),
+                        None => {}
                     }
                 }
                 Ok(WaitStatus::StillAlive) => break,
-                Ok(_) | Err(Errno::EINTR) => {}
+                // The library does not know real-time signals, by which a process may have ended.
+                Ok(_) | Err(Errno::EINTR | Errno::EINVAL) => {}
                 Err(_) => break,
             }
         }
@@ -124,7 +164,54 @@ impl Group {
     fn is_empty(&self) -> bool {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         let none_of_ours = waitid(Id::PGid(self.leader), flags) == Err(Errno::ECHILD);
-        none_of_ours && killpg(self.leader, None) == Err(Errno::ESRCH)
+        none_of_ours && !self.has_live_member()
+    }
+
+    /// Whether a process of the group runs, whoever its parent is. One that has ended counts no longer.
+    fn has_live_member(&self) -> bool {
+        if killpg(self.leader, None) == Err(Errno::ESRCH) {
+            return false;
+        }
+        let Ok(processes) = std::fs::read_dir("/proc") else {
+            return false;
+        };
+        processes.flatten().any(|process| {
+            let stat = std::fs::read_to_string(process.path().join("stat")).unwrap_or_default();
+            // Behind the name: state, parent, group.
+            let mut fields = stat
+                .rsplit(')')
+                .next()
+                .unwrap_or_default()
+                .split_whitespace();
+            let (state, group) = (fields.next().unwrap_or("Z"), fields.nth(1));
+            !matches!(state, "Z" | "X") && group == Some(&self.leader.to_string())
+        })
+    }
+
+    fn ended_with(&mut self, code: Option<i32>, signal: Option<i32>) {
+        let number = code.or(signal.map(|signal| 128 + signal)).unwrap_or(0);
+        self.code = u8::try_from(number & 0xff).ok();
+        self.signal = signal;
+    }
+
+    /// A key that interrupts the command interrupts all of the job, as a loop of a script around it.
+    pub(super) fn pass_on_interrupt(&self) {
+        let interrupts = [Signal::SIGINT, Signal::SIGQUIT];
+        let signal = interrupts
+            .iter()
+            .find(|signal| self.signal == Some(**signal as i32));
+        if let (Some(terminal), Some(signal)) = (&self.terminal, signal)
+            && terminal.is_of(nix::unistd::getpgrp())
+        {
+            let _ = killpg(nix::unistd::getpgrp(), *signal);
+        }
+    }
+
+    /// Whether the command, or this process, has the terminal.
+    pub(super) fn has_terminal(&self) -> bool {
+        self.terminal.as_ref().is_some_and(|terminal| {
+            terminal.is_of(self.leader) || terminal.is_of(nix::unistd::getpgrp())
+        })
     }
 
     /// Stops this process with the command, as the shell expects of a job. Returns when the shell resumes it.

@@ -4,12 +4,13 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::unistd::{Pid, setsid};
 
 use crate::client::Moment;
@@ -29,7 +30,9 @@ pub(super) struct Guardian {
 impl Guardian {
     /// Starts the guardian, and waits until the terminal and its signals no longer concern it.
     pub(super) fn start() -> io::Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
+        // The path of the program may lead to a newer one by now.
+        let mut child = Command::new("/proc/self/exe")
+            .arg0("leasehold")
             .arg(GUARDIAN)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -51,14 +54,14 @@ impl Guardian {
     /// Orders it to kill this group then. If this program ends before, the group may take `kill_after` to end.
     pub(super) fn watch(&mut self, group: Pid, kill_at: Moment, kill_after: Duration) {
         let (at, after) = (kill_at.since_start().as_millis(), kill_after.as_millis());
-        // A guardian that has ended is replaced.
-        let _ = writeln!(self.orders, "{group} {at} {after}");
+        // One write, so that the guardian never waits for the rest of a line. A guardian that has ended is replaced.
+        let order = format!("{group} {at} {after}\n");
+        let _ = self.orders.write_all(order.as_bytes());
     }
 
     /// The group has ended.
     pub(super) fn dismiss(mut self) {
-        let _ = writeln!(self.orders, "done");
-        drop(self.orders);
+        let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
@@ -90,12 +93,13 @@ impl Order {
     }
 }
 
-/// The guardian itself: takes orders from stdin until it is dismissed, or its group has ended.
+/// The guardian itself: takes orders from stdin until it is killed, or until its program and its group have ended.
 ///
 /// # Errors
 /// Its input or output fails.
 pub fn guard() -> io::Result<()> {
     setsid()?;
+    SigSet::all().thread_block()?;
     io::stdout().write_all(b"\n")?;
     let stdin = io::stdin();
     let mut orders = BufReader::new(stdin.lock());
@@ -115,7 +119,6 @@ pub fn guard() -> io::Result<()> {
                         let _ = killpg(order.group, Signal::SIGCONT);
                     }
                 }
-                (_, "done") => return Ok(()),
                 (_, line) => order = Order::parse(line).or(order),
             }
         }

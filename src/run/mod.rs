@@ -1,8 +1,10 @@
 #![doc = include_str!("README.md")]
 
+mod elect;
 mod events;
 mod group;
 mod guardian;
+mod schedule;
 mod signals;
 mod terminal;
 
@@ -10,20 +12,20 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use tokio::time::{interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
+pub use self::elect::elect;
 use self::events::{Event, Events};
+pub use self::group::{BECOME, become_command};
 use self::group::{Change, Group};
 use self::guardian::Guardian;
 pub use self::guardian::{GUARDIAN, guard};
+use self::schedule::Schedule;
 use self::signals::Signals;
 use crate::client::{Acquire, Client, Failure, Grant, Moment, exit};
 
 /// How often the wrapper looks at the clock that counts suspensions: timers do not run during one.
 const TICK: Duration = Duration::from_millis(100);
-
-/// The longest time between the kill and the moment at which the lease may be another client's.
-const MAX_MARGIN: Duration = Duration::from_secs(1);
 
 /// What to run, and how.
 #[derive(Clone, Debug)]
@@ -51,41 +53,6 @@ pub enum OnLost {
     Kill,
     /// Say so, and let the command go on.
     Warn,
-}
-
-/// When to renew, and when to end the command.
-struct Schedule {
-    ttl: Duration,
-    kill_after: Duration,
-    renew_at: Moment,
-    term_at: Moment,
-    kill_at: Moment,
-}
-
-impl Schedule {
-    fn new(grant: &Grant, kill_after: Duration) -> Self {
-        let ttl = Duration::from_millis(grant.ttl_ms);
-        let kill_after = kill_after.min(ttl / 3);
-        let kill_at = grant.deadline.before((ttl / 10).min(MAX_MARGIN));
-        Self {
-            ttl,
-            kill_after,
-            renew_at: grant.sent + ttl / 3,
-            term_at: kill_at.before(kill_after),
-            kill_at,
-        }
-    }
-
-    /// How long a renewal may take at one of so many servers: all of them are asked at least twice.
-    fn renewal_timeout(&self, servers: u32) -> Duration {
-        let share = self.ttl / 6 / servers.max(1);
-        share.clamp(Duration::from_millis(100), Duration::from_secs(5))
-    }
-
-    /// How long to wait after a failed renewal.
-    fn pause(&self) -> Duration {
-        (self.ttl / 20).min(Duration::from_secs(1))
-    }
 }
 
 /// How far the end of the command has come.
@@ -170,6 +137,10 @@ async fn under(
     grant: &Grant,
 ) -> u8 {
     let schedule = Schedule::new(grant, run.kill_after);
+    if schedule.term_at.left().is_zero() {
+        events.tell(&Event::Lost("its answer came too late to begin"));
+        return exit::LOST;
+    }
     let guardian = match run.on_lost {
         OnLost::Warn => None,
         OnLost::Kill => match Guardian::start() {
@@ -180,15 +151,11 @@ async fn under(
             }
         },
     };
-    let group = match Group::start(&run.command, &environment(run, grant)) {
+    let group = match Group::new(&run.command, &environment(run, grant)) {
         Ok(group) => group,
         Err(error) => {
-            let command = run.command[0].display();
-            events.problem(&format!("cannot run {command}: {error}"));
-            return match error.kind() {
-                std::io::ErrorKind::NotFound => exit::NOT_FOUND,
-                _ => exit::NOT_EXECUTABLE,
-            };
+            events.problem(&format!("cannot start a process: {error}"));
+            return exit::NOT_EXECUTABLE;
         }
     };
     let running = Running {
@@ -222,7 +189,9 @@ fn environment(run: &Run, grant: &Grant) -> Vec<(&'static str, String)> {
 impl Running<'_> {
     async fn until_its_end(mut self, signals: &mut Signals) -> u8 {
         let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.tell_guardian();
+        self.group.begin();
         let client = self.client.clone();
         let mut renewal = None;
         while !self.group.has_ended() {
@@ -243,9 +212,18 @@ impl Running<'_> {
                 }
             }
         }
-        if let Some(guardian) = self.guardian {
+        if let Some(guardian) = self.guardian.take() {
             guardian.dismiss();
         }
+        // The guardian may have been first.
+        let over_at = match self.run.on_lost {
+            OnLost::Kill => self.schedule.kill_at,
+            OnLost::Warn => self.grant.deadline,
+        };
+        if over_at.left().is_zero() {
+            self.lose_in_time();
+        }
+        self.group.pass_on_interrupt();
         if self.lost {
             exit::LOST
         } else {
@@ -262,11 +240,11 @@ impl Running<'_> {
                 self.lose_in_time();
             }
         } else if over(self.schedule.kill_at) {
-            self.lose_in_time();
             self.kill();
-        } else if over(self.schedule.term_at) && self.stage == Stage::Runs {
             self.lose_in_time();
+        } else if over(self.schedule.term_at) && self.stage == Stage::Runs {
             self.terminate(self.schedule.kill_at);
+            self.lose_in_time();
         }
         if let Stage::Terminated { kill_at } = self.stage
             && over(kill_at)
@@ -302,11 +280,11 @@ impl Running<'_> {
     }
 
     fn kill(&mut self) {
+        self.group.signal(Signal::SIGKILL);
         if self.stage != Stage::Killed {
             self.stage = Stage::Killed;
             self.events.tell(&Event::Killed);
         }
-        self.group.signal(Signal::SIGKILL);
     }
 
     fn renewed(&mut self, renewed: Result<Grant, Failure>) {
@@ -320,10 +298,10 @@ impl Running<'_> {
             }
             Err(Failure::Lost(why)) => {
                 self.is_over = true;
-                self.lose(&why);
                 if self.run.on_lost == OnLost::Kill {
                     self.kill();
                 }
+                self.lose(&why);
             }
             Err(failure) => {
                 self.trouble = Some(failure.to_string());
@@ -348,11 +326,14 @@ impl Running<'_> {
     fn reap(&mut self) {
         for change in self.group.reap() {
             match change {
-                Change::Stopped => {
+                Change::Stopped { by_terminal } => {
                     self.group.stop_with_it();
                     self.look_at_the_clock();
                     self.schedule.renew_at = Moment::now();
-                    self.group.resume();
+                    // In the background it would be stopped again at once.
+                    if !by_terminal || self.group.has_terminal() {
+                        self.group.resume();
+                    }
                 }
                 Change::OtherEnded(pid) => {
                     if self
@@ -362,6 +343,10 @@ impl Running<'_> {
                     {
                         self.guardian = Guardian::start().ok();
                         self.tell_guardian();
+                        if self.guardian.is_none() {
+                            self.terminate(Moment::now() + self.schedule.kill_after);
+                            self.lose("its guardian process has ended");
+                        }
                     }
                 }
             }

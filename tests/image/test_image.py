@@ -148,7 +148,7 @@ class Serving(OfImage):
             os.kill(container.pid(), signal.SIGSTOP)
             status, text = container.health()
             self.assertEqual(status, 1)
-            self.assertIn("no answer within 3 s", text)
+            self.assertIn("nothing within 3.0 s", text)
             os.kill(container.pid(), signal.SIGCONT)
             self.assertEqual(container.health(), (0, ""))
 
@@ -158,7 +158,7 @@ class Serving(OfImage):
         self.assertEqual((kind, program), ("CMD", PROGRAM))
         with Container(self.image, command=arguments) as container:
             self.assertEqual(container.process.wait(timeout=15), 1)
-            self.assertIn("cannot reach the server", container.text())
+            self.assertIn("does not answer", container.text())
 
     def test_the_health_check_of_a_server_that_is_not_ready(self):
         with Container(self.image, {"LEASEHOLD_REDIS_URL": "redis://127.0.0.1:1"}) as container:

@@ -1,6 +1,7 @@
 //! `leasehold run` and the commands for scripts, with real processes.
 
 mod codes;
+mod elect;
 mod lost;
 mod signals;
 mod terminal;

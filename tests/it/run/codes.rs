@@ -21,6 +21,8 @@ fn exit_code_is_that_of_the_command() {
         ("exit 3", 3),
         ("kill -9 $$", 137),
         ("kill -15 $$", 143),
+        // A real-time signal.
+        ("kill -34 $$", 162),
     ] {
         let (got, stdout, stderr) =
             exits(&server.base_url(), &["run", "a", "--", "sh", "-c", script]);

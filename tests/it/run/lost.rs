@@ -228,6 +228,64 @@ fn command_is_killed_without_grace_after_a_suspension() {
     scene.stays_dead();
 }
 
+/// Whoever is first, the guardian or this program.
+#[test]
+fn exit_code_after_a_suspension_says_that_the_lease_was_lost() {
+    let server = Leasehold::in_memory();
+    for _ in 0..5 {
+        let scene = Scene::new();
+        let ahead = scene.file.with_extension("ahead");
+        std::fs::write(&ahead, "0").expect("a file");
+        let script = beats(&scene.file);
+        let args = ["run", "--ttl", "1h", "a", "--", "sh", "-c", &script];
+        let mut command = client(&server.base_url(), &args);
+        command.env("CLOCK_AHEAD_UNDER_TEST", &ahead);
+        let run = Process::spawn(&mut command, "leasehold");
+        until_it_beats(&scene.file);
+        replace(&ahead, "7200");
+        assert_eq!(code(&run), Some(76));
+        scene.stays_dead();
+    }
+}
+
+/// The children of a process with this word in their command lines.
+fn children(process: &Process, word: &str) -> Vec<i32> {
+    let path = format!("/proc/{0}/task/{0}/children", process.id());
+    let text = std::fs::read_to_string(path).expect("it runs");
+    let has_word = |pid: &&str| {
+        std::fs::read_to_string(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|line| line.contains(word))
+    };
+    let pids = text.split_whitespace().filter(has_word);
+    pids.map(|pid| pid.parse().expect("a number")).collect()
+}
+
+#[test]
+fn guardian_that_is_killed_is_replaced_and_ignores_what_can_be_ignored() {
+    let server = Leasehold::in_memory();
+    let scene = Scene::new();
+    let run = scene.run(&server.base_url(), &["--kill-after", "300ms"]);
+    let guardian = || children(&run, "guardian");
+    let first = guardian();
+    assert_eq!(first.len(), 1);
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        kill(Pid::from_raw(first[0]), signal).expect("it runs");
+    }
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(guardian(), first);
+    kill(Pid::from_raw(first[0]), Signal::SIGKILL).expect("it runs");
+    eventually(LIMIT, "another guardian", || {
+        guardian().len() == 1 && guardian() != first
+    });
+    let next = next(&server.api());
+    signal(&run, Signal::SIGKILL);
+    scene.is_dead_before(
+        &next.join().expect("a lease"),
+        0,
+        "wrapper killed after its guardian",
+    );
+}
+
 #[test]
 fn warning_leaves_the_command_alone_and_the_code_says_it() {
     let server = Leasehold::in_memory();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{BINARY, LIMIT, begins};
@@ -88,25 +88,32 @@ fn waiter_keeps_its_place_over_many_requests() {
     ]);
     let api = server.api();
     let held = api.acquire("a", json!({"ttl_ms": 60_000}));
-    let dir = TempDir::new().expect("a folder");
-    let log = dir.path().join("log");
     let mut runs = Vec::new();
     for number in 1..=3 {
-        let script = format!("echo {number} >>{}", log.display());
-        runs.push(begins(
-            &server.base_url(),
-            &["run", "-w", "1m", "a", "--", "sh", "-c", &script],
-        ));
+        let args = ["run", "-w", "1m", "--json", "a", "--", "true"];
+        runs.push(begins(&server.base_url(), &args));
         eventually(LIMIT, "it waits", || {
             api.inspect("a").json()["waiters"] == number
         });
     }
     sleep(Duration::from_secs(4));
     assert_eq!(api.release("a", &held.lease_id()).status, 204);
-    for run in &runs {
+    for (run, number) in runs.iter().zip(1..) {
         assert!(run.wait(LIMIT).expect("it ends").success());
+        let (_, stderr) = run.take_pipes();
+        let events = std::io::read_to_string(stderr).expect("events");
+        let events = events
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).expect(line));
+        let positions: Vec<_> = events
+            .filter_map(|event| event["position"].as_u64())
+            .collect();
+        assert!(positions.len() >= 4, "{positions:?}");
+        assert!(
+            positions[..4].iter().all(|position| *position == number),
+            "{number}: {positions:?}"
+        );
     }
-    assert_eq!(std::fs::read_to_string(&log).expect("a log"), "1\n2\n3\n");
 }
 
 /// A signal that `nohup` ignores stays ignored.

@@ -57,6 +57,12 @@ impl Terminal {
         terminal
     }
 
+    /// Presses keys a moment later: dash loses an interrupt that comes while it starts a process.
+    fn keys_to_a_command(&self, keys: &str) {
+        thread::sleep(Duration::from_millis(500));
+        self.keys(keys);
+    }
+
     fn keys(&self, keys: &str) {
         let mut child = self.shell.child();
         let stdin = child.as_mut().and_then(|child| child.stdin.as_mut());
@@ -100,11 +106,52 @@ fn keys_of_the_terminal_reach_the_command() {
         "{BINARY} run a -- sh -c 'echo it-$((3+4)); sleep 30'; echo code-$?"
     ));
     terminal.sees("it-7");
-    terminal.keys("\x03");
+    terminal.keys_to_a_command("\x03");
     terminal.sees("code-130");
     assert_eq!(server.api().inspect("a").json()["held"], false);
     terminal.line("echo still-$((4+4))");
     terminal.sees("still-8");
+}
+
+/// Ctrl-C ends a loop around the command too, as without `run`.
+#[test]
+fn interrupt_ends_the_whole_job() {
+    let server = Leasehold::in_memory();
+    let terminal = Terminal::open(&server);
+    let script = format!(
+        "for i in 1 2 3; do {BINARY} run a -- sh -c 'echo it-$((3+4)); sleep 30'; done; echo end-$((5+5))"
+    );
+    let dir = TempDir::new().expect("a folder");
+    let file = dir.path().join("script");
+    std::fs::write(&file, script).expect("a file");
+    terminal.line(&format!("sh {}", file.display()));
+    terminal.sees("it-7");
+    terminal.keys_to_a_command("\x03");
+    terminal.line("echo shell-$((9+9))");
+    terminal.sees("shell-18");
+    assert_eq!(server.api().inspect("a").json()["held"], false);
+}
+
+/// Another process of the pipeline reads the terminal.
+#[test]
+fn terminal_is_left_to_a_pipeline_until_the_command_asks() {
+    let server = Leasehold::in_memory();
+    let terminal = Terminal::open(&server);
+    terminal.line(&format!(
+        "{BINARY} run a -- sh -c 'echo it-$((3+4)); sleep 2' | sh -c 'read word </dev/tty; echo got-$word; cat'"
+    ));
+    let held = || (server.api().inspect("a").json()["held"] == true).then_some(());
+    poll(LIMIT, held).expect("it runs");
+    terminal.line("hello");
+    terminal.sees("got-hello");
+    terminal.sees("it-7");
+    // The command reads it, and only its output goes elsewhere.
+    terminal.line(&format!(
+        "{BINARY} run a -- sh -c 'read word; echo own-$word' | cat"
+    ));
+    poll(LIMIT, held).expect("it runs");
+    terminal.line("again");
+    terminal.sees("own-again");
 }
 
 #[test]
@@ -116,7 +163,7 @@ fn command_is_stopped_and_resumed_with_its_job() {
     ));
     terminal.sees("it-7");
     // Ctrl-Z.
-    terminal.keys("\x1a");
+    terminal.keys_to_a_command("\x1a");
     terminal.sees("Stopped");
     terminal.line("echo shell-$((5+5))");
     terminal.sees("shell-10");
@@ -142,7 +189,7 @@ fn stopped_job_does_not_outlive_its_lease() {
         file.display()
     ));
     terminal.sees("it-7");
-    terminal.keys("\x1a");
+    terminal.keys_to_a_command("\x1a");
     terminal.sees("Stopped");
     let next = server.api().acquire("a", json!({"wait_ms": 10_000}));
     assert_eq!(next.status, 201, "{next:?}");

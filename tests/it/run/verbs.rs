@@ -78,6 +78,18 @@ fn json_is_for_programs() {
 }
 
 #[test]
+fn lease_that_cannot_be_printed_is_released() {
+    let server = Leasehold::in_memory();
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", &format!("{BINARY} acquire a >/dev/full")])
+        .env("LEASEHOLD_SERVER", server.base_url());
+    let (status, _, stderr) = process::run(&mut shell, "sh", LIMIT);
+    assert_eq!(status.code(), Some(64), "{stderr}");
+    assert_eq!(server.api().inspect("a").json()["held"], false);
+}
+
+#[test]
 fn list_has_all_pages() {
     const LOCKS: usize = 1100;
     let server = Leasehold::in_memory();
