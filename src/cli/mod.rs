@@ -82,7 +82,10 @@ enum Command {
     },
     /// The process that ends the command of `run` in time
     #[command(name = run::GUARDIAN, hide = true)]
-    Guardian,
+    Guardian {
+        /// The first order
+        order: Option<String>,
+    },
     /// The process that becomes the command of `run`
     #[command(name = run::BECOME, hide = true)]
     Become {
@@ -193,7 +196,7 @@ pub fn run() -> ExitCode {
             ExitCode::SUCCESS
         }
         Some(Command::Man { folder }) => manual(folder.as_deref()),
-        Some(Command::Guardian) => match run::guard() {
+        Some(Command::Guardian { order }) => match run::guard(order.as_deref()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::FAILURE,
         },

@@ -28,12 +28,14 @@ pub(super) struct Guardian {
 }
 
 impl Guardian {
-    /// Starts the guardian, and waits until the terminal and its signals no longer concern it.
-    pub(super) fn start() -> io::Result<Self> {
+    /// Starts the guardian, with a first order if there is a group already. Waits until the terminal and its signals no longer
+    /// concern it.
+    pub(super) fn start(order: Option<&str>) -> io::Result<Self> {
         // The path of the program may lead to a newer one by now.
         let mut child = Command::new("/proc/self/exe")
             .arg0("leasehold")
             .arg(GUARDIAN)
+            .args(order)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -51,12 +53,10 @@ impl Guardian {
         Pid::from_raw(i32::try_from(self.child.id()).expect("a process id"))
     }
 
-    /// Orders it to kill this group then. If this program ends before, the group may take `kill_after` to end.
-    pub(super) fn watch(&mut self, group: Pid, kill_at: Moment, kill_after: Duration) {
-        let (at, after) = (kill_at.since_start().as_millis(), kill_after.as_millis());
+    /// Gives it an order.
+    pub(super) fn watch(&mut self, order: &str) {
         // One write, so that the guardian never waits for the rest of a line. A guardian that has ended is replaced.
-        let order = format!("{group} {at} {after}\n");
-        let _ = self.orders.write_all(order.as_bytes());
+        let _ = self.orders.write_all(format!("{order}\n").as_bytes());
     }
 
     /// The group has ended.
@@ -64,6 +64,12 @@ impl Guardian {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The order to kill a group then. If the program ends before, the group may take `kill_after` to end.
+pub(super) fn order(group: Pid, kill_at: Moment, kill_after: Duration) -> String {
+    let (at, after) = (kill_at.since_start().as_millis(), kill_after.as_millis());
+    format!("{group} {at} {after}")
 }
 
 /// What to kill, and when.
@@ -97,13 +103,14 @@ impl Order {
 ///
 /// # Errors
 /// Its input or output fails.
-pub fn guard() -> io::Result<()> {
+pub fn guard(order: Option<&str>) -> io::Result<()> {
     setsid()?;
     SigSet::all().thread_block()?;
-    io::stdout().write_all(b"\n")?;
+    // Its program may have been killed already.
+    let _ = io::stdout().write_all(b"\n");
     let stdin = io::stdin();
     let mut orders = BufReader::new(stdin.lock());
-    let mut order: Option<Order> = None;
+    let mut order = order.and_then(Order::parse);
     let mut is_alone = false;
     loop {
         if is_alone {

@@ -143,7 +143,7 @@ async fn under(
     }
     let guardian = match run.on_lost {
         OnLost::Warn => None,
-        OnLost::Kill => match Guardian::start() {
+        OnLost::Kill => match Guardian::start(None) {
             Ok(guardian) => Some(guardian),
             Err(error) => {
                 events.problem(&format!("cannot start the guardian process: {error}"));
@@ -288,6 +288,8 @@ impl Running<'_> {
     }
 
     fn renewed(&mut self, renewed: Result<Grant, Failure>) {
+        // An answer that comes too late revives nothing.
+        self.look_at_the_clock();
         match renewed {
             Ok(grant) => {
                 self.schedule = Schedule::new(&grant, self.run.kill_after);
@@ -341,8 +343,8 @@ impl Running<'_> {
                         .as_ref()
                         .is_some_and(|guardian| guardian.pid() == pid)
                     {
-                        self.guardian = Guardian::start().ok();
-                        self.tell_guardian();
+                        let order = self.order();
+                        self.guardian = Guardian::start(Some(&order)).ok();
                         if self.guardian.is_none() {
                             self.terminate(Moment::now() + self.schedule.kill_after);
                             self.lose("its guardian process has ended");
@@ -354,13 +356,15 @@ impl Running<'_> {
     }
 
     fn tell_guardian(&mut self) {
+        let order = self.order();
         if let Some(guardian) = &mut self.guardian {
-            guardian.watch(
-                self.group.id(),
-                self.schedule.kill_at,
-                self.schedule.kill_after,
-            );
+            guardian.watch(&order);
         }
+    }
+
+    fn order(&self) -> String {
+        let schedule = &self.schedule;
+        guardian::order(self.group.id(), schedule.kill_at, schedule.kill_after)
     }
 }
 
