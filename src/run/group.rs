@@ -160,14 +160,14 @@ impl Group {
         changes
     }
 
-    /// Whether no child of this process is in the group. A process whose parent is outside the group and lives is none.
+    /// Whether no process of the group is left.
     fn is_empty(&self) -> bool {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         let none_of_ours = waitid(Id::PGid(self.leader), flags) == Err(Errno::ECHILD);
         none_of_ours && !self.has_live_member()
     }
 
-    /// Whether a process of the group runs, whoever its parent is. One that has ended counts no longer.
+    /// Whether a process of the group runs, whatever its parent is. A zombie does not count.
     fn has_live_member(&self) -> bool {
         if killpg(self.leader, None) == Err(Errno::ESRCH) {
             return false;

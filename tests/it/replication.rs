@@ -122,7 +122,7 @@ fn readyz_tells_that_too_few_replicas_are_online() {
     assert_eq!(refused.status, 503, "{refused:?}");
     says(&["needed replicas confirmed in time"]);
     let since = server.readiness().json()["since"].clone();
-    // A client that asks seldom: nobody calls for longer than a failure counts.
+    // A client that asks seldom makes no call for longer than a failure counts.
     let quiet = Instant::now();
     while quiet.elapsed() < Duration::from_secs(8) {
         let body = server.readiness().json();

@@ -7,7 +7,7 @@
 //!   back.
 //! - The outcome of a refusal is *none*, because a refusal has no effect.
 //! - Rounds without an answer follow while there is none to confirm, until enough replicas confirm one. Clients that ask
-//!   seldom would otherwise meet a fault that nobody reports between their calls.
+//!   seldom would otherwise meet a fault that the server does not report between their calls.
 
 use std::sync::Arc;
 use std::time::Duration;
