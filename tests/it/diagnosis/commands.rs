@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::TcpStream;
+use std::thread;
 
 use super::{becomes_ready, readyz, reason_with, says_at_start, with_redis};
 use crate::support::redis::{RedisConfig, RedisServer};
@@ -15,7 +16,7 @@ fn redis_without(command: &str) -> RedisServer {
 
 #[test]
 fn missing_command_is_named() {
-    for command in [
+    let commands = [
         "EVALSHA",
         "TIME",
         "HMGET",
@@ -31,12 +32,19 @@ fn missing_command_is_named() {
         "EXISTS",
         "UNLINK",
         "PUBLISH",
-    ] {
-        let redis = redis_without(command);
-        let server = with_redis(&redis.url());
-        let reason = says_at_start(&server, &["lacks a command", command, "rename-command"]);
-        assert!(!reason.contains("network"), "{reason}");
-    }
+    ];
+    // Each waits some seconds for its server to give up.
+    thread::scope(|scope| {
+        for command in commands {
+            scope.spawn(move || {
+                let redis = redis_without(command);
+                let server = with_redis(&redis.url());
+                let reason =
+                    says_at_start(&server, &["lacks a command", command, "rename-command"]);
+                assert!(!reason.contains("network"), "{reason}");
+            });
+        }
+    });
 }
 
 /// Each of the two ways to send a script suffices.
