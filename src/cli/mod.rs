@@ -89,6 +89,8 @@ enum Command {
     /// The process that becomes the command of `run`
     #[command(name = run::BECOME, hide = true)]
     Become {
+        /// The process that starts it
+        program: u32,
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
     },
@@ -200,8 +202,8 @@ pub fn run() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::FAILURE,
         },
-        Some(Command::Become { command }) => {
-            let error = run::become_command(&command);
+        Some(Command::Become { program, command }) => {
+            let error = run::become_command(program, &command);
             let code = match error.kind() {
                 std::io::ErrorKind::NotFound => exit::NOT_FOUND,
                 _ => exit::NOT_EXECUTABLE,

@@ -2,10 +2,11 @@
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::{CommandExt, ExitStatusExt, parent_id};
 use std::process::{Child, Command};
 
 use nix::errno::Errno;
+use nix::sys::prctl::{set_child_subreaper, set_pdeathsig};
 use nix::sys::signal::{Signal, killpg, raise};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
@@ -18,11 +19,22 @@ pub const BECOME: &str = "become";
 /// Stops this process until its program lets it go on, and then executes the command in its place. Returns the error that
 /// prevents that.
 #[must_use]
-pub fn become_command(command: &[OsString]) -> io::Error {
-    if let Err(error) = raise(Signal::SIGSTOP) {
-        return error.into();
+pub fn become_command(program: u32, command: &[OsString]) -> io::Error {
+    match wait_for(program) {
+        Ok(()) => Command::new(&command[0]).args(&command[1..]).exec(),
+        Err(error) => error.into(),
     }
-    Command::new(&command[0]).args(&command[1..]).exec()
+}
+
+/// Waits until the program lets this process go on. If the program ends before, so does this process; if it ends after, the
+/// command gets SIGTERM: nobody else would tell it where the guardian was killed at the same time.
+fn wait_for(program: u32) -> nix::Result<()> {
+    set_pdeathsig(Signal::SIGKILL)?;
+    if parent_id() != program {
+        return Err(Errno::ESRCH);
+    }
+    raise(Signal::SIGSTOP)?;
+    set_pdeathsig(Signal::SIGTERM)
 }
 
 /// The command and its descendants in the same group.
@@ -55,11 +67,11 @@ impl Group {
     ) -> io::Result<Self> {
         // The descendants of a command that ends become children of this process, so that it can wait for them. It also is
         // what the first process of a container must do.
-        nix::sys::prctl::set_child_subreaper(true)?;
+        set_child_subreaper(true)?;
         let mut child = Command::new("/proc/self/exe");
         child
             .arg0("leasehold")
-            .args([BECOME, "--"])
+            .args([BECOME, &std::process::id().to_string(), "--"])
             .args(command)
             .envs(environment.iter().map(|(name, value)| (name, value)))
             .process_group(0);

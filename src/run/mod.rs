@@ -291,6 +291,7 @@ impl Running<'_> {
         // An answer that comes too late revives nothing.
         self.look_at_the_clock();
         match renewed {
+            Ok(_) if self.lost => {}
             Ok(grant) => {
                 self.schedule = Schedule::new(&grant, self.run.kill_after);
                 self.grant = grant;

@@ -275,10 +275,9 @@ fn guardian_that_is_killed_is_replaced_and_ignores_what_can_be_ignored() {
     assert_eq!(guardian(), first);
     kill(Pid::from_raw(first[0]), Signal::SIGKILL).expect("it runs");
     eventually(LIMIT, "another guardian", || {
-        guardian().len() == 1 && guardian() != first
+        let now = guardian();
+        now.len() == 1 && now != first
     });
-    // It has begun its work.
-    thread::sleep(Duration::from_millis(700));
     let next = next(&server.api());
     signal(&run, Signal::SIGKILL);
     scene.is_dead_before(
@@ -286,6 +285,26 @@ fn guardian_that_is_killed_is_replaced_and_ignores_what_can_be_ignored() {
         0,
         "wrapper killed after its guardian",
     );
+}
+
+/// Nobody is left who could kill the command.
+#[test]
+fn command_whose_wrapper_and_guardian_are_killed_is_told_to_end() {
+    let server = Leasehold::in_memory();
+    let dir = TempDir::new().expect("a folder");
+    let pid = dir.path().join("pid");
+    let script = format!("echo $$ >{}; exec sleep 60", pid.display());
+    let args = ["run", "a", "--", "sh", "-c", &script];
+    let run = begins(&server.base_url(), &args);
+    let text = || std::fs::read_to_string(&pid).ok();
+    let leader = poll(LIMIT, || text()?.trim().parse().ok().map(Pid::from_raw)).expect("it runs");
+    let guardian = children(&run, "guardian");
+    // A stopped wrapper replaces no guardian.
+    run.pause();
+    kill(Pid::from_raw(guardian[0]), Signal::SIGKILL).expect("it runs");
+    assert!(kill(leader, None).is_ok());
+    signal(&run, Signal::SIGKILL);
+    eventually(LIMIT, "it has ended", || kill(leader, None).is_err());
 }
 
 #[test]
