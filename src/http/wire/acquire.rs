@@ -36,9 +36,10 @@ pub struct AcquireBody {
     /// How long the lock is held at least, in milliseconds from the grant on, however the lease ends: released earlier,
     /// expired, or lost in a failover. Until then no other client gets the lock, plus the clock skew on Redis; only a break
     /// ends that. For jobs that must not run twice although they are short. It may exceed `ttl_ms`. The operator sets the
-    /// maximum, which is that of `ttl_ms`.
+    /// maximum, which is that of `ttl_ms`. 0, or its absence, holds the lock for no longer than the lease.
     #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = u64, required = false, minimum = 0, default = 0)]
+    // No default: some generators make a property with a default a required one, which breaks the programs of before.
+    #[schema(value_type = u64, required = false, minimum = 0)]
     pub hold_at_least_ms: Option<Milliseconds>,
     /// A name for the holder, which other clients can see: 1 to 256 bytes of printable characters.
     #[serde(default, deserialize_with = "present")]
