@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 use jiff::SignedDuration;
+use nix::unistd::User;
 
 use crate::client::{Acquire, Client, Connection, Failure, Wait, exit, read_ca};
 use crate::config::SECRET;
@@ -183,10 +184,10 @@ impl RunArguments {
 
 /// `user@host:pid`.
 fn who() -> String {
-    let user = ["USER", "LOGNAME"]
-        .iter()
-        .find_map(|name| std::env::var(name).ok())
-        .unwrap_or_else(|| nix::unistd::getuid().to_string());
+    let id = nix::unistd::getuid();
+    // A job of cron has no USER.
+    let user = User::from_uid(id).ok().flatten();
+    let user = user.map_or_else(|| id.to_string(), |user| user.name);
     let host = nix::unistd::gethostname().unwrap_or_default();
     format!("{user}@{}:{}", host.to_string_lossy(), std::process::id())
 }

@@ -120,8 +120,12 @@ pub async fn run(client: &Client, run: &Run) -> u8 {
     .await
     {
         Ok(Ok(())) => events.tell(&Event::Released),
-        // It says so itself.
-        Ok(Err(Failure::Lost(_))) if code == exit::LOST => {}
+        // Lost since the latest renewal: what the command did was not protected to its end.
+        Ok(Err(Failure::Lost(why))) if code != exit::LOST => {
+            events.tell(&Event::Lost(&why));
+            return exit::LOST;
+        }
+        Ok(Err(Failure::Lost(_))) => {}
         Ok(Err(failure)) => events.problem(&format!("the lease was not released: {failure}")),
         Err(_) => events.problem("the lease was not released: no server answers"),
     }

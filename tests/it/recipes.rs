@@ -23,7 +23,7 @@ pub(crate) fn recipe(name: &str) -> String {
 }
 
 /// The recipe in its own folder with these programs, which have this text; the server has the given address.
-fn follow(script: &str, addr: &str, programs: &[&str], text: &str) -> Output {
+pub(crate) fn follow(script: &str, addr: &str, programs: &[&str], text: &str) -> Output {
     let folder = tempfile::tempdir().expect("a folder");
     for name in programs {
         write_program(&folder.path().join(name), text);

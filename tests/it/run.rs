@@ -2,6 +2,7 @@
 
 mod codes;
 mod elect;
+mod guide;
 mod lost;
 mod signals;
 mod terminal;

@@ -8,6 +8,8 @@ pub(crate) const README: &str = "README.md";
 pub(crate) const CHART: &str = "helm/leasehold/README.md";
 /// The page for client developers.
 pub(crate) const OPENAPI: &str = "openapi/README.md";
+/// The page for commands under a lease.
+pub(crate) const GUIDE: &str = "src/run/README.md";
 
 /// A whole document.
 pub(crate) fn text_of(document: &str) -> String {

@@ -14,7 +14,7 @@ use crate::support::net::free_port;
 use crate::support::process;
 
 #[test]
-fn exit_code_is_that_of_the_command() {
+pub(super) fn exit_code_is_that_of_the_command() {
     let server = Leasehold::in_memory();
     for (script, code) in [
         ("exit 0", 0),
@@ -32,7 +32,7 @@ fn exit_code_is_that_of_the_command() {
 }
 
 #[test]
-fn command_that_cannot_run_has_the_codes_of_a_shell() {
+pub(super) fn command_that_cannot_run_has_the_codes_of_a_shell() {
     let server = Leasehold::in_memory();
     for (command, code, said) in [
         ("/no/such/command", 127, "No such file"),
@@ -51,7 +51,7 @@ fn command_that_cannot_run_has_the_codes_of_a_shell() {
 }
 
 #[test]
-fn lock_that_is_held_is_not_acquired() {
+pub(super) fn lock_that_is_held_is_not_acquired() {
     let server = Leasehold::in_memory();
     let url = server.base_url();
     server.api().acquire("a", json!({"holder": "somebody"}));
@@ -69,7 +69,7 @@ fn lock_that_is_held_is_not_acquired() {
 }
 
 #[test]
-fn wrong_arguments_are_64() {
+pub(super) fn wrong_arguments_are_64() {
     for args in [
         &["run"][..],
         &["run", "a"],
@@ -100,7 +100,7 @@ fn wrong_arguments_are_64() {
 }
 
 #[test]
-fn server_that_does_not_answer_is_69() {
+pub(super) fn server_that_does_not_answer_is_69() {
     let nobody = format!("http://127.0.0.1:{}", free_port());
     for args in [
         &["run", "-n", "a", "--", "true"][..],
@@ -122,7 +122,7 @@ fn server_that_does_not_answer_is_69() {
 }
 
 #[test]
-fn servers_are_tried_in_turn() {
+pub(super) fn servers_are_tried_in_turn() {
     let server = Leasehold::in_memory();
     let nobody = format!("http://127.0.0.1:{}", free_port());
     let both = format!("{nobody},{}", server.base_url());
@@ -131,7 +131,7 @@ fn servers_are_tried_in_turn() {
 }
 
 #[test]
-fn token_is_sent_and_a_wrong_one_is_77() {
+pub(super) fn token_is_sent_and_a_wrong_one_is_77() {
     let token = "0123456789abcdef";
     let server = Leasehold::start([("LEASEHOLD_STORE", "memory"), ("LEASEHOLD_TOKEN", token)]);
     let url = server.base_url();
@@ -157,6 +157,11 @@ fn token_is_sent_and_a_wrong_one_is_77() {
         (Some(0), String::new())
     );
     let path = file.to_str().expect("UTF-8");
+    let code =
+        |flag: &str, value: &str| exits(&url, &["run", "-n", flag, value, "a", "--", "true"]).0;
+    assert_eq!(code("--token", token), 0);
+    assert_eq!(code("--token", "another-token-xx"), 77);
+    assert_eq!(code("--token-file", path), 0);
     assert_eq!(
         with("LEASEHOLD_TOKEN_FILE", path, &run),
         (Some(0), String::new())
@@ -167,7 +172,7 @@ fn token_is_sent_and_a_wrong_one_is_77() {
 }
 
 #[test]
-fn command_has_its_environment_and_the_lock_is_held_as_asked() {
+pub(super) fn command_has_its_environment_and_the_lock_is_held_as_asked() {
     let server = Leasehold::in_memory();
     let (url, api) = (server.base_url(), server.api());
     let print = "env | grep ^LEASEHOLD_ | grep -v SERVER | sort";
@@ -219,6 +224,17 @@ fn command_has_its_environment_and_the_lock_is_held_as_asked() {
         (&seen["holder"], &seen["metadata"]),
         (&json!("me"), &json!({"job": "42"}))
     );
+    let left = seen["expires_in_ms"].as_u64();
+    assert!(left > Some(290_000) && left <= Some(300_000), "{seen}");
+    let (_, stdout, _) = exits(
+        &url,
+        &[
+            "run", "--ttl", "7s", "c", "--", BINARY, "show", "--json", "c",
+        ],
+    );
+    let seen: serde_json::Value = serde_json::from_str(&stdout).expect(&stdout);
+    let left = seen["expires_in_ms"].as_u64();
+    assert!(left > Some(5000) && left <= Some(7000), "{seen}");
     let after = api.inspect("a").json();
     assert_eq!(
         (&after["released"], &after["holder"]),
@@ -227,7 +243,9 @@ fn command_has_its_environment_and_the_lock_is_held_as_asked() {
     assert!(after["expires_in_ms"].as_u64() > Some(290_000), "{after}");
     let (_, stdout, _) = exits(&url, &["run", "b", "--", BINARY, "show", "b"]);
     let host = nix::unistd::gethostname().expect("a name");
-    let holder = format!("@{}:", host.to_string_lossy());
+    let user = nix::unistd::User::from_uid(nix::unistd::getuid()).expect("users");
+    let user = user.expect("a user").name;
+    let holder = format!("{user}@{}:", host.to_string_lossy());
     assert!(stdout.contains(&holder), "{stdout}");
 }
 

@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{LIMIT, acquired_at, beats, begins, client, exits, last_beat, until_it_beats};
+use super::{BINARY, LIMIT, acquired_at, beats, begins, client, exits, last_beat, until_it_beats};
 use crate::support::api::Api;
 use crate::support::leasehold::Leasehold;
 use crate::support::net::TcpProxy;
@@ -101,7 +101,7 @@ fn command_is_dead_in_time_when_the_network_is_cut() {
 }
 
 #[test]
-fn command_is_dead_in_time_when_its_server_is_killed() {
+pub(super) fn command_is_dead_in_time_when_its_server_is_killed() {
     let redis = RedisServer::plain();
     let (server, other) = (Leasehold::on(&redis), Leasehold::on(&redis));
     let scene = Scene::new();
@@ -141,7 +141,7 @@ fn command_is_dead_in_time_when_its_wrapper_is_stopped() {
 }
 
 #[test]
-fn command_is_dead_soon_when_its_wrapper_is_killed() {
+pub(super) fn command_is_dead_soon_when_its_wrapper_is_killed() {
     let server = Leasehold::in_memory();
     let scene = Scene::new();
     let run = scene.run(&server.base_url(), &["--kill-after", "300ms"]);
@@ -287,6 +287,15 @@ fn guardian_that_is_killed_is_replaced_and_ignores_what_can_be_ignored() {
     );
 }
 
+#[test]
+fn lease_that_is_lost_before_the_command_ends_is_lost_whatever_its_code() {
+    let server = Leasehold::in_memory();
+    let script = format!("{BINARY} break a --fencing-token $LEASEHOLD_FENCING_TOKEN; exit 3");
+    let (code, _, stderr) = exits(&server.base_url(), &["run", "a", "--", "sh", "-c", &script]);
+    assert_eq!(code, 76, "{stderr}");
+    assert!(stderr.contains("the lease of a is lost"), "{stderr}");
+}
+
 /// Nobody is left who could kill the command.
 #[test]
 fn command_whose_wrapper_and_guardian_are_killed_is_told_to_end() {
@@ -308,7 +317,7 @@ fn command_whose_wrapper_and_guardian_are_killed_is_told_to_end() {
 }
 
 #[test]
-fn warning_leaves_the_command_alone_and_the_code_says_it() {
+pub(super) fn warning_leaves_the_command_alone_and_the_code_says_it() {
     let server = Leasehold::in_memory();
     let api = server.api();
     let scene = Scene::new();

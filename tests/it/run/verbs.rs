@@ -161,7 +161,7 @@ async fn behind_tls(listener: TcpListener, files: &TlsFiles, server: String) {
 }
 
 #[test]
-fn https_server_is_trusted_by_its_authority_alone() {
+pub(super) fn https_server_is_trusted_by_its_authority_alone() {
     let files = TlsFiles::generate();
     let server = Leasehold::in_memory();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
