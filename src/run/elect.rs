@@ -53,7 +53,7 @@ pub async fn elect(client: &Client, lock: &Acquire, listen: SocketAddr) -> Resul
     let code = tokio::select! {
         served = serve => return served.map(|()| 0),
         failure = compete => return Err(failure),
-        signal = signals.fatal() => 128 + super::signal_number(signal),
+        signal = signals.fatal() => super::code_of_signal(signal),
     };
     let leads = lead.borrow().clone();
     if let Some(grant) = leads {

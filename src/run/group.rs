@@ -10,7 +10,9 @@ use nix::sys::prctl::{set_child_subreaper, set_pdeathsig};
 use nix::sys::signal::{Signal, killpg, raise};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
+use rustix_libc_wrappers::process::SignalExt;
 
+use super::signals::Number;
 use super::terminal::Terminal;
 
 /// The name of the command that becomes another one.
@@ -126,6 +128,16 @@ impl Group {
     pub(super) fn signal(&self, signal: Signal) {
         if !self.ended {
             let _ = killpg(self.leader, signal);
+        }
+    }
+
+    /// Passes on a signal that this process has received.
+    pub(super) fn forward(&self, number: Number) {
+        let group = rustix::process::Pid::from_raw(self.leader.as_raw());
+        if let (false, Some(group), Some(signal)) =
+            (self.ended, group, rustix::process::Signal::from_raw(number))
+        {
+            let _ = rustix::process::kill_process_group(group, signal);
         }
     }
 

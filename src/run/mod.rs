@@ -21,7 +21,7 @@ use self::group::{Change, Group};
 use self::guardian::Guardian;
 pub use self::guardian::{GUARDIAN, guard};
 use self::schedule::Schedule;
-use self::signals::Signals;
+use self::signals::{Number, Signals};
 use crate::client::{Acquire, Client, Failure, Grant, Moment, exit};
 
 /// How often the wrapper looks at the clock that counts suspensions: timers do not run during one.
@@ -96,7 +96,7 @@ pub async fn run(client: &Client, run: &Run) -> u8 {
             acquired = client.acquire(&run.lock, &mut waiting) => acquired,
             signal = signals.fatal() => {
                 events.end_of_waiting();
-                return 128 + signal_number(signal);
+                return code_of_signal(signal);
             }
         }
     };
@@ -317,16 +317,16 @@ impl Running<'_> {
         }
     }
 
-    fn signalled(&mut self, signal: Signal) {
-        match signal {
-            Signal::SIGCHLD => self.reap(),
-            Signal::SIGCONT => {
+    fn signalled(&mut self, number: Number) {
+        match Signal::try_from(number) {
+            Ok(Signal::SIGCHLD) => self.reap(),
+            Ok(Signal::SIGCONT) => {
                 // After a stop the lease may be nearly over.
                 self.look_at_the_clock();
                 self.schedule.renew_at = Moment::now();
                 self.group.resume();
             }
-            signal => self.group.signal(signal),
+            _ => self.group.forward(number),
         }
     }
 
@@ -373,6 +373,7 @@ impl Running<'_> {
     }
 }
 
-fn signal_number(signal: Signal) -> u8 {
-    u8::try_from(signal as i32).unwrap_or(0)
+/// The exit code of a process that a signal ended.
+fn code_of_signal(number: Number) -> u8 {
+    u8::try_from(128 + number).unwrap_or(128)
 }

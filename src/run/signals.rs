@@ -6,9 +6,13 @@ use std::pin::Pin;
 use futures_util::StreamExt;
 use futures_util::stream::{SelectAll, Stream, select_all};
 use nix::sys::signal::Signal;
+use rustix_libc_wrappers::process::SignalExt;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The signals that are the command's too. Those that stop a job go to its terminal; the others, which this process cannot
+/// The number of a signal. [`Signal`] does not know the real-time signals.
+pub(super) type Number = i32;
+
+/// The signals that are the command's too, besides the real-time signals. Those that stop a job go to its terminal; the others, which this process cannot
 /// handle, end or stop it alone.
 const FORWARDED: [Signal; 17] = [
     Signal::SIGHUP,
@@ -39,19 +43,22 @@ const FATAL: [Signal; 4] = [
 ];
 
 /// The signals for the command, and the news of children.
-pub(super) struct Signals(SelectAll<Pin<Box<dyn Stream<Item = Signal> + Send>>>);
+pub(super) struct Signals(SelectAll<Pin<Box<dyn Stream<Item = Number> + Send>>>);
 
 impl Signals {
     pub(super) fn new() -> io::Result<Self> {
         let ignored = ignored();
+        let real_time = (0..).map_while(rustix::process::Signal::rt);
         let wanted = FORWARDED
             .into_iter()
+            .map(|signal| signal as Number)
+            .chain(real_time.map(rustix::process::Signal::as_raw))
             // A signal that is ignored, as by nohup, stays so for the command.
-            .filter(|signal| ignored & (1 << (*signal as u32 - 1)) == 0)
-            .chain([Signal::SIGCHLD]);
+            .filter(|number| ignored & (1 << (number - 1)) == 0)
+            .chain([Signal::SIGCHLD as Number]);
         let streams: io::Result<Vec<_>> = wanted
             .map(|number| {
-                let received = signal(SignalKind::from_raw(number as i32))?;
+                let received = signal(SignalKind::from_raw(number))?;
                 let stream =
                     futures_util::stream::unfold(received, move |mut received| async move {
                         received.recv().await.map(|()| (number, received))
@@ -63,7 +70,7 @@ impl Signals {
     }
 
     /// The next signal. Dropping the future loses none.
-    pub(super) async fn next(&mut self) -> Signal {
+    pub(super) async fn next(&mut self) -> Number {
         match self.0.next().await {
             Some(signal) => signal,
             // The streams never end.
@@ -72,11 +79,11 @@ impl Signals {
     }
 
     /// The next signal that ends a process.
-    pub(super) async fn fatal(&mut self) -> Signal {
+    pub(super) async fn fatal(&mut self) -> Number {
         loop {
-            let signal = self.next().await;
-            if FATAL.contains(&signal) {
-                return signal;
+            let number = self.next().await;
+            if FATAL.iter().any(|signal| *signal as Number == number) {
+                return number;
             }
         }
     }

@@ -58,6 +58,30 @@ fn signals_go_to_the_whole_group() {
 }
 
 #[test]
+fn real_time_signals_go_to_the_command() {
+    let server = Leasehold::in_memory();
+    let dir = TempDir::new().expect("a folder");
+    let ready = dir.path().join("ready");
+    for number in [35, 40, 64] {
+        let script = format!(
+            "trap 'exit 7' {number}; touch {}; while :; do sleep 0.02; done",
+            ready.display()
+        );
+        let run = begins(&server.base_url(), &["run", "a", "--", "sh", "-c", &script]);
+        eventually(LIMIT, "it is ready", || ready.exists());
+        let mut send = Command::new("sh");
+        send.args(["-c", &format!("kill -{number} {}", run.id())]);
+        assert!(send.status().expect("sh").success());
+        assert_eq!(
+            run.wait(LIMIT).expect("it ends").code(),
+            Some(7),
+            "{number}"
+        );
+        std::fs::remove_file(&ready).expect("a file");
+    }
+}
+
+#[test]
 fn signal_during_the_wait_ends_it() {
     let server = Leasehold::in_memory();
     let api = server.api();
