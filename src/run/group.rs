@@ -50,6 +50,8 @@ pub(super) struct Group {
     /// Whether no process of the group is left.
     ended: bool,
     terminal: Option<Terminal>,
+    /// Nobody else of a pipeline may use the terminal. Otherwise the command gets it when it asks.
+    is_alone: bool,
 }
 
 /// What happened to a child process.
@@ -95,17 +97,21 @@ impl Group {
             code: None,
             ended: false,
             terminal: Terminal::of_this_process(),
+            is_alone: io::stdin().is_terminal() && io::stdout().is_terminal(),
         })
     }
 
     /// Starts the command, with the terminal if this process has it for itself.
     pub(super) fn begin(&self) {
-        // Others of a pipeline may use the terminal. The command then gets it when it asks.
-        let is_alone = io::stdin().is_terminal() && io::stdout().is_terminal();
-        if let Some(terminal) = self.terminal.as_ref().filter(|_| is_alone) {
+        self.pass_on_foreground();
+        self.signal(Signal::SIGCONT);
+    }
+
+    /// Puts the command into the foreground if this process has come there. The shell's `fg` sends no signal to a job that runs.
+    pub(super) fn pass_on_foreground(&self) {
+        if let (true, None, Some(terminal)) = (self.is_alone, self.code, &self.terminal) {
             terminal.give_to(self.leader);
         }
-        self.signal(Signal::SIGCONT);
     }
 
     pub(super) const fn id(&self) -> Pid {

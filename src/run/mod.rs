@@ -238,6 +238,7 @@ impl Running<'_> {
     /// Ends what must end now.
     fn look_at_the_clock(&mut self) {
         self.reap();
+        self.group.pass_on_foreground();
         let over = |at: Moment| at.left().is_zero();
         if self.run.on_lost == OnLost::Warn {
             if over(self.grant.deadline) {

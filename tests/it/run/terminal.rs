@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::{BINARY, LIMIT};
+use super::{BINARY, LIMIT, last_beat, until_it_beats};
 use crate::support::leasehold::Leasehold;
 use crate::support::poll;
 use crate::support::process::Process;
@@ -175,6 +175,32 @@ fn command_is_stopped_and_resumed_with_its_job() {
     terminal.sees("got-again-5");
     terminal.line("echo code-$?-$((6+6))");
     terminal.sees("code-0-12");
+}
+
+/// The shell resumes only a job that was stopped.
+#[test]
+fn job_from_the_background_is_stopped_as_a_whole() {
+    let server = Leasehold::in_memory();
+    let dir = TempDir::new().expect("a folder");
+    let file = dir.path().join("beat");
+    let terminal = Terminal::open(&server);
+    terminal.line(&format!(
+        "{BINARY} run --ttl 20s a -- sh -c 'while :; do date +%s%N >{}; sleep 0.02; done' &",
+        file.display()
+    ));
+    until_it_beats(&file);
+    terminal.line("fg");
+    terminal.sees("leasehold run");
+    terminal.keys_to_a_command("\x1a");
+    terminal.sees("Stopped");
+    thread::sleep(Duration::from_millis(200));
+    let stopped = last_beat(&file);
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(last_beat(&file), stopped);
+    terminal.line("bg");
+    poll(LIMIT, || (last_beat(&file) > stopped).then_some(())).expect("it runs on");
+    terminal.line("kill %1; wait %1; echo code-$?");
+    terminal.sees("code-143");
 }
 
 /// Nothing renews the lease of a job that is stopped, so the guardian ends it.

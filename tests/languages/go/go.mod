@@ -1,3 +1,0 @@
-module example.com/leasehold
-
-go 1.19
