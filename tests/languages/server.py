@@ -36,7 +36,7 @@ class Server:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.stack = contextlib.ExitStack()
-        self.log = None
+        self.log, self.kill = None, None
 
     def __enter__(self):
         self.log = self.stack.enter_context(tempfile.NamedTemporaryFile("w+", encoding="utf-8"))
@@ -46,6 +46,7 @@ class Server:
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.log,
         )
         self.stack.callback(stop, process)
+        self.kill = process.kill
         try:
             self.wait(process)
         except BaseException:

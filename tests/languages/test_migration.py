@@ -31,7 +31,7 @@ class Migration(unittest.TestCase):
         ))
         self.environment = {
             **os.environ, "REDIS_ADDR": address, "REDIS_PASSWORD": PASSWORD,
-            "LOCK_URL": self.server.url, "LOCK_TOKEN": TOKEN, "BREAK_TOKEN": BREAK_TOKEN,
+            "LEASEHOLD_SERVER": self.server.url, "LEASEHOLD_TOKEN": TOKEN, "BREAK_TOKEN": BREAK_TOKEN,
         }
 
     def count(self, *programs):

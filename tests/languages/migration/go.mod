@@ -13,4 +13,4 @@ require (
 	github.com/dgryski/go-rendezvous v0.0.0-20200823014737-9f7001d12a5f // indirect
 )
 
-replace example.com/leasehold => ../go
+replace example.com/leasehold => ../../../openapi/clients/go

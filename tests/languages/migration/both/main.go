@@ -30,14 +30,13 @@ func main() {
 		log.Fatal(err)
 	}
 	kept, stop := refresh(ctx, lock) // also while it waits for the lease
-	locks := leasehold.Locks{URL: os.Getenv("LOCK_URL"), Token: os.Getenv("LOCK_TOKEN")}
-	lease, failure := locks.Acquire(kept, "report", leasehold.Request{TTLMs: 10_000, WaitMs: 30_000})
+	options := leasehold.Defaults
+	options.TTL, options.Wait = 10*time.Second, 30*time.Second
+	lease, failure := leasehold.New().Acquire(kept, "report", options)
 	if failure == nil {
-		both, stopLease := lease.Keep(kept) // ends when one of the two is lost
-		failure = work.Do(both, lease.FencingToken)
-		stopLease()
-		if err := lease.Release(ctx); err != nil {
-			log.Print(err) // 409: the lease was lost during the work
+		failure = work.Do(lease.Context, lease.FencingToken) // the context ends when one of the two is lost
+		if err := lease.Release(); err != nil {
+			log.Print(err) // the lease was lost during the work
 		}
 	}
 	stop()

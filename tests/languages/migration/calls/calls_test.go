@@ -13,7 +13,7 @@ import (
 	"github.com/bsm/redislock"
 	"github.com/redis/go-redis/v9"
 
-	"example.com/leasehold"
+	"migration/plain"
 )
 
 func TestFreeLockIsGranted(t *testing.T) {
@@ -21,7 +21,7 @@ func TestFreeLockIsGranted(t *testing.T) {
 	a, b, c := keys(t)
 	check(t, setNX(t, a, "value", ttl))
 	obtain(t, b, ttl)
-	lease := acquire(t, c, leasehold.Request{TTLMs: ttlMs})
+	lease := acquire(t, c, plain.Request{TTLMs: ttlMs})
 	between(t, time.Until(lease.Until()), ttl-2*time.Second, ttl)
 }
 
@@ -33,8 +33,8 @@ func TestHeldLockIsRefused(t *testing.T) {
 	obtain(t, b, ttl)
 	_, err := redislock.Obtain(ctx, client, b, ttl, nil)
 	check(t, errors.Is(err, redislock.ErrNotObtained), err)
-	acquire(t, c, leasehold.Request{TTLMs: ttlMs, Holder: "me"})
-	_, err = locks.Acquire(ctx, c, leasehold.Request{})
+	acquire(t, c, plain.Request{TTLMs: ttlMs, Holder: "me"})
+	_, err = locks.Acquire(ctx, c, plain.Request{})
 	held := problem(t, err, 423, "lock-held")
 	check(t, held.Holder == "me", held)
 	// For others the lease ends with the clock skew.
@@ -55,7 +55,7 @@ func TestSecretsStaySecretAndMetadataIsShown(t *testing.T) {
 	must(t, err)
 	check(t, lock.Metadata() == "nightly" && value == lock.Token()+"nightly", value)
 
-	lease := acquire(t, c, leasehold.Request{TTLMs: ttlMs, Holder: "me", Metadata: map[string]string{"run": "nightly"}})
+	lease := acquire(t, c, plain.Request{TTLMs: ttlMs, Holder: "me", Metadata: map[string]string{"run": "nightly"}})
 	shown := status(t, c)
 	check(t, shown["holder"] == "me", shown)
 	check(t, shown["metadata"].(map[string]any)["run"] == "nightly", shown)
@@ -69,7 +69,7 @@ func TestRenewal(t *testing.T) {
 	check(t, client.Expire(ctx, a, ttl).Val())
 	lock := obtain(t, b, time.Second)
 	must(t, lock.Refresh(ctx, ttl, nil))
-	lease := acquire(t, c, leasehold.Request{TTLMs: ttlMs})
+	lease := acquire(t, c, plain.Request{TTLMs: ttlMs})
 	time.Sleep(1100 * time.Millisecond)
 	until := lease.Until()
 	must(t, lease.Renew(ctx))
@@ -92,7 +92,7 @@ func TestRenewalNeverShortens(t *testing.T) {
 	left, err := lock.TTL(ctx)
 	must(t, err)
 	between(t, left, 0, time.Second)
-	lease := acquire(t, c, leasehold.Request{TTLMs: ttlMs})
+	lease := acquire(t, c, plain.Request{TTLMs: ttlMs})
 	code, renewed := call(t, "PUT", "/locks/"+c+"/lease", locks.Token, http.Header{"Lease-Id": {lease.ID}}, `{"ttl_ms": 1000}`)
 	check(t, code == 200 && renewed["expires_in_ms"].(float64) > ttlMs-2000, code, renewed)
 }
@@ -107,7 +107,7 @@ func TestRelease(t *testing.T) {
 	must(t, lock.Release(ctx))
 	left, err := lock.TTL(ctx)
 	check(t, left == 0 && err == nil, left, err)
-	lease := acquire(t, c, leasehold.Request{TTLMs: ttlMs})
+	lease := acquire(t, c, plain.Request{TTLMs: ttlMs})
 	must(t, lease.Release(ctx))
 	check(t, status(t, c)["held"] == false)
 	must(t, lease.Release(ctx)) // a repetition changes nothing
@@ -129,7 +129,7 @@ func TestReleaseByScript(t *testing.T) {
 	must(t, lock.Release(ctx))
 	err := lock.Release(ctx)
 	check(t, errors.Is(err, redislock.ErrLockNotHeld), err)
-	lease := acquire(t, c, leasehold.Request{TTLMs: ttlMs})
+	lease := acquire(t, c, plain.Request{TTLMs: ttlMs})
 	header := http.Header{"Lease-Id": {strings.Repeat("0", len(lease.ID))}}
 	code, body := call(t, "DELETE", "/locks/"+c, locks.Token, header, "")
 	check(t, code == 409 && body["reason"] == "held_by_other", code, body)
@@ -141,11 +141,11 @@ func TestTooLateToRenew(t *testing.T) {
 	a, b, c := keys(t)
 	check(t, setNX(t, a, "mine", short))
 	lock := obtain(t, b, short)
-	lease := acquire(t, c, leasehold.Request{TTLMs: shortMs})
+	lease := acquire(t, c, plain.Request{TTLMs: shortMs})
 	time.Sleep(short + 100*time.Millisecond)
 	check(t, setNX(t, a, "another client's", 5*time.Second))
 	obtain(t, b, 5*time.Second)
-	next := acquire(t, c, leasehold.Request{TTLMs: 5000, WaitMs: 2000})
+	next := acquire(t, c, plain.Request{TTLMs: 5000, WaitMs: 2000})
 	// This renews the lock of another client.
 	check(t, client.Expire(ctx, a, ttl).Val())
 	check(t, client.PTTL(ctx, a).Val() > 6*time.Second)
@@ -161,11 +161,11 @@ func TestTooLateToRelease(t *testing.T) {
 	a, b, c := keys(t)
 	check(t, setNX(t, a, "mine", short))
 	lock := obtain(t, b, short)
-	lease := acquire(t, c, leasehold.Request{TTLMs: shortMs})
+	lease := acquire(t, c, plain.Request{TTLMs: shortMs})
 	time.Sleep(short + 100*time.Millisecond)
 	check(t, setNX(t, a, "another client's", ttl))
 	obtain(t, b, ttl)
-	next := acquire(t, c, leasehold.Request{TTLMs: ttlMs, WaitMs: 2000})
+	next := acquire(t, c, plain.Request{TTLMs: ttlMs, WaitMs: 2000})
 	// This deletes the lock of another client, and a third client gets it too.
 	check(t, client.Del(ctx, a).Val() == 1)
 	check(t, setNX(t, a, "a third client's", ttl))
@@ -180,7 +180,7 @@ func TestTokensRise(t *testing.T) {
 	_, _, c := keys(t)
 	highest := int64(0)
 	for round := 0; round < 5; round++ {
-		lease := acquire(t, c, leasehold.Request{})
+		lease := acquire(t, c, plain.Request{})
 		check(t, lease.FencingToken > highest, lease.FencingToken)
 		highest = lease.FencingToken
 		must(t, lease.Release(ctx))
@@ -194,11 +194,11 @@ func TestBreakLeavesALaterHolderAlone(t *testing.T) {
 	check(t, client.Del(ctx, a).Val() == 1)
 	obtain(t, b, ttl)
 	check(t, client.Del(ctx, b).Val() == 1)
-	first := acquire(t, c, leasehold.Request{TTLMs: ttlMs})
+	first := acquire(t, c, plain.Request{TTLMs: ttlMs})
 	path := "/locks/" + c + "?force=true&fencing_token="
 	code, body := call(t, "DELETE", path+strconv.FormatInt(first.FencingToken, 10), os.Getenv("BREAK_TOKEN"), nil, "")
 	check(t, code == 204, code, body)
-	second := acquire(t, c, leasehold.Request{TTLMs: ttlMs})
+	second := acquire(t, c, plain.Request{TTLMs: ttlMs})
 	code, body = call(t, "DELETE", path+strconv.FormatInt(first.FencingToken, 10), os.Getenv("BREAK_TOKEN"), nil, "")
 	check(t, code == 409, code, body)
 	check(t, status(t, c)["fencing_token"] == float64(second.FencingToken))
@@ -209,8 +209,8 @@ func TestOldLocksAndLeasesDoNotExcludeEachOther(t *testing.T) {
 	_, b, c := keys(t)
 	check(t, setNX(t, c, "value", ttl))
 	obtain(t, b, ttl)
-	acquire(t, c, leasehold.Request{TTLMs: ttlMs})
-	acquire(t, b, leasehold.Request{TTLMs: ttlMs})
+	acquire(t, c, plain.Request{TTLMs: ttlMs})
+	acquire(t, b, plain.Request{TTLMs: ttlMs})
 }
 
 func TestValuesWithoutACounterpartAreRefused(t *testing.T) {
@@ -218,15 +218,15 @@ func TestValuesWithoutACounterpartAreRefused(t *testing.T) {
 	a, _, c := keys(t)
 	check(t, setNX(t, a, "for ever", 0))
 	check(t, client.PTTL(ctx, a).Val() == -1)
-	_, err := locks.Acquire(ctx, c, leasehold.Request{TTLMs: 3_600_001})
+	_, err := locks.Acquire(ctx, c, plain.Request{TTLMs: 3_600_001})
 	problem(t, err, 400, "invalid-request")
-	_, err = locks.Acquire(ctx, c, leasehold.Request{TTLMs: 99})
+	_, err = locks.Acquire(ctx, c, plain.Request{TTLMs: 99})
 	problem(t, err, 400, "invalid-request")
-	_, err = locks.Acquire(ctx, c, leasehold.Request{WaitMs: 50_001})
+	_, err = locks.Acquire(ctx, c, plain.Request{WaitMs: 50_001})
 	problem(t, err, 400, "invalid-request")
 	for _, key := range []string{"{" + c + "}", c + " " + c} {
 		check(t, setNX(t, key, "value", ttl))
-		_, err = locks.Acquire(ctx, key, leasehold.Request{})
+		_, err = locks.Acquire(ctx, key, plain.Request{})
 		problem(t, err, 400, "invalid-key")
 	}
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/bsm/redislock"
 	"github.com/redis/go-redis/v9"
 
-	"example.com/leasehold"
+	"migration/plain"
 )
 
 // relay passes bytes between its clients and a server. It gives what a client sends to loses first. If that returns true, the relay
@@ -74,14 +74,14 @@ func forgetful(t *testing.T, server, word string) string {
 }
 
 // stalling is Leasehold behind a relay that passes nothing on while the mutex is locked.
-func stalling(t *testing.T) (leasehold.Locks, *sync.RWMutex) {
+func stalling(t *testing.T) (plain.Locks, *sync.RWMutex) {
 	var gate sync.RWMutex
 	address := relay(t, strings.TrimPrefix(serverURL, "http://"), func(string) bool {
 		gate.RLock()
 		defer gate.RUnlock()
 		return false
 	})
-	return leasehold.Locks{URL: "http://" + address, Token: locks.Token}, &gate
+	return plain.Locks{URL: "http://" + address, Token: locks.Token}, &gate
 }
 
 // sleep returns false if the context ended first.
@@ -109,8 +109,8 @@ func TestLostAnswer(t *testing.T) {
 	_, err = redislock.Obtain(ctx, two, b, ttl, nil)
 	must(t, err)
 
-	three := leasehold.Locks{URL: "http://" + forgetful(t, strings.TrimPrefix(serverURL, "http://"), c), Token: locks.Token}
-	lease, err := three.Acquire(ctx, c, leasehold.Request{TTLMs: ttlMs})
+	three := plain.Locks{URL: "http://" + forgetful(t, strings.TrimPrefix(serverURL, "http://"), c), Token: locks.Token}
+	lease, err := three.Acquire(ctx, c, plain.Request{TTLMs: ttlMs})
 	must(t, err)
 	check(t, status(t, c)["fencing_token"] == float64(lease.FencingToken))
 	must(t, lease.Release(ctx))
@@ -119,7 +119,7 @@ func TestLostAnswer(t *testing.T) {
 func TestKeptLeaseOutlivesItsTTL(t *testing.T) {
 	t.Parallel()
 	_, _, c := keys(t)
-	lease := acquire(t, c, leasehold.Request{TTLMs: 3000})
+	lease := acquire(t, c, plain.Request{TTLMs: 3000})
 	kept, stop := lease.Keep(ctx)
 	check(t, sleep(kept, 5*time.Second), "the lease was lost")
 	check(t, status(t, c)["fencing_token"] == float64(lease.FencingToken))
@@ -131,7 +131,7 @@ func TestKeptLeaseOutlivesItsTTL(t *testing.T) {
 func TestKeptLeaseThatWasBrokenEndsTheWork(t *testing.T) {
 	t.Parallel()
 	_, _, c := keys(t)
-	lease := acquire(t, c, leasehold.Request{TTLMs: 3000})
+	lease := acquire(t, c, plain.Request{TTLMs: 3000})
 	kept, stop := lease.Keep(ctx)
 	defer stop()
 	path := "/locks/" + c + "?force=true&fencing_token=" + strconv.FormatInt(lease.FencingToken, 10)
@@ -145,7 +145,7 @@ func TestWorkEndsInTimeWithoutAnswers(t *testing.T) {
 	t.Parallel()
 	_, _, c := keys(t)
 	locks, gate := stalling(t)
-	lease, err := locks.Acquire(ctx, c, leasehold.Request{TTLMs: 3000})
+	lease, err := locks.Acquire(ctx, c, plain.Request{TTLMs: 3000})
 	must(t, err)
 	kept, stop := lease.Keep(ctx)
 	defer stop()
@@ -159,7 +159,7 @@ func TestKeepSurvivesAStallOfTheServer(t *testing.T) {
 	t.Parallel()
 	_, _, c := keys(t)
 	locks, gate := stalling(t)
-	lease, err := locks.Acquire(ctx, c, leasehold.Request{TTLMs: 6000})
+	lease, err := locks.Acquire(ctx, c, plain.Request{TTLMs: 6000})
 	must(t, err)
 	kept, stop := lease.Keep(ctx)
 	defer stop()

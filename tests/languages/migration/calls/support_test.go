@@ -14,7 +14,7 @@ import (
 	"github.com/bsm/redislock"
 	"github.com/redis/go-redis/v9"
 
-	"example.com/leasehold"
+	"migration/plain"
 )
 
 const (
@@ -27,9 +27,9 @@ const (
 var (
 	ctx       = context.Background()
 	redisAddr = os.Getenv("REDIS_ADDR")
-	serverURL = os.Getenv("LOCK_URL")
+	serverURL = os.Getenv("LEASEHOLD_SERVER")
 	client    = redis.NewClient(&redis.Options{Addr: redisAddr, Password: os.Getenv("REDIS_PASSWORD")})
-	locks     = leasehold.Locks{URL: serverURL, Token: os.Getenv("LOCK_TOKEN")}
+	locks     = plain.Locks{URL: serverURL, Token: os.Getenv("LEASEHOLD_TOKEN")}
 )
 
 // keys returns a key for each of the three, because the first two would lock each other out. Each run has new keys.
@@ -52,7 +52,7 @@ func obtain(t *testing.T, key string, ttl time.Duration) *redislock.Lock {
 	return lock
 }
 
-func acquire(t *testing.T, key string, request leasehold.Request) *leasehold.Lease {
+func acquire(t *testing.T, key string, request plain.Request) *plain.Lease {
 	t.Helper()
 	lease, err := locks.Acquire(ctx, key, request)
 	must(t, err)
@@ -109,9 +109,9 @@ func untilWaiting(t *testing.T, key string, waiters int) {
 	}
 }
 
-func problem(t *testing.T, err error, status int, name string) *leasehold.Problem {
+func problem(t *testing.T, err error, status int, name string) *plain.Problem {
 	t.Helper()
-	problem, ok := leasehold.Refused(err, status)
+	problem, ok := plain.Refused(err, status)
 	check(t, ok && problem.Type == "urn:leasehold:problem:"+name, err)
 	return problem
 }

@@ -10,7 +10,7 @@ import (
 
 	"github.com/bsm/redislock"
 
-	"example.com/leasehold"
+	"migration/plain"
 )
 
 func TestWaiterGetsTheLockWhenItIsFree(t *testing.T) {
@@ -18,7 +18,7 @@ func TestWaiterGetsTheLockWhenItIsFree(t *testing.T) {
 	a, b, c := keys(t)
 	check(t, setNX(t, a, "value", ttl))
 	lock := obtain(t, b, ttl)
-	lease := acquire(t, c, leasehold.Request{TTLMs: ttlMs})
+	lease := acquire(t, c, plain.Request{TTLMs: ttlMs})
 	time.AfterFunc(300*time.Millisecond, func() {
 		client.Del(ctx, a)
 		_ = lock.Release(ctx)
@@ -52,7 +52,7 @@ func TestWaiterGetsTheLockWhenItIsFree(t *testing.T) {
 		return err
 	})
 	waiter(func() error {
-		next, err := locks.Acquire(ctx, c, leasehold.Request{TTLMs: ttlMs, WaitMs: 5000})
+		next, err := locks.Acquire(ctx, c, plain.Request{TTLMs: ttlMs, WaitMs: 5000})
 		if err == nil && time.Until(next.Until()) < ttl-2*time.Second {
 			return fmt.Errorf("the wait was taken off the lease: %v are left", time.Until(next.Until()))
 		}
@@ -68,9 +68,9 @@ func TestWaitingInVain(t *testing.T) {
 	retry := redislock.LimitRetry(redislock.LinearBackoff(10*time.Millisecond), 20)
 	_, err := redislock.Obtain(ctx, client, b, ttl, &redislock.Options{RetryStrategy: retry})
 	check(t, errors.Is(err, redislock.ErrNotObtained), err)
-	acquire(t, c, leasehold.Request{TTLMs: ttlMs})
+	acquire(t, c, plain.Request{TTLMs: ttlMs})
 	begun := time.Now()
-	_, err = locks.Acquire(ctx, c, leasehold.Request{WaitMs: 200})
+	_, err = locks.Acquire(ctx, c, plain.Request{WaitMs: 200})
 	problem(t, err, 423, "wait-timeout")
 	between(t, time.Since(begun), 200*time.Millisecond, 2*time.Second)
 }
@@ -78,12 +78,12 @@ func TestWaitingInVain(t *testing.T) {
 func TestWaitersAreServedInOrder(t *testing.T) {
 	t.Parallel()
 	_, _, c := keys(t)
-	lease := acquire(t, c, leasehold.Request{TTLMs: ttlMs})
+	lease := acquire(t, c, plain.Request{TTLMs: ttlMs})
 	order := make(chan int, 8)
 	for waiter := 0; waiter < cap(order); waiter++ {
 		waiter := waiter
 		go func() {
-			next, err := locks.Acquire(ctx, c, leasehold.Request{TTLMs: ttlMs, WaitMs: 20_000})
+			next, err := locks.Acquire(ctx, c, plain.Request{TTLMs: ttlMs, WaitMs: 20_000})
 			if err != nil {
 				t.Error(err)
 				order <- -1
@@ -104,13 +104,13 @@ func TestWaitersAreServedInOrder(t *testing.T) {
 func TestPlaceIsKeptForTheNextRequest(t *testing.T) {
 	t.Parallel()
 	_, _, c := keys(t)
-	lease := acquire(t, c, leasehold.Request{TTLMs: ttlMs})
+	lease := acquire(t, c, plain.Request{TTLMs: ttlMs})
 	header := http.Header{"Idempotency-Key": {"place-0123456789abcdef"}}
 	code, body := call(t, "POST", "/locks/"+c, locks.Token, header, `{"wait_ms": 200}`)
 	check(t, code == 423 && body["position"] == float64(1), code, body)
 	next := make(chan error, 1)
 	go func() {
-		_, err := locks.Acquire(ctx, c, leasehold.Request{WaitMs: 8000})
+		_, err := locks.Acquire(ctx, c, plain.Request{WaitMs: 8000})
 		next <- err
 	}()
 	// A kept place counts.

@@ -1,5 +1,5 @@
-// Package leasehold is a client for Leasehold in one file, with the standard library alone: copy it.
-package leasehold
+// Package plain makes the calls of Leasehold one by one, for the tests of the table. Programs take the client in openapi/clients.
+package plain
 
 import (
 	"bytes"
@@ -147,20 +147,6 @@ func (l *Lease) Release(ctx context.Context) error {
 func (l *Lease) call(ctx context.Context, method, path string, result any, until time.Time) (time.Time, error) {
 	header := http.Header{"Lease-Id": {l.ID}}
 	return l.locks.call(ctx, method, path, header, nil, result, least(l.RenewAfter, answerTimeout), until)
-}
-
-// Keep renews in the background. The context that it returns ends when the lease can no longer be counted on.
-func (l *Lease) Keep(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, stop := context.WithCancel(ctx)
-	over := time.AfterFunc(time.Until(l.Until()), stop)
-	go func() {
-		defer stop()
-		defer over.Stop()
-		for sleep(ctx, l.RenewAfter) && l.Renew(ctx) == nil {
-			over.Reset(time.Until(l.Until()))
-		}
-	}()
-	return ctx, stop
 }
 
 // call repeats a call without a clear answer until `until`. It returns the time of sending.
