@@ -84,11 +84,13 @@ async fn keep(client: &Client, grant: Grant, lead: &watch::Sender<Option<Grant>>
 
 async fn tell(State(role): State<Arc<Role>>) -> Response {
     let leads = role.borrow().clone();
-    let left = leads.map(|grant| (Schedule::new(&grant, Duration::ZERO).kill_at.left(), grant));
+    let left = leads.map(|grant| {
+        let left = Schedule::new(&grant, Duration::ZERO).kill_at.left();
+        (u64::try_from(left.as_millis()).unwrap_or(u64::MAX), grant)
+    });
     let uncached = [(CACHE_CONTROL, "no-store")];
     match left {
-        Some((left, grant)) if !left.is_zero() => {
-            let expires_in_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        Some((expires_in_ms, grant)) if expires_in_ms > 0 => {
             let body = json!({
                 "leader": true,
                 "fencing_token": grant.fencing_token,

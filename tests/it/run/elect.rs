@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::{LIMIT, begins, exits};
 use crate::support::http::{Reply, try_http};
 use crate::support::leasehold::Leasehold;
-use crate::support::net::free_port;
+use crate::support::net::{TcpProxy, free_port};
 use crate::support::poll;
 use crate::support::process::{self, Process};
 
@@ -40,7 +40,9 @@ impl Candidate {
         let role = self.role()?;
         assert!(matches!(role.status, 200 | 503), "{role:?}");
         assert_eq!(role.json()["leader"], role.status == 200, "{role:?}");
-        (role.status == 200).then(|| role.json())
+        let leads = (role.status == 200).then(|| role.json())?;
+        assert!(leads["expires_in_ms"].as_u64() > Some(0), "{leads}");
+        Some(leads)
     }
 
     fn until_it_leads(&self) -> Value {
@@ -95,17 +97,21 @@ fn one_candidate_leads_and_the_next_one_follows() {
 
 #[test]
 fn leader_without_a_server_leads_no_longer() {
-    let server = Leasehold::in_memory();
-    let candidate = Candidate::start(&server.base_url(), "2s");
-    candidate.until_it_leads();
-    server.kill();
-    let killed = Instant::now();
-    poll(LIMIT, || candidate.leads().is_none().then_some(())).expect("it leads no longer");
-    assert!(
-        killed.elapsed() < Duration::from_secs(2),
-        "{:?}",
-        killed.elapsed()
-    );
+    for cut in [TcpProxy::refuse, TcpProxy::blackhole] {
+        let server = Leasehold::in_memory();
+        let way = TcpProxy::start(server.addr());
+        let candidate = Candidate::start(&format!("http://{}", way.addr()), "2s");
+        candidate.until_it_leads();
+        cut(&way);
+        way.cut();
+        let begun = Instant::now();
+        poll(LIMIT, || candidate.leads().is_none().then_some(())).expect("it leads no longer");
+        assert!(
+            begun.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            begun.elapsed()
+        );
+    }
 }
 
 #[test]

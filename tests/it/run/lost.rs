@@ -1,10 +1,11 @@
 //! A command never outlives its lease, whatever happens to the server, the network, this program or the machine.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -162,6 +163,32 @@ pub(super) fn command_is_dead_soon_when_its_wrapper_is_killed() {
     );
     assert!(last() >= before);
     scene.is_dead_before(&next.join().expect("a lease"), 0, "wrapper killed");
+}
+
+/// As a shell does with `kill -9 %1`.
+#[test]
+fn command_is_dead_soon_when_the_job_of_its_wrapper_is_killed() {
+    let server = Leasehold::in_memory();
+    let scene = Scene::new();
+    let script = beats(&scene.file);
+    let args = [
+        "run",
+        "--kill-after",
+        "300ms",
+        "a",
+        "--",
+        "sh",
+        "-c",
+        &script,
+    ];
+    let mut command = client(&server.base_url(), &args);
+    let run = Process::spawn(command.process_group(0), "leasehold");
+    until_it_beats(&scene.file);
+    killpg(Pid::from_raw(run.id().cast_signed()), Signal::SIGKILL).expect("it runs");
+    eventually(LIMIT, "it is dead", || {
+        last_beat(&scene.file).is_some_and(|last| now_ms() > last + 500)
+    });
+    scene.stays_dead();
 }
 
 #[test]

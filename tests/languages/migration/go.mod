@@ -1,6 +1,6 @@
 module migration
 
-go 1.19
+go 1.22
 
 require (
 	example.com/leasehold v0.0.0

@@ -30,11 +30,10 @@ func main() {
 		log.Fatal(err)
 	}
 	kept, stop := refresh(ctx, lock) // also while it waits for the lease
-	options := leasehold.Defaults
-	options.TTL, options.Wait = 10*time.Second, 30*time.Second
+	options := leasehold.Options{TTL: 10 * time.Second, Wait: 30 * time.Second}
 	lease, failure := leasehold.New().Acquire(kept, "report", options)
 	if failure == nil {
-		failure = work.Do(lease.Context, lease.FencingToken) // the context ends when one of the two is lost
+		failure = work.Do(lease.Context(), lease.FencingToken) // the context ends when one of the two is lost
 		if err := lease.Release(); err != nil {
 			log.Print(err) // the lease was lost during the work
 		}

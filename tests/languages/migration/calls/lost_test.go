@@ -6,7 +6,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"github.com/bsm/redislock"
 	"github.com/redis/go-redis/v9"
 
+	"example.com/leasehold"
 	"migration/plain"
 )
 
@@ -73,17 +73,6 @@ func forgetful(t *testing.T, server, word string) string {
 	})
 }
 
-// stalling is Leasehold behind a relay that passes nothing on while the mutex is locked.
-func stalling(t *testing.T) (plain.Locks, *sync.RWMutex) {
-	var gate sync.RWMutex
-	address := relay(t, strings.TrimPrefix(serverURL, "http://"), func(string) bool {
-		gate.RLock()
-		defer gate.RUnlock()
-		return false
-	})
-	return plain.Locks{URL: "http://" + address, Token: locks.Token}, &gate
-}
-
 // sleep returns false if the context ended first.
 func sleep(ctx context.Context, pause time.Duration) bool {
 	select {
@@ -116,55 +105,31 @@ func TestLostAnswer(t *testing.T) {
 	must(t, lease.Release(ctx))
 }
 
-func TestKeptLeaseOutlivesItsTTL(t *testing.T) {
-	t.Parallel()
-	_, _, c := keys(t)
-	lease := acquire(t, c, plain.Request{TTLMs: 3000})
-	kept, stop := lease.Keep(ctx)
-	check(t, sleep(kept, 5*time.Second), "the lease was lost")
-	check(t, status(t, c)["fencing_token"] == float64(lease.FencingToken))
-	stop()
-	time.Sleep(3200 * time.Millisecond)
-	check(t, status(t, c)["held"] == false, "a renewal came after the stop")
+// keep acquires with the client that renews in the background.
+func keep(t *testing.T, key string) *leasehold.Lease {
+	t.Helper()
+	servers := leasehold.Locks{Servers: []string{serverURL}, Token: locks.Token}
+	lease, err := servers.Acquire(ctx, key, leasehold.Options{TTL: 3 * time.Second})
+	must(t, err)
+	return lease
 }
 
-func TestKeptLeaseThatWasBrokenEndsTheWork(t *testing.T) {
+func TestLeaseInTheBackgroundOutlivesItsTTL(t *testing.T) {
 	t.Parallel()
 	_, _, c := keys(t)
-	lease := acquire(t, c, plain.Request{TTLMs: 3000})
-	kept, stop := lease.Keep(ctx)
-	defer stop()
+	lease := keep(t, c)
+	check(t, sleep(lease.Context(), 5*time.Second), "the lease was lost")
+	check(t, status(t, c)["fencing_token"] == float64(lease.FencingToken))
+	must(t, lease.Release())
+	check(t, status(t, c)["held"] == false)
+}
+
+func TestLeaseThatWasBrokenEndsTheWork(t *testing.T) {
+	t.Parallel()
+	_, _, c := keys(t)
+	lease := keep(t, c)
 	path := "/locks/" + c + "?force=true&fencing_token=" + strconv.FormatInt(lease.FencingToken, 10)
 	code, body := call(t, "DELETE", path, os.Getenv("BREAK_TOKEN"), nil, "")
 	check(t, code == 204, code, body)
-	check(t, !sleep(kept, 5*time.Second), "the work goes on")
-	check(t, time.Now().Before(lease.Until()), "the work ended only with the lease")
-}
-
-func TestWorkEndsInTimeWithoutAnswers(t *testing.T) {
-	t.Parallel()
-	_, _, c := keys(t)
-	locks, gate := stalling(t)
-	lease, err := locks.Acquire(ctx, c, plain.Request{TTLMs: 3000})
-	must(t, err)
-	kept, stop := lease.Keep(ctx)
-	defer stop()
-	gate.Lock()
-	defer gate.Unlock()
-	check(t, !sleep(kept, 10*time.Second), "the work goes on")
-	between(t, time.Since(lease.Until()), -time.Second, time.Second)
-}
-
-func TestKeepSurvivesAStallOfTheServer(t *testing.T) {
-	t.Parallel()
-	_, _, c := keys(t)
-	locks, gate := stalling(t)
-	lease, err := locks.Acquire(ctx, c, plain.Request{TTLMs: 6000})
-	must(t, err)
-	kept, stop := lease.Keep(ctx)
-	defer stop()
-	gate.Lock()
-	time.AfterFunc(4300*time.Millisecond, gate.Unlock) // longer than the first attempt
-	check(t, sleep(kept, 8*time.Second), "the lease was lost")
-	check(t, status(t, c)["fencing_token"] == float64(lease.FencingToken))
+	check(t, !sleep(lease.Context(), 2*time.Second), "the work goes on")
 }
