@@ -6,7 +6,7 @@
 //!         lease.check()?;
 //!         write(part, lease.fencing_token).await;
 //!     }
-//!     lease.release().await?; // a lease that is dropped is released in the background
+//!     lease.release().await?; // a lease that is dropped is released in the background, while the runtime lives
 use reqwest::{Client, Method, Url};
 use serde_json::{Map, Value, json};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};

@@ -49,15 +49,21 @@ async fn work(locks: Locks, arguments: Vec<String>) -> Result<(), Error> {
         lost.cancelled().await;
         log(&file, "signal", token, milliseconds());
     });
-    let begun = Instant::now();
-    while begun.elapsed() < seconds(&time) {
-        let at = milliseconds();
-        lease.check()?;
-        log(&path, "beat", token, at);
-        sleep(Duration::from_millis(20)).await;
-    }
-    log(&path, "end", token, milliseconds());
-    lease.release().await?;
+    let work = async {
+        let begun = Instant::now();
+        while begun.elapsed() < seconds(&time) {
+            let at = milliseconds();
+            lease.check()?;
+            log(&path, "beat", token, at);
+            sleep(Duration::from_millis(20)).await;
+        }
+        log(&path, "end", token, milliseconds());
+        Ok(())
+    };
+    let done = work.await;
+    // A lease that is only dropped is released by the runtime, which ends with the program.
+    let held = lease.release().await;
+    done.and(held)?;
     println!("released");
     Ok(())
 }
