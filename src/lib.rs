@@ -13,6 +13,7 @@
 //! http       routes, extractors, problems, documentation
 //! service    the layer between HTTP and a store: mints lease ids, waits, rolls back
 //! store      contract (the trait) · memory · redis
+//! auth       principals, their tokens and grants, and the permits that the service demands
 //! lock       keys, leases and the rules: pure, no HTTP, no Redis, no clock
 //! telemetry  logs, and the metrics that all of the above count
 //! random     random bits
@@ -29,6 +30,7 @@
 //! asking again. The same request joins the queue, claims a reservation and restores a lost entry, so a waiter recovers
 //! from any lost message by asking again.
 
+pub mod auth;
 pub mod cli;
 pub mod client;
 pub mod config;

@@ -1,6 +1,7 @@
 //! The command line: the server, and the commands that call one.
 
 mod arguments;
+mod token;
 mod verbs;
 
 use std::ffi::OsString;
@@ -13,6 +14,7 @@ use clap::builder::Resettable;
 use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::arguments::{ElectArguments, RunArguments};
+use self::token::TokenArguments;
 use self::verbs::Verb;
 use crate::client::{Client, Connection, exit};
 use crate::config::{SECRET, Settings, refuse_unknown_variables};
@@ -28,7 +30,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 const USAGE: u8 = 2;
 
 /// The commands of the server. All others are clients: settings of a server beside them are none of their business.
-const OF_THE_SERVER: [&str; 3] = ["serve", "openapi", "healthcheck"];
+const OF_THE_SERVER: [&str; 4] = ["serve", "openapi", "token", "healthcheck"];
 
 /// The variables that `run` sets for its command, which may be a server.
 const SET_BY_RUN: [&str; 4] = [
@@ -59,6 +61,8 @@ enum Command {
     Serve(Box<ServeArguments>),
     /// Print the OpenAPI document
     Openapi,
+    /// Make tokens for the file LEASEHOLD_AUTH_FILE
+    Token(TokenArguments),
     /// Run a command under a lease of a lock
     Run(Box<RunArguments>),
     /// Compete for the leadership, and answer GET /role with 200 while this candidate leads, else with 503
@@ -169,6 +173,13 @@ pub fn run() -> ExitCode {
             let _written = std::io::stdout().write_all(http::openapi().as_bytes());
             ExitCode::SUCCESS
         }
+        Some(Command::Token(arguments)) => match arguments.run() {
+            Ok(text) => {
+                let _written = std::io::stdout().write_all(text.as_bytes());
+                ExitCode::SUCCESS
+            }
+            Err(text) => fail(&text, USAGE),
+        },
         Some(Command::Run(arguments)) => match arguments.parse() {
             Ok((client, run)) => {
                 let code = block_on(run::run(&client, &run));

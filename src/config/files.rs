@@ -23,15 +23,7 @@ pub(super) fn secret(
         }
         (None, None) => return Ok(None),
         (Some(value), None) => value.clone(),
-        (None, Some(path)) => std::fs::read_to_string(path)
-            .map_err(|error| {
-                ConfigError(format!(
-                    "{name}_FILE: cannot read {}: {error}",
-                    path.display()
-                ))
-            })?
-            .trim_end_matches(['\r', '\n'])
-            .to_owned(),
+        (None, Some(path)) => read(name, path)?.trim_end_matches(['\r', '\n']).to_owned(),
     };
     if text.is_empty() {
         return wrong(format!("{name} is empty: set a value, or remove it"));
@@ -45,6 +37,30 @@ pub(super) fn secret(
         ));
     }
     Ok(Some(Secret::new(text)))
+}
+
+/// Reads the secrets in the lines of a file.
+pub(super) fn read_lines(name: &str, path: &Path) -> Result<Vec<Secret>, ConfigError> {
+    let text = read(name, path)?;
+    if text.starts_with(BYTE_ORDER_MARK) {
+        return wrong(format!("{name} {BEGINS_WITH_MARK}"));
+    }
+    let lines = text.lines().filter(|line| !line.is_empty());
+    let secrets: Vec<_> = lines.map(|line| Secret::new(line.to_owned())).collect();
+    if secrets.is_empty() {
+        return wrong(format!("{name} is empty: set a value, or remove it"));
+    }
+    Ok(secrets)
+}
+
+fn read(name: &str, path: &Path) -> Result<String, ConfigError> {
+    let cannot = |error| {
+        ConfigError(format!(
+            "{name}_FILE: cannot read {}: {error}",
+            path.display()
+        ))
+    };
+    std::fs::read_to_string(path).map_err(cannot)
 }
 
 pub(super) fn read_pem(name: &str, path: &Path, label: &str) -> Result<Vec<u8>, ConfigError> {

@@ -8,21 +8,25 @@ mod error;
 mod files;
 mod redis;
 mod settings;
+mod tokens;
 mod url;
 mod variables;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::error::ConfigError;
 use self::error::{bounded_ms, wrong};
-use self::files::secret;
 pub use self::settings::{SECRET, Settings, StoreKind};
+use self::tokens::Source;
+pub use self::tokens::{MIN_TOKEN_BYTES, TokenSources};
 pub use self::variables::refuse_unknown_variables;
+use crate::auth::Credentials;
 use crate::http::wire::Limits;
 use crate::http::{AllowedHost, AllowedOrigin};
-use crate::secret::Secret;
 use crate::service::WaitLimits;
 use crate::store::redis::options::RedisOptions;
 
@@ -34,9 +38,6 @@ const HEADER_TIMEOUTS_MS: std::ops::RangeInclusive<u64> = 100..=600_000;
 
 /// The bounds of `LEASEHOLD_IDLE_TIMEOUT_MS`.
 const IDLE_TIMEOUTS_MS: std::ops::RangeInclusive<u64> = 1000..=24 * 3600 * 1000;
-
-/// The minimum length of a bearer token. A shorter token can be guessed.
-pub const MIN_TOKEN_BYTES: usize = 16;
 
 /// The validated settings.
 #[derive(Clone, Debug)]
@@ -59,10 +60,10 @@ pub struct Config {
     pub allowed_hosts: Vec<AllowedHost>,
     /// Other origins whose web pages may change locks.
     pub allowed_origins: Vec<AllowedOrigin>,
-    /// The bearer token of lock routes.
-    pub token: Option<Secret>,
-    /// The bearer token for breaking.
-    pub break_token: Option<Secret>,
+    /// Where the bearer tokens come from.
+    pub tokens: TokenSources,
+    /// The bearer tokens of the start.
+    pub credentials: Arc<Credentials>,
 }
 
 /// The store of the locks.
@@ -94,7 +95,8 @@ impl Settings {
     /// The error describes the first invalid setting.
     pub fn validate(self) -> Result<Config, ConfigError> {
         let limits = self.limits()?;
-        let (token, break_token) = self.tokens()?;
+        let tokens = self.tokens();
+        let credentials = Arc::new(Credentials::new(tokens.load()?));
         Ok(Config {
             listen: self.listen,
             store: self.store()?,
@@ -116,8 +118,8 @@ impl Settings {
             )?,
             allowed_hosts: parse_all("LEASEHOLD_ALLOWED_HOSTS", &self.allowed_hosts)?,
             allowed_origins: parse_all("LEASEHOLD_ALLOWED_ORIGINS", &self.allowed_origins)?,
-            token,
-            break_token,
+            tokens,
+            credentials,
         })
     }
 
@@ -144,43 +146,16 @@ impl Settings {
         Ok(Limits { max_ttl, max_wait })
     }
 
-    /// The bearer token of lock routes, and the one for breaking.
-    fn tokens(&self) -> Result<(Option<Secret>, Option<Secret>), ConfigError> {
-        let token = secret(
-            "LEASEHOLD_TOKEN",
-            self.token.as_ref(),
-            self.token_file.as_deref(),
-        )?;
-        let break_token = secret(
-            "LEASEHOLD_BREAK_TOKEN",
-            self.break_token.as_ref(),
-            self.break_token_file.as_deref(),
-        )?;
-        for (name, token) in [
-            ("LEASEHOLD_TOKEN", &token),
-            ("LEASEHOLD_BREAK_TOKEN", &break_token),
-        ] {
-            let visible = |token: &Secret| token.expose().bytes().all(|b| b.is_ascii_graphic());
-            if !token.as_ref().is_none_or(visible) {
-                return wrong(format!(
-                    "{name} has a character that clients cannot send in a header: use visible ASCII characters only"
-                ));
-            }
-            if let Some(token) = token
-                && token.expose().len() < MIN_TOKEN_BYTES
-            {
-                return wrong(format!(
-                    "{name} has {} characters, but must have at least {MIN_TOKEN_BYTES}: create one with `openssl rand -hex 32`",
-                    token.expose().len()
-                ));
-            }
+    fn tokens(&self) -> TokenSources {
+        let source = |value: &Option<String>, file: &Option<PathBuf>| Source {
+            value: value.clone(),
+            file: file.clone(),
+        };
+        TokenSources {
+            token: source(&self.token, &self.token_file),
+            break_token: source(&self.break_token, &self.break_token_file),
+            auth_file: self.auth_file.clone(),
         }
-        if token.is_some() && token == break_token {
-            return wrong(
-                "LEASEHOLD_TOKEN and LEASEHOLD_BREAK_TOKEN are equal, so every client could break leases: use two different tokens",
-            );
-        }
-        Ok((token, break_token))
     }
 
     fn max_connections(&self) -> Result<usize, ConfigError> {

@@ -229,6 +229,9 @@ pub struct Settings {
     /// File that contains the bearer token for breaking
     #[arg(long, env = "LEASEHOLD_BREAK_TOKEN_FILE", value_name = "FILE")]
     pub(super) break_token_file: Option<PathBuf>,
+    /// File with principals, the digests of their tokens, and their grants
+    #[arg(long, env = "LEASEHOLD_AUTH_FILE", value_name = "FILE")]
+    pub(super) auth_file: Option<PathBuf>,
 }
 
 /// The kinds of store.

@@ -13,8 +13,8 @@ use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout};
 
+use crate::auth::Principal;
 use crate::http::app::App;
-use crate::http::auth::Principal;
 use crate::http::problem::{Kind, Problem};
 use crate::http::wire::IDEMPOTENCY_KEY_LENGTH;
 use crate::lock::key::LockKey;

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use crate::http::app::App;
 use crate::http::problem::Problem;
 use crate::http::wire::rfc3339;
-use crate::store::contract::{Condition, Health};
+use crate::store::contract::Condition;
 use crate::telemetry::{Leases, Snapshot, StoreCondition};
 
 /// The liveness of the server.
@@ -46,6 +46,11 @@ pub struct Readiness {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub accepted_risk: Option<String>,
+    /// What is wrong with the files of the bearer tokens. Until it is mended, the tokens of before count. It is absent if the
+    /// files are good.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub auth_problem: Option<String>,
 }
 
 /// A change of the store's master.
@@ -102,7 +107,7 @@ pub(super) async fn livez() -> axum::Json<Liveness> {
         (status = 503, description = "The server starts, or drains.", body = Readiness),
     ))]
 pub(super) async fn readyz(State(app): State<App>) -> Response {
-    let readiness = readiness(app.service.health(), app.service.is_draining());
+    let readiness = readiness(&app);
     if readiness.status == Status::Ready {
         return axum::Json(readiness).into_response();
     }
@@ -115,7 +120,8 @@ pub(super) async fn readyz(State(app): State<App>) -> Response {
         .into_response()
 }
 
-fn readiness(health: Health, draining: bool) -> Readiness {
+fn readiness(app: &App) -> Readiness {
+    let (health, draining) = (app.service.health(), app.service.is_draining());
     let (status, store, reason) = match health.condition {
         Condition::Starting(reason) => (Status::Starting, StoreStatus::Unreached, Some(reason)),
         Condition::Ready => (Status::Ready, StoreStatus::Ok, None),
@@ -131,6 +137,7 @@ fn readiness(health: Health, draining: bool) -> Readiness {
             what: change.text,
         }),
         accepted_risk: health.accepted_risk,
+        auth_problem: app.auth.problem(),
     }
 }
 
@@ -153,7 +160,7 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<Response, Problem>
 
 /// The gauges of the metrics at this moment.
 fn now(app: &App) -> Snapshot {
-    let readiness = readiness(app.service.health(), app.service.is_draining());
+    let readiness = readiness(app);
     let leases = app.service.lease_stats();
     let (waiters, max_waiters) = app.service.waiters();
     Snapshot {

@@ -6,8 +6,8 @@ use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
+use crate::auth::{Principal, Verb};
 use crate::http::app::App;
-use crate::http::auth::Principal;
 use crate::http::extract::{Arrived, IdempotencyKey, Json, Key, OptionalLeaseId, Query};
 use crate::http::problem::Problem;
 use crate::http::wire::{
@@ -53,7 +53,9 @@ pub(super) async fn acquire(
         principal.name(),
         idempotency_key.as_deref(),
     )?;
-    match app.service.acquire(key.clone(), request).await? {
+    let reads = principal.may(Verb::Read, &key);
+    let permit = principal.permit(key.clone())?;
+    match app.service.acquire(permit, request).await? {
         Acquired::Granted(lease) => Ok((
             StatusCode::CREATED,
             location(&key),
@@ -64,8 +66,8 @@ pub(super) async fn acquire(
             let replayed = [(REPLAYED, HeaderValue::from_static("true"))];
             Ok((replayed, axum::Json(Lease::new(&key, &lease, arrived))).into_response())
         }
-        Acquired::Held(held_by) => Err(Problem::held(held_by)),
-        Acquired::TimedOut(held_by, ahead) => Err(Problem::wait_timeout(held_by, ahead)),
+        Acquired::Held(held_by) => Err(Problem::held(held_by, reads)),
+        Acquired::TimedOut(held_by, ahead) => Err(Problem::wait_timeout(held_by, ahead, reads)),
         Acquired::KeyReused => Err(Problem::key_reused()),
         Acquired::AlreadyReleased => Err(Problem::already_released()),
         Acquired::TooManyWaiters => Err(Problem::too_many_waiters()),
@@ -83,7 +85,7 @@ pub(super) async fn acquire(
 )]
 pub(super) async fn renew(
     State(app): State<App>,
-    _: Principal,
+    principal: Principal,
     Extension(Arrived(arrived)): Extension<Arrived>,
     Key(key): Key,
     _: Query<NoParameters>,
@@ -93,7 +95,11 @@ pub(super) async fn renew(
     let lease_id = lease_id.ok_or_else(Problem::lease_id_required)?;
     let Timed { value, asked_at } = app
         .service
-        .renew(key.clone(), lease_id, body.ttl(&app.limits)?)
+        .renew(
+            principal.permit(key.clone())?,
+            lease_id,
+            body.ttl(&app.limits)?,
+        )
         .await?;
     match value {
         Renewal::Renewed(lease) => {
@@ -127,7 +133,11 @@ pub(super) async fn release(
     OptionalLeaseId(lease_id): OptionalLeaseId,
 ) -> Result<StatusCode, Problem> {
     let outcome = match (parameters.broken_token()?, lease_id) {
-        (None, Some(lease_id)) => app.service.release(key, lease_id).await?,
+        (None, Some(lease_id)) => {
+            app.service
+                .release(principal.permit(key)?, lease_id)
+                .await?
+        }
         (None, None) => return Err(Problem::lease_id_required()),
         (Some(_), Some(_)) => {
             return Err(Problem::invalid(
@@ -135,8 +145,9 @@ pub(super) async fn release(
             ));
         }
         (Some(token), None) => {
-            app.auth.check_break(principal)?;
-            app.service.break_lease(key, token).await?
+            app.service
+                .break_lease(principal.permit(key)?, token)
+                .await?
         }
     };
     match outcome {
@@ -154,11 +165,12 @@ pub(super) async fn release(
 )]
 pub(super) async fn inspect(
     State(app): State<App>,
-    _: Principal,
+    principal: Principal,
     Key(key): Key,
     _: Query<NoParameters>,
 ) -> Result<axum::Json<LockStatus>, Problem> {
-    let (info, waiters) = app.service.inspect(&key).await?;
+    let permit = principal.permit(key.clone())?;
+    let (info, waiters) = app.service.inspect(permit).await?;
     Ok(axum::Json(LockStatus::new(&key, info.as_ref(), waiters)))
 }
 
@@ -173,10 +185,12 @@ pub(super) async fn inspect(
 )]
 pub(super) async fn list(
     State(app): State<App>,
-    _: Principal,
+    principal: Principal,
     Query(parameters): Query<ListParameters>,
 ) -> Result<axum::Json<LockPage>, Problem> {
-    let page = match app.service.list(&parameters.into_query()?).await? {
+    let query = parameters.into_query()?;
+    let permit = principal.permit_list(&query.prefix)?;
+    let page = match app.service.list(permit, &query).await? {
         Listing::Page(page) => page,
         Listing::TooMany => return Err(Problem::too_many_listings()),
     };

@@ -3,8 +3,8 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 
+use crate::auth::Principal;
 use crate::http::app::App;
-use crate::http::auth::Principal;
 use crate::http::extract::Query;
 use crate::http::problem::Problem;
 use crate::http::wire::RecoveryParameters;
@@ -27,7 +27,8 @@ pub(super) async fn end(
     Query(parameters): Query<RecoveryParameters>,
 ) -> Result<StatusCode, Problem> {
     parameters.check()?;
-    app.auth.check_break(principal)?;
-    app.service.end_recovery().await?;
+    app.service
+        .end_recovery(principal.permit_recovery()?)
+        .await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -6,6 +6,7 @@ mod connections;
 mod front;
 mod head;
 mod listener;
+pub mod tokens;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -14,13 +15,13 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use self::front::Front;
 use self::listener::listen;
 use crate::config::{Config, StoreConfig};
 use crate::http::{App, AppState, Auth, Browsers, LargeAnswers};
-use crate::secret::Secret;
 use crate::service::LockService;
 use crate::store::contract::Store;
 use crate::store::memory::MemoryStore;
@@ -74,6 +75,10 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         .map_err(|error| ServeError::listen(config.listen, error))?;
     let app = build(&config, at);
     print_banner(&config, at);
+    let _reloads = config.tokens.have_files().then(|| {
+        let (sources, credentials) = (config.tokens.clone(), Arc::clone(&config.credentials));
+        AbortOnDropHandle::new(tokio::spawn(tokens::reload(sources, credentials)))
+    });
     let front = Front::new(&config, app.clone());
     tokio::select! {
         () = front.accept(&listener) => {}
@@ -112,15 +117,10 @@ fn build(config: &Config, at: SocketAddr) -> App {
             Arc::new(RedisStore::start((**options).clone(), metrics.redis()))
         }
     };
-    let expose = |secret: &Option<Secret>| secret.as_ref().map(|s| s.expose().to_owned());
-    let auth = Auth::new(
-        expose(&config.token).as_deref(),
-        expose(&config.break_token).as_deref(),
-    );
     App::new(AppState {
         service: LockService::new(store, config.wait_limits, metrics.locks.clone()),
         limits: config.limits,
-        auth,
+        auth: Auth::new(Arc::clone(&config.credentials)),
         browsers: Browsers::new(at.ip(), &config.allowed_hosts, &config.allowed_origins),
         large_answers: LargeAnswers::default(),
         metrics,
@@ -146,10 +146,11 @@ fn print_banner(config: &Config, at: SocketAddr) {
             }
         },
     };
-    let bearer = if config.token.is_some() {
-        " -H 'Authorization: Bearer …'"
-    } else {
+    let is_open = config.credentials.directory().admits_anyone();
+    let bearer = if is_open {
         ""
+    } else {
+        " -H 'Authorization: Bearer …'"
     };
     let introduction = format!(
         "Leasehold {} listening on http://{at}\nStore: {store}\nDocs:  http://{at}/docs\n\
@@ -158,7 +159,7 @@ fn print_banner(config: &Config, at: SocketAddr) {
     );
     // The server works without a standard output.
     let _written = io::stdout().write_all(introduction.as_bytes());
-    if config.token.is_none() && !at.ip().is_loopback() {
+    if is_open && !at.ip().is_loopback() {
         warn!(
             "LEASEHOLD_TOKEN is not set: every client that reaches {at} can acquire locks; set it, and \
              LEASEHOLD_BREAK_TOKEN for breaking"

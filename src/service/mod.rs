@@ -25,7 +25,7 @@ use self::acquisition::{PendingAcquire, Shared};
 use self::detach::DetachOnDrop;
 use self::kept::KeptEntries;
 use self::waiters::WaiterTable;
-use crate::lock::key::LockKey;
+use crate::auth::{Acquire, Break, ListPermit, Permit, Read, RecoveryPermit};
 use crate::lock::lease::{FencingToken, LeaseId, Ttl, millis};
 use crate::lock::rules::{EndOutcome, LeaseInfo, Renewal};
 use crate::store::contract::{
@@ -83,7 +83,7 @@ impl LockService {
     /// [`ServiceError`]; its outcome says whether a grant may stand.
     pub async fn acquire(
         &self,
-        key: LockKey,
+        permit: Permit<Acquire>,
         request: AcquireRequest,
     ) -> Result<Acquired, ServiceError> {
         let metrics = &self.shared.metrics;
@@ -94,6 +94,7 @@ impl LockService {
         // Only a waiting request must notice that its client is gone.
         let gone = request.wait_until.map(|_| CancellationToken::new());
         let _leave_when_dropped = gone.clone().map(CancellationToken::drop_guard);
+        let key = permit.into_key();
         let acquisition = PendingAcquire::new(Arc::clone(&self.shared), key, request, gone);
         let tasks = self.tasks.clone();
         let (acquisition, result) = DetachOnDrop::new(acquisition.run(), move |rest| {
@@ -120,10 +121,11 @@ impl LockService {
     /// [`ServiceError`]; its outcome says whether the lease may have been extended.
     pub async fn renew(
         &self,
-        key: LockKey,
+        permit: Permit<Acquire>,
         lease_id: LeaseId,
         ttl: Option<Ttl>,
     ) -> Result<Timed<Renewal>, ServiceError> {
+        let key = permit.into_key();
         self.detached(|service| async move {
             let renewed = service.store.renew(&key, lease_id, ttl).await;
             let renewed = match renewed {
@@ -149,9 +151,10 @@ impl LockService {
     /// [`ServiceError`]; its outcome says whether the lease may be over.
     pub async fn release(
         &self,
-        key: LockKey,
+        permit: Permit<Acquire>,
         lease_id: LeaseId,
     ) -> Result<EndOutcome, ServiceError> {
+        let key = permit.into_key();
         self.detached(|service| async move {
             let released = service.store.release(&key, lease_id).await;
             counting::release(&service.metrics, &released);
@@ -166,9 +169,10 @@ impl LockService {
     /// [`ServiceError`]; its outcome says whether the lease may be over.
     pub async fn break_lease(
         &self,
-        key: LockKey,
+        permit: Permit<Break>,
         token: FencingToken,
     ) -> Result<EndOutcome, ServiceError> {
+        let key = permit.into_key();
         self.detached(|service| async move {
             let broken = service.store.break_lease(&key, token).await;
             counting::breaking(&service.metrics, &broken);
@@ -181,7 +185,7 @@ impl LockService {
     ///
     /// # Errors
     /// [`ServiceError`]; its outcome says whether the pause may be over.
-    pub async fn end_recovery(&self) -> Result<(), ServiceError> {
+    pub async fn end_recovery(&self, _: RecoveryPermit) -> Result<(), ServiceError> {
         self.detached(|service| async move {
             let left = service.store.end_recovery().await?;
             if !left.is_zero() {
@@ -197,20 +201,29 @@ impl LockService {
     ///
     /// # Errors
     /// [`ServiceError::Store`]; nothing was changed.
-    pub async fn inspect(&self, key: &LockKey) -> Result<(Option<LeaseInfo>, usize), ServiceError> {
-        Ok(self.shared.store.inspect(key).await?)
+    pub async fn inspect(
+        &self,
+        permit: Permit<Read>,
+    ) -> Result<(Option<LeaseInfo>, usize), ServiceError> {
+        Ok(self.shared.store.inspect(&permit.into_key()).await?)
     }
 
-    /// A page of the held locks.
+    /// A page of the held locks, without those that the principal may not read.
     ///
     /// # Errors
     /// [`ServiceError::Store`]; nothing was changed.
-    pub async fn list(&self, query: &ListQuery) -> Result<Listing, ServiceError> {
+    pub async fn list(
+        &self,
+        permit: ListPermit,
+        query: &ListQuery,
+    ) -> Result<Listing, ServiceError> {
         let Ok(_one_of_them) = self.listings.try_acquire() else {
             self.shared.metrics.limits.count(Limit::Listings);
             return Ok(Listing::TooMany);
         };
-        Ok(Listing::Page(self.shared.store.list(query).await?))
+        let mut page = self.shared.store.list(query).await?;
+        page.locks.retain(|(key, ..)| permit.covers(key));
+        Ok(Listing::Page(page))
     }
 
     /// The store's state.

@@ -14,6 +14,8 @@ use tokio::time::{Instant, sleep};
 
 use self::faulty_store::{Fault, FaultyStore, unavailable};
 use super::*;
+use crate::auth::{Grant, Operation, Principal, Verb};
+use crate::lock::key::LockKey;
 use crate::lock::lease::{Digest, Idempotency, Metadata};
 use crate::lock::rules::{Lease, Loss};
 use crate::store::contract::{Condition, Outcome};
@@ -34,6 +36,20 @@ fn ms(milliseconds: u64) -> Duration {
 
 fn key(text: &str) -> LockKey {
     LockKey::parse(text).expect("a key")
+}
+
+/// A principal that may do everything.
+fn anyone() -> Principal {
+    let verbs = [Verb::Acquire, Verb::Read, Verb::Break];
+    Principal::anonymous(vec![Grant::of_all_keys(&verbs)])
+}
+
+fn permit<O: Operation>(text: &str) -> Permit<O> {
+    anyone().permit(key(text)).expect("a permit")
+}
+
+fn list_permit() -> ListPermit {
+    anyone().permit_list("").expect("a permit")
 }
 
 /// For a lease of a second, without waiting.
@@ -101,13 +117,13 @@ impl Scene {
     }
 
     async fn ask(&self, text: &str, request: AcquireRequest) -> Result<Acquired, ServiceError> {
-        self.service.acquire(key(text), request).await
+        self.service.acquire(permit(text), request).await
     }
 
     /// Asks in a task, and returns once that can do no more without time.
     async fn spawn(&self, text: &str, request: AcquireRequest) -> Answer {
-        let (service, key) = (self.service.clone(), key(text));
-        let answer = tokio::spawn(async move { service.acquire(key, request).await });
+        let (service, permit) = (self.service.clone(), permit(text));
+        let answer = tokio::spawn(async move { service.acquire(permit, request).await });
         settle().await;
         answer
     }
@@ -117,7 +133,7 @@ impl Scene {
     }
 
     async fn held(&self, text: &str) -> bool {
-        let (info, _) = self.service.inspect(&key(text)).await.expect("an answer");
+        let (info, _) = self.service.inspect(permit(text)).await.expect("an answer");
         info.is_some()
     }
 

@@ -12,7 +12,7 @@ const LAYERS: [&[&str]; 9] = [
     &["client", "config"],
     &["http"],
     &["service"],
-    &["store"],
+    &["auth", "store"],
     &["lock", "telemetry"],
     &["random", "secret"],
 ];

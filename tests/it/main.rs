@@ -15,6 +15,7 @@ mod effects;
 mod failover;
 mod fencing;
 mod grace;
+mod grants;
 mod hang_ups;
 mod hostile;
 mod http_api;

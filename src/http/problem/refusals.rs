@@ -16,26 +16,27 @@ impl Problem {
         )
     }
 
-    /// A lock that another client holds.
+    /// A lock that another client holds. Only who `reads` it learns more than for how long.
     #[must_use]
-    pub fn held(held_by: HeldBy) -> Self {
+    pub fn held(held_by: HeldBy, reads: bool) -> Self {
         let mut problem = Self::new(
             Kind::LockHeld,
             "another client holds the lock; set wait_ms to wait for it",
         );
-        problem.describe(held_by);
+        problem.describe(held_by, reads);
         problem
     }
 
-    /// A wait that timed out; `ahead` waiters were before it in the queue.
+    /// A wait that timed out; `ahead` waiters were before it in the queue. Only who `reads` the lock learns more than for how
+    /// long.
     #[must_use]
-    pub fn wait_timeout(held_by: HeldBy, ahead: usize) -> Self {
+    pub fn wait_timeout(held_by: HeldBy, ahead: usize, reads: bool) -> Self {
         let mut problem = Self::new(
             Kind::WaitTimeout,
             "another client held the lock until wait_ms had passed",
         );
-        problem.describe(held_by);
-        problem.body.position = Some(count(ahead) + 1);
+        problem.describe(held_by, reads);
+        problem.body.position = reads.then(|| count(ahead) + 1);
         problem
     }
 
@@ -123,9 +124,13 @@ impl Problem {
         )
     }
 
-    fn describe(&mut self, HeldBy { info, waiters }: HeldBy) {
+    fn describe(&mut self, HeldBy { info, waiters }: HeldBy, reads: bool) {
         self.set_retry_after(info.expires_in());
         let body = &mut self.body;
+        body.expires_in_ms = Some(millis(info.expires_in()));
+        if !reads {
+            return;
+        }
         body.holder = info
             .holder
             .as_ref()
@@ -133,7 +138,6 @@ impl Problem {
         body.released = info.released.then_some(true);
         body.fencing_token = Some(info.fencing_token.get());
         body.held_for_ms = Some(millis(info.held_for()));
-        body.expires_in_ms = Some(millis(info.expires_in()));
         body.waiters = Some(count(waiters));
     }
 }

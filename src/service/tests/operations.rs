@@ -31,7 +31,7 @@ async fn free_lock_is_granted_and_a_held_one_is_refused() {
     assert_eq!(
         scene
             .service
-            .inspect(&key("a"))
+            .inspect(permit("a"))
             .await
             .map(|(_, waiters)| waiters),
         Ok(0)
@@ -42,7 +42,7 @@ async fn free_lock_is_granted_and_a_held_one_is_refused() {
 async fn renewals_and_releases_are_counted_by_how_they_end() {
     let scene = Scene::new();
     let id = scene.granted("a").await.lease_id;
-    let renewed = scene.service.renew(key("a"), id, None).await;
+    let renewed = scene.service.renew(permit("a"), id, None).await;
     assert!(matches!(
         renewed,
         Ok(Timed {
@@ -51,17 +51,17 @@ async fn renewals_and_releases_are_counted_by_how_they_end() {
         })
     ));
     sleep(ms(500)).await;
-    let released = scene.service.release(key("a"), id).await;
+    let released = scene.service.release(permit("a"), id).await;
     assert_eq!(
         released,
         Ok(EndOutcome::Ended {
             held_for: Some(ms(500))
         })
     );
-    let repeated = scene.service.release(key("a"), id).await;
+    let repeated = scene.service.release(permit("a"), id).await;
     assert_eq!(repeated, Ok(EndOutcome::Ended { held_for: None }));
     scene.granted("a").await;
-    let lost = scene.service.renew(key("a"), id, None).await;
+    let lost = scene.service.renew(permit("a"), id, None).await;
     assert!(matches!(
         lost,
         Ok(Timed {
@@ -89,7 +89,7 @@ async fn renewal_of_which_less_than_a_tenth_is_left_is_no_success() {
         let scene = Scene::new();
         let id = scene.granted("a").await.lease_id;
         *scene.store.delay.lock().expect("the delay") = ms(late);
-        match scene.service.renew(key("a"), id, None).await {
+        match scene.service.renew(permit("a"), id, None).await {
             Ok(_) => assert!(!is_over, "{late}"),
             Err(ServiceError::Store(StoreError::ReplicationUnconfirmed { outcome })) => {
                 assert_eq!((is_over, outcome), (true, Outcome::Unknown), "{late}");
@@ -104,16 +104,16 @@ async fn breaks_are_counted_by_how_they_end() {
     let scene = Scene::new();
     let lease = scene.granted("a").await;
     let token = lease.info.fencing_token;
-    let released = scene.service.release(key("a"), lease.lease_id).await;
+    let released = scene.service.release(permit("a"), lease.lease_id).await;
     assert!(released.is_ok());
-    let over = scene.service.break_lease(key("a"), token).await;
+    let over = scene.service.break_lease(permit("a"), token).await;
     assert_eq!(over, Ok(EndOutcome::Ended { held_for: None }));
     let other = scene.granted("a").await;
-    let lost = scene.service.break_lease(key("a"), token).await;
+    let lost = scene.service.break_lease(permit("a"), token).await;
     assert_eq!(lost, Ok(EndOutcome::Lost(Loss::HeldByOther)));
     let broken = scene
         .service
-        .break_lease(key("a"), other.info.fencing_token)
+        .break_lease(permit("a"), other.info.fencing_token)
         .await;
     assert_eq!(
         broken,
@@ -141,7 +141,7 @@ async fn operation_is_not_dropped_with_its_caller() {
     let lease = scene.granted("a").await;
     *scene.store.delay.lock().expect("the delay") = ms(100);
     let service = scene.service.clone();
-    let release = async move { service.release(key("a"), lease.lease_id).await };
+    let release = async move { service.release(permit("a"), lease.lease_id).await };
     let caller = tokio::spawn(release);
     settle().await;
     caller.abort();
@@ -169,11 +169,13 @@ async fn listings_beyond_the_limit_are_refused() {
     let mut under_way = Vec::new();
     for _ in 0..MAX_LISTINGS {
         let (service, query) = (scene.service.clone(), query.clone());
-        under_way.push(tokio::spawn(async move { service.list(&query).await }));
+        under_way.push(tokio::spawn(async move {
+            service.list(list_permit(), &query).await
+        }));
     }
     settle().await;
     assert!(matches!(
-        scene.service.list(&query).await,
+        scene.service.list(list_permit(), &query).await,
         Ok(Listing::TooMany)
     ));
     assert_eq!(scene.limit("listings"), "1");
@@ -184,7 +186,7 @@ async fn listings_beyond_the_limit_are_refused() {
         }
     }
     assert!(matches!(
-        scene.service.list(&query).await,
+        scene.service.list(list_permit(), &query).await,
         Ok(Listing::Page(_))
     ));
 }
@@ -229,7 +231,7 @@ async fn drain_ends_all_waits_and_refuses_acquisitions() {
         scene.store.calls(),
         ["0 acquire a", "0 queue a", "200 rollback a"]
     );
-    let released = scene.service.release(key("a"), lease.lease_id).await;
+    let released = scene.service.release(permit("a"), lease.lease_id).await;
     assert!(matches!(released, Ok(EndOutcome::Ended { .. })));
 }
 

@@ -258,7 +258,7 @@ async fn kept_entries_beyond_their_share_are_removed() {
     assert_eq!(calls, ["200 queue a", "300 acquire a", "300 rollback a"]);
     let waiters = scene
         .service
-        .inspect(&key("a"))
+        .inspect(permit("a"))
         .await
         .map(|(_, waiters)| waiters);
     assert_eq!(waiters, Ok(1));
@@ -278,7 +278,7 @@ async fn drain_keeps_kept_entries() {
     assert_eq!(scene.limit("kept_places"), "0");
     let waiters = scene
         .service
-        .inspect(&key("a"))
+        .inspect(permit("a"))
         .await
         .map(|(_, waiters)| waiters);
     assert_eq!(waiters, Ok(2));

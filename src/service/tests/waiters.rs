@@ -11,7 +11,7 @@ async fn waiter_asks_when_the_lock_is_released_for_it() {
     let lease = scene.granted("a").await;
     let waiter = scene.spawn("a", waiting(5000)).await;
     sleep(ms(400)).await;
-    let released = scene.service.release(key("a"), lease.lease_id).await;
+    let released = scene.service.release(permit("a"), lease.lease_id).await;
     assert!(released.is_ok());
     granted(end(waiter).await);
     assert_eq!(
@@ -228,7 +228,7 @@ async fn lock_that_is_reserved_for_nobody_goes_to_the_next_waiter() {
         Ok(Acquisition::Queued { .. })
     ));
     let waiter = scene.spawn("a", waiting(5000)).await;
-    let released = scene.service.release(key("a"), lease.lease_id).await;
+    let released = scene.service.release(permit("a"), lease.lease_id).await;
     assert!(released.is_ok());
     settle().await;
     assert!(waiter.is_finished(), "the lock is granted at once");
