@@ -95,11 +95,23 @@ impl Settings {
     /// The error describes the first invalid setting.
     pub fn validate(self) -> Result<Config, ConfigError> {
         let limits = self.limits()?;
+        let store = self.store()?;
         let tokens = self.tokens();
         let credentials = Arc::new(Credentials::new(tokens.load()?));
+        let is_reachable = !self.listen.ip().is_loopback();
+        if is_reachable
+            && credentials.directory().admits_anyone()
+            && self.insecure_open != Some(true)
+        {
+            return wrong(format!(
+                "LEASEHOLD_LISTEN is {}, where every client that reaches it could acquire locks without a token: set LEASEHOLD_TOKEN_FILE, \
+                 LEASEHOLD_TOKEN or LEASEHOLD_AUTH_FILE, or LEASEHOLD_INSECURE_OPEN=true to accept that",
+                self.listen
+            ));
+        }
         Ok(Config {
             listen: self.listen,
-            store: self.store()?,
+            store,
             limits,
             wait_limits: WaitLimits {
                 max_waiters: self.max_waiters,

@@ -232,6 +232,10 @@ pub struct Settings {
     /// File with principals, the digests of their tokens, and their grants
     #[arg(long, env = "LEASEHOLD_AUTH_FILE", value_name = "FILE")]
     pub(super) auth_file: Option<PathBuf>,
+    /// Let every client acquire locks that reaches an address which is not a loopback one
+    #[arg(long, env = "LEASEHOLD_INSECURE_OPEN", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true",
+        value_parser = BoolishValueParser::new())]
+    pub(super) insecure_open: Option<bool>,
 }
 
 /// The kinds of store.

@@ -4,7 +4,7 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-SECRETS = {"name": "secrets", "singularName": "secret", "namespaced": True, "kind": "Secret", "verbs": ["get"]}
+SECRETS = {"name": "secrets", "singularName": "secret", "namespaced": True, "kind": "Secret", "verbs": ["get", "list"]}
 ANSWERS = {
     "/version": {"major": "1", "minor": "30", "gitVersion": "v1.30.0"},
     "/api": {"kind": "APIVersions", "versions": ["v1"]},
@@ -15,10 +15,10 @@ NOT_FOUND = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason"
 
 
 class ApiServer:
-    """Knows Secrets by the versions in `versions`, for the time of a `with`."""
+    """Knows Secrets by the versions in `versions`, with the contents in `data`, for the time of a `with`."""
 
     def __init__(self):
-        self.versions = {}
+        self.versions, self.data = {}, {}
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -41,7 +41,9 @@ class ApiServer:
         name = path.rpartition("/secrets/")[2]
         if path.startswith("/api/v1/namespaces/") and name in self.versions:
             metadata = {"name": name, "resourceVersion": self.versions[name]}
-            return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": {}}
+            return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": self.data.get(name, {})}
+        if path.startswith("/api/v1/namespaces/") and path.endswith("/secrets"):
+            return {"apiVersion": "v1", "kind": "SecretList", "metadata": {}, "items": []}
         return ANSWERS.get(path)
 
     def __enter__(self):

@@ -1,5 +1,6 @@
 """What the chart makes of values: objects that Kubernetes accepts, and what each switch does to them."""
 
+import base64
 import json
 import re
 import shutil
@@ -274,12 +275,53 @@ class Security(unittest.TestCase):
             server.versions = {"redis-sentinel": "1", "tokens": "1"}
             first, with_tokens = checksum({}), checksum(tokens)
             self.assertEqual(checksum({}), first)
+            # The servers read tokens again by themselves.
             server.versions["tokens"] = "2"
-            self.assertEqual(checksum({}), first)
-            self.assertNotEqual(checksum(tokens), with_tokens)
+            self.assertEqual(checksum(tokens), with_tokens)
             server.versions["redis-sentinel"] = "2"
             self.assertNotEqual(checksum({}), first)
             self.assertIsNone(checksum(helm.preset("memory")))
+
+    def test_tokens_are_made_once(self):
+        def made(values):
+            # With the chart of the test, the error that ends the rendering is the Secret.
+            text = helm.BACKEND.refusal_by_cluster(copy, values, server.url, NAMESPACE)
+            return dict(re.findall(r'^ *(token|break-token): "(\S+)"$', text.replace("\\n", "\n").replace('\\"', '"'), re.MULTILINE))
+
+        with tempfile.TemporaryDirectory() as directory, ApiServer() as server:
+            copy = Path(directory) / "leasehold"
+            shutil.copytree(CHART, copy)
+            show = '{{ fail (include (print .Template.BasePath "/tokens.yaml") .) }}\n'
+            (copy / "templates" / "show.yaml").write_text(show)
+            first, second = made({}), made({})
+            self.assertEqual(set(first), {"token", "break-token"})
+            texts = [base64.b64decode(text).decode() for text in (*first.values(), *second.values())]
+            self.assertEqual(len(set(texts)), 4)
+            self.assertTrue(all(len(text) == 40 for text in texts), texts)
+            # An upgrade keeps them.
+            server.versions["leasehold-tokens"], server.data["leasehold-tokens"] = "1", first
+            self.assertEqual(made({}), first)
+            for values in ({"auth": {"open": True}}, {"auth": {"existingSecret": "tokens"}}):
+                self.assertEqual(made(values), {})
+
+    def test_without_a_cluster_tokens_must_be_named(self):
+        with self.assertRaisesRegex(helm.Refused, "renders without a cluster.*auth.existingSecret, or auth.open"):
+            helm.render({"auth": {}})
+        for values in ({"auth": {"open": True}}, {"auth": {"existingSecret": "tokens"}}):
+            self.assertNotIn("Secret", {document["kind"] for document in helm.render(values)})
+
+    def test_nothing_is_open_by_accident(self):
+        for values in (
+            {"auth": {"existingSecret": "tokens"}},
+            {"auth": {"existingSecret": "tokens", "breakTokenKey": "b"}},
+            {"auth": {"existingSecret": "tokens", "tokenKey": "", "authFileKey": "f"}},
+        ):
+            self.assertNotIn("LEASEHOLD_INSECURE_OPEN", environment(values))
+            self.assertTrue({"token", "auth.toml"} & set(secrets(values)))
+        only_break = {"auth": {"open": True, "existingSecret": "tokens", "tokenKey": "", "breakTokenKey": "b"}}
+        for values in ({"auth": {"open": True}}, only_break):
+            self.assertEqual(environment(values)["LEASEHOLD_INSECURE_OPEN"], "true")
+        self.assertEqual(secrets(only_break)["break-token"], ("tokens", "b"))
 
 
 class Deployment(unittest.TestCase):
@@ -559,13 +601,14 @@ class Notes(unittest.TestCase):
         self.assertEqual([port["containerPort"] for port in container["ports"]], [8080])
 
     def test_they_warn_of_what_is_open(self):
-        self.assertIn("WARNING: no token is set", helm.notes())
+        self.assertIn("WARNING: auth.open is set: every client", helm.notes())
+        self.assertIn("acquire locks and break leases", helm.notes())
         tokens = {"auth": {"existingSecret": "tokens", "tokenKey": "t"}}
         self.assertNotIn("WARNING", helm.notes(tokens))
-        self.assertIn('get secret tokens -o go-template=\'{{index .data "t" | base64decode}}\'', helm.notes(tokens))
+        self.assertIn('get secret tokens -o go-template=\'{{index .data "t" | base64decode}}\' | head -n 1', helm.notes(tokens))
         self.assertIn('-H "Authorization: Bearer $TOKEN"', helm.notes(tokens))
-        only_break = {"auth": {"existingSecret": "tokens", "tokenKey": "", "breakTokenKey": "b"}}
-        self.assertIn("WARNING: only breaking leases requires a token", helm.notes(only_break))
+        only_break = {"auth": {"open": True, "existingSecret": "tokens", "tokenKey": "", "breakTokenKey": "b"}}
+        self.assertIn("Only breaking leases requires a token", helm.notes(only_break))
         self.assertIn("WARNING: no password for Redis", helm.notes({"redis": {"existingSecret": ""}}))
         self.assertIn("WARNING: mode is memory", helm.notes(helm.preset("memory")))
         closed = {"redis": {"sentinel": {"nodes": ["a:26379", "b:26380"]}}}

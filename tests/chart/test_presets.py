@@ -223,6 +223,19 @@ class Presets(unittest.TestCase):
             with self.subTest(short=name), Pod(values, short) as pod:
                 self.assertIn(f"{variable} has 15 characters, but must have at least 16", pod.reason())
 
+    def test_principals(self):
+        values = {**helm.preset("memory"), "auth": {"existingSecret": "tokens", "tokenKey": "", "authFileKey": "principals"}}
+        made = subprocess.run(
+            [PROGRAM, "token", "new", "--id", "ci", "--grant", "ci/:acquire"], capture_output=True, text=True, check=True,
+        )
+        secret, entry = made.stdout.split("\n\n", 1)
+        bearer = f"Bearer {secret.removeprefix('secret: ')}"
+        with Pod(values, {"tokens": {"principals": entry}}) as pod:
+            pod.wait()
+            self.assertEqual(call("POST", "/locks/ci%2Fa")[0], 401)
+            self.assertEqual(call("POST", "/locks/a", Authorization=bearer)[0], 403)
+            self.assertEqual(call("POST", "/locks/ci%2Fa", Authorization=bearer)[0], 201)
+
     def test_all_settings_are_taken(self):
         settings = {
             "maxTtlMs": 30000, "maxWaitMs": 0, "maxRecoveryMs": 5, "maxWaiters": 1, "maxConnections": 1,

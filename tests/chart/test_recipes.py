@@ -26,6 +26,7 @@ from test_presets import PROGRAM, setUpModule  # noqa: F401: makes /run/image an
 RECIPES = Path(__file__).parents[2] / "src/run/recipes"
 KUBERNETES = (helm.OLDEST_KUBERNETES, kubernetes_validate.latest_version())
 SERVER = "http://127.0.0.1:8080"
+TOKEN = "token-of-a-test-of-recipes"
 LIMIT_S = 30
 
 
@@ -36,7 +37,8 @@ def recipe(name):
 def get(url):
     """Status and body; status 0 without an answer."""
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {TOKEN}"})
+        with urllib.request.urlopen(request, timeout=5) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         return error.code, None
@@ -54,9 +56,16 @@ def eventually(condition):
 
 def environment(container):
     """The container's variables. The tests have no TLS in front of the server."""
+    references = {
+        "fieldRef": {"fieldPath": "metadata.name"}, "secretKeyRef": {"name": "leasehold-tokens", "key": "token"},
+    }
+    values = {"fieldRef": "scheduler-7d9f", "secretKeyRef": TOKEN}
     made = {}
     for variable in container.get("env", []):
-        value = "scheduler-7d9f" if "valueFrom" in variable else variable["value"]
+        value = variable.get("value")
+        for kind, reference in variable.get("valueFrom", {}).items():
+            assert reference == references[kind], variable
+            value = values[kind]
         made[variable["name"]] = value.replace("https://locks.example.com", "http://locks.example.com:8080")
     return made
 
@@ -68,7 +77,8 @@ class Recipes(unittest.TestCase):
         names = ["leasehold.redis-sentinel.svc", "locks.example.com"]
         Path("/run/hosts").write_text(f"127.0.0.1 localhost {' '.join(names)}\n", encoding="ascii")
         variables = {
-            "LEASEHOLD_STORE": "memory", "LEASEHOLD_LISTEN": "127.0.0.1:8080", "LEASEHOLD_ALLOWED_HOSTS": ",".join(names),
+            "LEASEHOLD_STORE": "memory", "LEASEHOLD_LISTEN": "127.0.0.1:8080", "LEASEHOLD_TOKEN": TOKEN,
+            "LEASEHOLD_ALLOWED_HOSTS": ",".join(names),
         }
         server = subprocess.Popen([PROGRAM], env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.stack.callback(stop, server)
@@ -169,7 +179,7 @@ class Recipes(unittest.TestCase):
             self.program(work / "deploy", f"echo deploy under $LEASEHOLD_KEY >>{self.log}")
             paths = Path(directory) / "path"
             variables = {
-                "LEASEHOLD_SERVER": SERVER, "RUNNER_TEMP": directory, "GITHUB_PATH": str(paths), "HOME": directory,
+                "LEASEHOLD_SERVER": SERVER, "LEASEHOLD_TOKEN": TOKEN, "RUNNER_TEMP": directory, "GITHUB_PATH": str(paths), "HOME": directory,
                 "GITHUB_REPOSITORY": "shop/shop", "GITHUB_RUN_ID": "1",
             }
             for step in job["steps"]:

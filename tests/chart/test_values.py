@@ -158,16 +158,23 @@ REFUSED = {
         "tls names a Secret, but TLS is off",
     ),
     "a token for breaking without a Secret": (
-        {"auth": {"breakTokenKey": "break"}}, "auth.breakTokenKey is set, but auth.existingSecret is not",
+        {"auth": {"breakTokenKey": "break"}}, "auth.breakTokenKey or auth.authFileKey is set, but auth.existingSecret is not",
     ),
     "one token for all": (
         {"auth": {"existingSecret": "tokens", "breakTokenKey": "token"}},
         "auth.tokenKey and auth.breakTokenKey are equal",
     ),
     "a Secret without a token": (
-        {"auth": {"existingSecret": "tokens", "tokenKey": ""}},
-        "auth.tokenKey and auth.breakTokenKey are equal",
+        {"auth": {"existingSecret": "tokens", "tokenKey": "", "breakTokenKey": "break"}},
+        "auth.tokenKey and auth.authFileKey are empty, so every client could acquire locks",
     ),
+    "a file of principals without a Secret": (
+        {"auth": {"authFileKey": "auth.toml"}}, "auth.breakTokenKey or auth.authFileKey is set, but auth.existingSecret is not",
+    ),
+    "open, and closed": (
+        {"auth": {"open": True, "existingSecret": "tokens"}}, "auth.open lets every client acquire locks, but auth.tokenKey asks",
+    ),
+    "tokens without a cluster": ({"auth": {}}, "Helm renders without a cluster"),
     "killed before the end": (
         {"preStopSleepSeconds": 16},
         r"terminationGracePeriodSeconds \(30\) must be at least preStopSleepSeconds \+ 15 \(31\)",
@@ -242,7 +249,8 @@ class Refusals(unittest.TestCase):
             {"mode": "direct", "redis": {"direct": {"node": "[fd00::1]:6379"}}},
             {"autoscaling": {"enabled": True, "minReplicas": 10}},
             {"httpRoute": {"enabled": True, "parentRefs": [{"name": "gateway"}], "requestTimeoutSeconds": 51}},
-            {"auth": {"existingSecret": "tokens", "tokenKey": "", "breakTokenKey": "break"}},
+            {"auth": {"open": True, "existingSecret": "tokens", "tokenKey": "", "breakTokenKey": "break"}},
+            {"auth": {"existingSecret": "tokens", "tokenKey": "", "authFileKey": "auth.toml"}},
             {"redis": {"sentinel": {"tls": True}}, "tls": {"ca": {"existingSecret": "ca"}}},
             {"podDisruptionBudget": {"maxUnavailable": "50%"}},
             {"image": {"digest": "sha256:" + "0" * 64}},
@@ -308,11 +316,12 @@ class Settings(unittest.TestCase):
         everything = {
             "redis": {"username": "u", "tls": True, "sentinel": {"username": "u", "tls": True}},
             "tls": {"ca": {"existingSecret": "a"}, "client": {"existingSecret": "b"}},
-            "auth": {"existingSecret": "c", "breakTokenKey": "break"},
+            "auth": {"existingSecret": "c", "breakTokenKey": "break", "authFileKey": "auth.toml"},
             "settings": {"maxRecoveryMs": 1, "allowedHosts": ["a"], "allowedOrigins": ["https://a"]},
         }
         direct = copy.deepcopy(everything) | {"mode": "direct"}
         direct["redis"]["direct"] = {"node": "redis:6379"}
+        direct["auth"] = {"open": True}
         rendered = set(self.rendered(everything)) | set(self.rendered(direct))
         self.assertEqual(rendered - {"RUST_LOG"}, set(program_settings()) - IN_FILES)
 

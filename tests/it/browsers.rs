@@ -256,7 +256,9 @@ fn names_that_are_allowed_are_answered_to() {
         ("evil.locks.example.com", MISDIRECTED),
     ];
     let on_loopback = Leasehold::start([("LEASEHOLD_STORE", "memory"), allowed]);
-    let off_loopback = Leasehold::start_at("0.0.0.0:0", [("LEASEHOLD_STORE", "memory"), allowed]);
+    let open = ("LEASEHOLD_INSECURE_OPEN", "true");
+    let memory = ("LEASEHOLD_STORE", "memory");
+    let off_loopback = Leasehold::start_at("0.0.0.0:0", [memory, allowed, open]);
     for server in [on_loopback, off_loopback] {
         for (host, status) in hosts {
             let reply = ask(&server, "POST", "/locks/a", &[format!("Host: {host}")]);
@@ -272,7 +274,8 @@ fn names_that_are_allowed_are_answered_to() {
 
 #[test]
 fn server_off_loopback_answers_to_any_name() {
-    let server = Leasehold::start_at("0.0.0.0:0", [("LEASEHOLD_STORE", "memory")]);
+    let open = ("LEASEHOLD_INSECURE_OPEN", "true");
+    let server = Leasehold::start_at("0.0.0.0:0", [("LEASEHOLD_STORE", "memory"), open]);
     let reply = ask(
         &server,
         "POST",

@@ -1,7 +1,7 @@
 {{/* The settings of the server, as variables. Secrets are mounted files; the variables name their paths. */}}
 {{- define "leasehold.env" -}}
 {{- $redis := .Values.redis -}}
-{{- $files := dict "redis-password" "REDIS_PASSWORD" "sentinel-password" "SENTINEL_PASSWORD" "ca.crt" "TLS_CA" "tls.crt" "TLS_CERT" "tls.key" "TLS_KEY" "token" "TOKEN" "break-token" "BREAK_TOKEN" -}}
+{{- $files := dict "redis-password" "REDIS_PASSWORD" "sentinel-password" "SENTINEL_PASSWORD" "ca.crt" "TLS_CA" "tls.crt" "TLS_CERT" "tls.key" "TLS_KEY" "token" "TOKEN" "break-token" "BREAK_TOKEN" "auth.toml" "AUTH" -}}
 - name: LEASEHOLD_LISTEN
   value: {{ printf "%s:8080" .Values.settings.listenAddress | quote }}
 - name: LEASEHOLD_STORE
@@ -32,10 +32,14 @@
 - name: LEASEHOLD_REDIS_DB
   value: {{ int64 $redis.database | quote }}
 {{- end }}
-{{- range include "leasehold.secrets" . | fromYamlArray }}
+{{- range concat (include "leasehold.secrets" . | fromYamlArray) (include "leasehold.tokens" . | fromYamlArray) }}
 {{- $file := index .secret.items 0 }}
 - name: LEASEHOLD_{{ get $files $file.path }}_FILE
   value: /run/leasehold/{{ $file.path }}
+{{- end }}
+{{- if .Values.auth.open }}
+- name: LEASEHOLD_INSECURE_OPEN
+  value: "true"
 {{- end }}
 {{- with .Values.settings }}
 - name: LEASEHOLD_REPLICA_ACKS

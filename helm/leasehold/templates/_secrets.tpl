@@ -17,6 +17,11 @@ process does not show them, and the server ignores a line feed at their end.
 {{ include "leasehold.secretFile" (list . $.Values.tls.client.certKey "tls.crt") }}
 {{ include "leasehold.secretFile" (list . $.Values.tls.client.keyKey "tls.key") }}
 {{- end }}
+{{- end -}}
+
+{{/* The tokens, as further sources. */}}
+{{- define "leasehold.tokens" -}}
+{{- $secret := include "leasehold.tokensName" . -}}
 {{- with .Values.auth }}
 {{- if and .existingSecret .tokenKey }}
 {{ include "leasehold.secretFile" (list .existingSecret .tokenKey "token") }}
@@ -24,7 +29,21 @@ process does not show them, and the server ignores a line feed at their end.
 {{- if and .existingSecret .breakTokenKey }}
 {{ include "leasehold.secretFile" (list .existingSecret .breakTokenKey "break-token") }}
 {{- end }}
+{{- if and .existingSecret .authFileKey }}
+{{ include "leasehold.secretFile" (list .existingSecret .authFileKey "auth.toml") }}
 {{- end }}
+{{- end }}
+{{- with $secret }}
+{{ include "leasehold.secretFile" (list . "token" "token") }}
+{{ include "leasehold.secretFile" (list . "break-token" "break-token") }}
+{{- end }}
+{{- end -}}
+
+{{/* The name of the chart's own Secret with tokens, or empty. */}}
+{{- define "leasehold.tokensName" -}}
+{{- if not (or .Values.auth.open .Values.auth.existingSecret) -}}
+{{- printf "%s-tokens" (include "leasehold.fullname" . | trunc 56 | trimSuffix "-") -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "leasehold.secretFile" -}}
@@ -36,8 +55,8 @@ process does not show them, and the server ignores a line feed at their end.
 {{- end -}}
 
 {{/*
-A checksum that changes with the mounted Secrets. The server reads its files only at its start, so `helm upgrade` must
-restart the pods. The checksum covers resource versions, because an annotation must not reveal contents. It is empty
+A checksum that changes with the mounted Secrets. The server reads passwords and certificates only at its start, so
+`helm upgrade` must restart the pods; it reads tokens again by itself. The checksum covers resource versions, because an annotation must not reveal contents. It is empty
 when Helm renders without a cluster.
 */}}
 {{- define "leasehold.secretsChecksum" -}}

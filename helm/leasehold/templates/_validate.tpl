@@ -28,12 +28,21 @@ The rendering stops at the first contradiction.
 {{- fail "tls names a Secret, but TLS is off: set redis.tls, or redis.sentinel.tls if mode is sentinel" -}}
 {{- end -}}
 {{- with .Values.auth -}}
-{{- if and .breakTokenKey (not .existingSecret) -}}
-{{- fail "auth.breakTokenKey is set, but auth.existingSecret is not: name the Secret with the token" -}}
+{{- if and (or .breakTokenKey .authFileKey) (not .existingSecret) -}}
+{{- fail "auth.breakTokenKey or auth.authFileKey is set, but auth.existingSecret is not: name the Secret with the token" -}}
 {{- end -}}
-{{- if and .existingSecret (eq .tokenKey .breakTokenKey) -}}
+{{- if and .existingSecret .open .tokenKey -}}
+{{- fail "auth.open lets every client acquire locks, but auth.tokenKey asks all for a token: set auth.tokenKey to \"\", or auth.open to false" -}}
+{{- end -}}
+{{- if and .existingSecret (not (or .open .tokenKey .authFileKey)) -}}
+{{- fail "auth.tokenKey and auth.authFileKey are empty, so every client could acquire locks: set one of them, or auth.open" -}}
+{{- end -}}
+{{- if and .existingSecret .tokenKey (eq .tokenKey .breakTokenKey) -}}
 {{- fail "auth.tokenKey and auth.breakTokenKey are equal: set only one of them, or different keys, so that the token of all clients cannot break leases" -}}
 {{- end -}}
+{{- end -}}
+{{- if and (include "leasehold.tokensName" .) (not (lookup "v1" "Secret" .Release.Namespace "")) -}}
+{{- fail "Helm renders without a cluster, where it cannot keep the random tokens of an earlier installation: set auth.existingSecret, or auth.open" -}}
 {{- end -}}
 {{- $needed := add (int .Values.preStopSleepSeconds) 15 -}}
 {{- if lt (int .Values.terminationGracePeriodSeconds) (int $needed) -}}

@@ -210,7 +210,10 @@ fn banner_shows_a_call_with_a_token_where_one_is_required() {
 
 #[test]
 fn listening_off_loopback_without_a_token_is_warned_of() {
-    let (_, stderr) = start_and_stop(&[("LEASEHOLD_STORE", "memory")]);
+    let (_, stderr) = start_and_stop(&[
+        ("LEASEHOLD_STORE", "memory"),
+        ("LEASEHOLD_INSECURE_OPEN", "true"),
+    ]);
     let warnings: Vec<_> = stderr
         .lines()
         .filter(|line| line.contains("\"WARN\""))

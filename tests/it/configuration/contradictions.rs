@@ -227,6 +227,27 @@ fn same_token_for_all_and_for_breaking_is_refused() {
 }
 
 #[test]
+fn server_that_others_reach_is_open_only_if_that_is_asked_for() {
+    let redis = ("LEASEHOLD_REDIS_URL", "redis://127.0.0.1:1");
+    let words = [
+        "LEASEHOLD_TOKEN",
+        "LEASEHOLD_AUTH_FILE",
+        "LEASEHOLD_INSECURE_OPEN=true",
+    ];
+    let breaker = ("LEASEHOLD_BREAK_TOKEN", "hunter2-hunter2-hunter2");
+    for listen in ["0.0.0.0:0", "[::]:0"] {
+        let at = ("LEASEHOLD_LISTEN", listen);
+        all([
+            refused(&[at, redis], &[&words[..], &[listen]].concat()),
+            refused(&[at, redis, ("LEASEHOLD_INSECURE_OPEN", "false")], &words),
+            refused(&[at, redis, ("LEASEHOLD_INSECURE_OPEN", "")], &words),
+            // Everyone could acquire.
+            refused(&[at, redis, breaker], &words),
+        ]);
+    }
+}
+
+#[test]
 fn memory_off_loopback_must_be_asked_for() {
     for listen in ["0.0.0.0:0", "[::]:0"] {
         all([refused(

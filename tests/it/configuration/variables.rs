@@ -80,6 +80,7 @@ fn address_of_another_machine_cannot_be_listened_on() {
     // An address from the documentation range, which no interface has.
     let env = [
         ("LEASEHOLD_LISTEN", "192.0.2.1:8080"),
+        ("LEASEHOLD_INSECURE_OPEN", "true"),
         ("LEASEHOLD_STORE", "memory"),
     ];
     let (status, stdout, stderr) = run_to_exit(&[], env);
