@@ -232,6 +232,7 @@ fn top_level_has_no_other_entries() {
         "LICENSE-APACHE",
         "LICENSE-MIT",
         "README.md",
+        "SECURITY.md",
         "deny.toml",
         "helm",
         "openapi",
