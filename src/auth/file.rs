@@ -65,12 +65,19 @@ impl Entries {
             let line = error.span().map_or(1, |span| {
                 1 + text[..span.start.min(text.len())].matches('\n').count()
             });
-            // The line itself is not shown: it may have a token that was written instead of its digest.
-            InvalidFile(format!("line {line}: {}", error.message()))
+            // Neither the line nor the cause, which quotes values: somebody may have written a token instead of its digest.
+            InvalidFile(format!(
+                "line {line} is not as in the guide of principals: a field is wrong, missing or unknown, or this is no TOML"
+            ))
         })?;
+        if written.principals.is_empty() {
+            return Err(InvalidFile("it has no principals".into()));
+        }
         let mut ids = HashSet::new();
         let mut entries = Vec::new();
-        for written in written.principals {
+        for (number, written) in (1..).zip(written.principals) {
+            check_id(&written.id)
+                .map_err(|text| InvalidFile(format!("principal number {number}: {text}")))?;
             let entry = Entry::check(written)?;
             if !ids.insert(entry.id.clone()) {
                 return Err(InvalidFile(format!("the id {:?} stands twice", entry.id)));
@@ -92,7 +99,6 @@ impl IntoIterator for Entries {
 
 impl Entry {
     fn check(written: WrittenEntry) -> Result<Self, InvalidFile> {
-        check_id(&written.id).map_err(InvalidFile)?;
         let of = |text: String| InvalidFile(format!("principal {:?}: {text}", written.id));
         let tokens = written.tokens.iter().map(|token| parse_digest(token));
         let tokens = tokens.collect::<Option<Vec<_>>>().ok_or_else(|| {
@@ -155,18 +161,18 @@ fn check_id(id: &str) -> Result<(), String> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || "-._/:@".contains(c);
     if id.is_empty() || id.len() > MAX_ID_BYTES || !id.chars().all(is_name) {
         return Err(format!(
-            "the id {id:?} must be 1 to {MAX_ID_BYTES} of A-Z a-z 0-9 - . _ / : @"
+            "the id must be 1 to {MAX_ID_BYTES} of A-Z a-z 0-9 - . _ / : @"
         ));
     }
     if RESERVED.contains(&id) {
-        return Err(format!("the id {id:?} is a name of the server itself"));
+        return Err("the id is a name of the server itself".into());
     }
     Ok(())
 }
 
 fn parse_digest(text: &str) -> Option<TokenDigest> {
     let hex = text.strip_prefix(ALGORITHM)?;
-    if hex.len() != 64 || !hex.is_ascii() {
+    if hex.len() != 64 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return None;
     }
     let mut digest = [0; 32];

@@ -70,10 +70,11 @@ impl Prefix {
         }
     }
 
-    /// Whether a key that begins with `text` can begin with this prefix.
+    /// Whether each key that begins with `text` begins with this prefix.
     #[must_use]
-    pub fn meets(&self, text: &str) -> bool {
-        self.0.starts_with(text) || self.covers(text)
+    pub fn covers_all_with(&self, text: &str) -> bool {
+        let rest = text.strip_prefix(&self.0);
+        self.0.is_empty() || rest.is_some_and(|rest| self.0.ends_with('/') || rest.starts_with('/'))
     }
 }
 
@@ -162,18 +163,22 @@ mod tests {
     }
 
     #[test]
-    fn listing_meets_a_prefix_from_both_sides() {
-        let prefix: Prefix = "ci/a".parse().expect("a prefix");
-        for (text, meets) in [
-            ("", true),
-            ("c", true),
-            ("ci/", true),
-            ("ci/a", true),
-            ("ci/a/b", true),
-            ("ci/ab", false),
-            ("d", false),
+    fn listing_stays_within_a_prefix() {
+        for (prefix, text, is_within) in [
+            ("ci/a", "", false),
+            ("ci/a", "ci/", false),
+            ("ci/a", "ci/a", false),
+            ("ci/a", "ci/a/", true),
+            ("ci/a", "ci/a/b", true),
+            ("ci/a", "ci/ab", false),
+            ("ci/", "ci", false),
+            ("ci/", "ci/", true),
+            ("ci/", "ci/a", true),
+            ("", "", true),
+            ("", "a", true),
         ] {
-            assert_eq!(prefix.meets(text), meets, "{text}");
+            let prefix: Prefix = prefix.parse().expect("a prefix");
+            assert_eq!(prefix.covers_all_with(text), is_within, "{prefix} {text}");
         }
     }
 

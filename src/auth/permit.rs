@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use super::grants::{Grant, Prefix, Verb};
+use super::grants::{Grant, Verb};
 use crate::lock::key::LockKey;
 
 /// A caller that is known. Cheap to clone. Each principal has its own idempotency keys.
@@ -63,9 +63,9 @@ pub struct Permit<O> {
     operation: PhantomData<O>,
 }
 
-/// The permission to list the locks that the principal may read.
+/// The permission to list the locks whose keys begin with this text.
 #[derive(Debug)]
-pub struct ListPermit(Vec<Prefix>);
+pub struct ListPermit(String);
 
 /// The permission to end a recovery.
 #[derive(Debug)]
@@ -122,23 +122,22 @@ impl Principal {
         }
     }
 
-    /// The permission to list locks whose keys begin with this text.
+    /// The permission to list locks whose keys begin with this text. All of them must be readable: the pages and cursors of a
+    /// listing tell of each lock that it passes.
     ///
     /// # Errors
-    /// No grant permits to read one of them.
+    /// No grant permits to read all of them.
     pub fn permit_list(&self, text: &str) -> Result<ListPermit, Denied> {
-        let grants = self.0.grants.iter();
-        let readable = grants.filter(|grant| grant.verbs.contains(&Verb::Read));
-        let prefixes = readable.map(|grant| grant.prefix.clone());
-        let prefixes: Vec<_> = prefixes.filter(|prefix| prefix.meets(text)).collect();
-        if prefixes.is_empty() {
-            Err(self.denied(format!(
-                "no grant of {} permits read with this prefix",
-                self.0.name
-            )))
-        } else {
-            Ok(ListPermit(prefixes))
+        let mut grants = self.0.grants.iter();
+        if grants
+            .any(|grant| grant.verbs.contains(&Verb::Read) && grant.prefix.covers_all_with(text))
+        {
+            return Ok(ListPermit(text.to_owned()));
         }
+        let name = &self.0.name;
+        Err(self.denied(format!(
+            "no grant of {name} permits read on every key with this prefix: a grant on ci permits prefix=ci/"
+        )))
     }
 
     /// The permission to end a recovery.
@@ -175,9 +174,9 @@ impl<O> Permit<O> {
 }
 
 impl ListPermit {
-    /// Whether the principal may see this lock.
+    /// The beginning of the keys.
     #[must_use]
-    pub fn covers(&self, key: &LockKey) -> bool {
-        self.0.iter().any(|prefix| prefix.covers(key.as_str()))
+    pub fn prefix(&self) -> &str {
+        &self.0
     }
 }

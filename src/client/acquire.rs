@@ -246,6 +246,11 @@ pub fn held(key: &str, status: &LockStatus) -> String {
     let seconds = |ms: u64| Duration::from_millis(ms).as_secs();
     let since = seconds(status.held_for_ms);
     let by = match (&status.holder, status.released) {
+        // Who may not read the lock learns only for how long.
+        _ if status.fencing_token.is_none() => format!(
+            "held for {} s more if it is not renewed; the token does not permit to see by whom",
+            seconds(status.expires_in_ms) + 1
+        ),
         (_, true) => format!(
             "released, and stays held for {} s more",
             seconds(status.expires_in_ms) + 1

@@ -1,9 +1,13 @@
 //! Reads secrets and certificates from settings and files.
 
+use std::fmt::Display;
 use std::path::Path;
 
 use crate::config::error::{ConfigError, wrong};
 use crate::secret::Secret;
+
+/// The largest file with tokens or principals.
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
@@ -41,7 +45,7 @@ pub(super) fn secret(
 
 /// Reads the secrets in the lines of a file.
 pub(super) fn read_lines(name: &str, path: &Path) -> Result<Vec<Secret>, ConfigError> {
-    let text = read(name, path)?;
+    let text = read_again(&format!("{name}_FILE"), path)?;
     if text.starts_with(BYTE_ORDER_MARK) {
         return wrong(format!("{name} {BEGINS_WITH_MARK}"));
     }
@@ -54,13 +58,28 @@ pub(super) fn read_lines(name: &str, path: &Path) -> Result<Vec<Secret>, ConfigE
 }
 
 fn read(name: &str, path: &Path) -> Result<String, ConfigError> {
-    let cannot = |error| {
-        ConfigError(format!(
-            "{name}_FILE: cannot read {}: {error}",
-            path.display()
-        ))
-    };
-    std::fs::read_to_string(path).map_err(cannot)
+    let setting = format!("{name}_FILE");
+    std::fs::read_to_string(path).map_err(|error| unreadable(&setting, path, &error))
+}
+
+/// Reads a file that is read again while the server runs. A pipe could hold up the next read for ever.
+pub(super) fn read_again(setting: &str, path: &Path) -> Result<String, ConfigError> {
+    let of = |cause: &dyn Display| unreadable(setting, path, cause);
+    let metadata = std::fs::metadata(path).map_err(|error| of(&error))?;
+    if !metadata.is_file() {
+        return Err(of(&"it is no regular file"));
+    }
+    if metadata.len() > MAX_FILE_BYTES {
+        return Err(of(&format_args!("it has more than {MAX_FILE_BYTES} bytes")));
+    }
+    std::fs::read_to_string(path).map_err(|error| of(&error))
+}
+
+fn unreadable(setting: &str, path: &Path, cause: &dyn Display) -> ConfigError {
+    ConfigError(format!(
+        "{setting}: cannot read {}: {cause}",
+        path.display()
+    ))
 }
 
 pub(super) fn read_pem(name: &str, path: &Path, label: &str) -> Result<Vec<u8>, ConfigError> {

@@ -27,6 +27,7 @@ pub use self::variables::refuse_unknown_variables;
 use crate::auth::Credentials;
 use crate::http::wire::Limits;
 use crate::http::{AllowedHost, AllowedOrigin};
+use crate::secret::Secret;
 use crate::service::WaitLimits;
 use crate::store::redis::options::RedisOptions;
 
@@ -160,7 +161,7 @@ impl Settings {
 
     fn tokens(&self) -> TokenSources {
         let source = |value: &Option<String>, file: &Option<PathBuf>| Source {
-            value: value.clone(),
+            value: value.clone().map(Secret::new),
             file: file.clone(),
         };
         TokenSources {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::auth::{Directory, Entries, Grant, MAX_TOKENS, Principal, Verb, digest};
 use crate::config::error::{ConfigError, wrong};
-use crate::config::files::{read_lines, secret};
+use crate::config::files::{read_again, read_lines, secret};
 use crate::secret::Secret;
 
 /// The minimum length of a bearer token. A shorter token can be guessed.
@@ -21,7 +21,7 @@ pub struct TokenSources {
 /// A token in a setting, or tokens in a file, one in each line.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Source {
-    pub(super) value: Option<String>,
+    pub(super) value: Option<Secret>,
     pub(super) file: Option<PathBuf>,
 }
 
@@ -58,12 +58,6 @@ impl TokenSources {
         if let Some(path) = &self.auth_file {
             add_entries(&mut directory, path)?;
         }
-        if directory.len() > MAX_TOKENS {
-            return wrong(format!(
-                "there are {} tokens, but at most {MAX_TOKENS} are possible",
-                directory.len()
-            ));
-        }
         Ok(directory)
     }
 
@@ -78,15 +72,17 @@ fn add_entries(directory: &mut Directory, path: &Path) -> Result<(), ConfigError
     let of = |error: &dyn std::fmt::Display| {
         ConfigError(format!("LEASEHOLD_AUTH_FILE: {}: {error}", path.display()))
     };
-    let text = std::fs::read_to_string(path).map_err(|error| of(&error))?;
+    let text = read_again("LEASEHOLD_AUTH_FILE", path)?;
     for entry in Entries::parse(&text).map_err(|error| of(&error))? {
         let principal = Principal::new(&*entry.id, entry.grants);
+        if directory.len() + entry.tokens.len() > MAX_TOKENS {
+            return Err(of(&format_args!(
+                "at most {MAX_TOKENS} tokens are possible"
+            )));
+        }
         for token in entry.tokens {
             if !directory.add(token, principal.clone(), entry.expires) {
-                return Err(of(&format_args!(
-                    "a token of {:?} has another principal too",
-                    entry.id
-                )));
+                return Err(of(&format_args!("a token of {:?} stands twice", entry.id)));
             }
         }
     }
@@ -95,11 +91,12 @@ fn add_entries(directory: &mut Directory, path: &Path) -> Result<(), ConfigError
 
 impl Source {
     fn read(&self, name: &str) -> Result<Vec<Secret>, ConfigError> {
-        let tokens = match (&self.value, &self.file) {
-            (None, Some(path)) => read_lines(name, path)?,
-            _ => secret(name, self.value.as_ref(), self.file.as_deref())?
-                .into_iter()
-                .collect(),
+        let tokens = if let (None, Some(path)) = (&self.value, &self.file) {
+            read_lines(name, path)?
+        } else {
+            let value = self.value.as_ref().map(|value| value.expose().to_owned());
+            let token = secret(name, value.as_ref(), self.file.as_deref())?;
+            token.into_iter().collect()
         };
         for token in &tokens {
             let token = token.expose();

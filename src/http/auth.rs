@@ -47,7 +47,7 @@ impl Auth {
     /// # Errors
     /// 401 if the server requires a token and the headers carry no known one.
     pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Principal, Problem> {
-        let principal = self.principal(headers);
+        let principal = self.identify(headers);
         if principal.is_err()
             && headers.contains_key(AUTHORIZATION)
             && let Ok(_delayed) = self.delayed_answers.try_acquire()
@@ -57,7 +57,11 @@ impl Auth {
         principal
     }
 
-    fn principal(&self, headers: &HeaderMap) -> Result<Principal, Problem> {
+    /// The principal that sends these headers at this moment.
+    ///
+    /// # Errors
+    /// As [`Auth::authenticate`], at once.
+    pub fn identify(&self, headers: &HeaderMap) -> Result<Principal, Problem> {
         let token = bearer_token(headers)?;
         let directory = self.credentials.directory();
         let found = directory.identify(token, Timestamp::now());

@@ -45,6 +45,14 @@ pub struct Key(pub LockKey);
 /// The query parameters of the route. An unknown or repeated parameter is refused.
 pub struct Query<T>(pub T);
 
+/// The caller of a request that may wait, and the headers by which it is known again after the wait.
+pub struct Caller {
+    /// Who it was at the arrival.
+    pub principal: Principal,
+    /// All headers.
+    pub headers: HeaderMap,
+}
+
 /// The `Lease-Id` header, if there is one.
 pub struct OptionalLeaseId(pub Option<LeaseId>);
 
@@ -103,6 +111,17 @@ impl FromRequestParts<App> for Principal {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         app.auth.authenticate(&parts.headers).await
+    }
+}
+
+impl FromRequestParts<App> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        Ok(Self {
+            principal: Principal::from_request_parts(parts, app).await?,
+            headers: parts.headers.clone(),
+        })
     }
 }
 

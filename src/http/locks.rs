@@ -6,9 +6,9 @@ use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
-use crate::auth::{Principal, Verb};
+use crate::auth::{Acquire, Principal, Verb};
 use crate::http::app::App;
-use crate::http::extract::{Arrived, IdempotencyKey, Json, Key, OptionalLeaseId, Query};
+use crate::http::extract::{Arrived, Caller, IdempotencyKey, Json, Key, OptionalLeaseId, Query};
 use crate::http::problem::Problem;
 use crate::http::wire::{
     AcquireBody, Lease, ListParameters, LockPage, LockStatus, NoParameters, ReleaseParameters,
@@ -40,7 +40,7 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 )]
 pub(super) async fn acquire(
     State(app): State<App>,
-    principal: Principal,
+    Caller { principal, headers }: Caller,
     Extension(Arrived(arrived)): Extension<Arrived>,
     Key(key): Key,
     _: Query<NoParameters>,
@@ -54,8 +54,23 @@ pub(super) async fn acquire(
         idempotency_key.as_deref(),
     )?;
     let reads = principal.may(Verb::Read, &key);
-    let permit = principal.permit(key.clone())?;
-    match app.service.acquire(permit, request).await? {
+    let waits = request.wait_until.is_some();
+    let acquired = app
+        .service
+        .acquire(principal.permit(key.clone())?, request)
+        .await?;
+    if let (true, Acquired::Granted(lease) | Acquired::Replayed(lease)) = (waits, &acquired) {
+        let lease_id = lease.value.lease_id;
+        let still = app.auth.identify(&headers);
+        let still = still.and_then(|caller| Ok(caller.permit::<Acquire>(key.clone())?));
+        if let Err(problem) = still {
+            // The token has ended during the wait.
+            let permit = principal.permit(key.clone())?;
+            app.service.release(permit, lease_id).await?;
+            return Err(problem);
+        }
+    }
+    match acquired {
         Acquired::Granted(lease) => Ok((
             StatusCode::CREATED,
             location(&key),

@@ -208,7 +208,7 @@ impl LockService {
         Ok(self.shared.store.inspect(&permit.into_key()).await?)
     }
 
-    /// A page of the held locks, without those that the principal may not read.
+    /// A page of the held locks whose keys begin as the permit says.
     ///
     /// # Errors
     /// [`ServiceError::Store`]; nothing was changed.
@@ -221,9 +221,11 @@ impl LockService {
             self.shared.metrics.limits.count(Limit::Listings);
             return Ok(Listing::TooMany);
         };
-        let mut page = self.shared.store.list(query).await?;
-        page.locks.retain(|(key, ..)| permit.covers(key));
-        Ok(Listing::Page(page))
+        let query = ListQuery {
+            prefix: permit.prefix().to_owned(),
+            ..query.clone()
+        };
+        Ok(Listing::Page(self.shared.store.list(&query).await?))
     }
 
     /// The store's state.

@@ -172,7 +172,7 @@ REFUSED = {
         {"auth": {"authFileKey": "auth.toml"}}, "auth.breakTokenKey or auth.authFileKey is set, but auth.existingSecret is not",
     ),
     "open, and closed": (
-        {"auth": {"open": True, "existingSecret": "tokens"}}, "auth.open lets every client acquire locks, but auth.tokenKey asks",
+        {"auth": {"open": True, "existingSecret": "tokens"}}, "auth.open lets every client acquire locks, but auth.tokenKey or",
     ),
     "tokens without a cluster": ({"auth": {}}, "Helm renders without a cluster"),
     "killed before the end": (

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use leasehold::auth::MAX_TOKENS;
@@ -169,8 +170,8 @@ const PERMITTED: [(&str, &str, &[&str]); 14] = [
         "ci/a",
         &["acquire", "renew", "release", "inspect", "break", "list"],
     ),
-    // It may list what begins with `ci`, which meets its prefix.
-    ("all-of-ci", "ci", &["list"]),
+    // A listing of what begins with `ci` would have `ci` and `cia` too.
+    ("all-of-ci", "ci", &[]),
 ];
 
 #[test]
@@ -263,11 +264,26 @@ fn listing_shows_only_what_may_be_read() {
             keys
         };
         assert_eq!(keys("all", ""), ["b", "ci", "ci/a", "ci/b", "cia"]);
-        assert_eq!(keys("reader", ""), ["ci", "ci/a", "ci/b"]);
-        assert_eq!(keys("reader", "prefix=c"), ["ci", "ci/a", "ci/b"]);
-        assert_eq!(keys("all-of-ci", ""), ["ci/a", "ci/b"]);
-        assert_eq!(as_principal(&server, "acquirer").list("").status, 403);
-        assert_eq!(as_principal(&server, "reader").list("prefix=d").status, 403);
+        for token in ["reader", "all-of-ci"] {
+            assert_eq!(keys(token, "prefix=ci/"), ["ci/a", "ci/b"]);
+            assert_eq!(keys(token, "prefix=ci/b"), ["ci/b"]);
+            // Pages and cursors would tell of the locks between those that may be read.
+            for query in [
+                "",
+                "limit=1",
+                "prefix=c",
+                "prefix=ci",
+                "prefix=d",
+                "cursor=cia",
+            ] {
+                let refused = as_principal(&server, token).list(query);
+                assert_eq!(refused.status, 403, "{token} {query}: {refused:?}");
+            }
+        }
+        assert_eq!(
+            as_principal(&server, "acquirer").list("prefix=ci/").status,
+            403
+        );
     }
 }
 
@@ -326,23 +342,74 @@ fn files_are_read_again_and_a_bad_one_changes_nothing() {
 
     let problem = || server.readiness().json()["auth_problem"].clone();
     assert_eq!(problem(), Value::Null);
-    file.write("[[principals]]\nid = \"ci\"\ntokens = [\"lh_written_by_mistake\"]\ngrants = []\n");
-    let said = poll(LIMIT, || problem().as_str().map(str::to_owned)).expect("a problem");
-    assert!(
-        said.contains("LEASEHOLD_AUTH_FILE") && said.contains("sha256:"),
-        "{said}"
-    );
-    assert!(!said.contains("lh_written"), "{said}");
-    assert_eq!(
-        (status("second"), status("token-of-the-second-line")),
-        (200, 200)
-    );
+    // Whatever is wrong, everyone may see that it is, and the log shows no value: it may be a token.
+    let good = entry("ci", &["second"], &grant("", "\"read\""));
+    for bad in [
+        good.replace("tokens = [", "tokens = \"lh_written_\" #"),
+        "# nothing\n".to_owned(),
+    ] {
+        file.write(&bad);
+        let said = poll(LIMIT, || problem().as_str().map(str::to_owned)).expect(&bad);
+        assert!(
+            said.contains("the log says why") && !said.contains("written"),
+            "{said}"
+        );
+        assert_eq!(
+            (status("second"), status("token-of-the-second-line")),
+            (200, 200),
+            "{bad}"
+        );
+        file.write(&good);
+        eventually(LIMIT, "it is mended", || problem() == Value::Null);
+    }
     file.write(&entry("ci", &["third"], &grant("", "\"read\"")));
     becomes("third", 200);
     assert_eq!(problem(), Value::Null);
     let log = server.stderr();
-    assert!(log.contains("the tokens of before stay"), "{log}");
-    assert!(!log.contains("lh_written"), "{log}");
+    assert!(
+        log.contains("the tokens of before stay: LEASEHOLD_AUTH_FILE"),
+        "{log}"
+    );
+    assert!(
+        !log.contains("lh_written") && !log.contains("lh written"),
+        "{log}"
+    );
+}
+
+/// The check at the arrival of a request is not enough for one that waits.
+#[test]
+fn waiter_whose_token_ends_gets_no_lease() {
+    let both = [
+        entry("holder", &["holder"], &grant("", "\"acquire\", \"read\"")),
+        entry("waiter", &["waiter"], &grant("", "\"acquire\"")),
+    ];
+    let redis = RedisServer::plain();
+    for store in [
+        ("LEASEHOLD_STORE", "memory".to_owned()),
+        ("LEASEHOLD_REDIS_URL", redis.url()),
+    ] {
+        let file = File::new(&both.concat());
+        let server = Leasehold::start([store, ("LEASEHOLD_AUTH_FILE", file.path())]);
+        server.wait_ready();
+        let holder = as_principal(&server, "holder");
+        let lease = holder.acquire("a", json!({"ttl_ms": 60_000}));
+        assert_eq!(lease.status, 201, "{lease:?}");
+        let waiter = as_principal(&server, "waiter");
+        let waiting = thread::spawn(move || waiter.acquire("a", json!({"wait_ms": 40_000})));
+        eventually(LIMIT, "it waits", || {
+            holder.inspect("a").json()["waiters"] == 1
+        });
+        file.write(&both[0]);
+        eventually(LIMIT, "it is gone", || {
+            as_principal(&server, "waiter").inspect("a").status == 401
+        });
+        assert_eq!(holder.release("a", &lease.lease_id()).status, 204);
+        let refused = waiting.join().expect("an answer");
+        assert_eq!(refused.status, 401, "{refused:?}");
+        eventually(LIMIT, "it is free", || {
+            holder.inspect("a").json()["held"] == false
+        });
+    }
 }
 
 #[test]
@@ -404,7 +471,7 @@ fn file_that_cannot_be_used_ends_the_start() {
         ),
         (
             good.replace("\"ci\"\n", "\"c i\"\n"),
-            "the id \"c i\" must be",
+            "principal number 1: the id must be",
         ),
         (
             good.replace("\"ci\"\n", "\"client\"\n"),
@@ -413,13 +480,14 @@ fn file_that_cannot_be_used_ends_the_start() {
         (format!("{good}{good}"), "stands twice"),
         (
             format!("{good}{}", good.replace("\"ci\"\n", "\"cd\"\n")),
-            "a token of \"cd\" has another principal too",
+            "a token of \"cd\" stands twice",
         ),
         (
             good.replace("grants", "expires = 12:00:00\ngrants"),
             "expires is 12:00:00",
         ),
         (good.replace("[\"read\"]", "[]"), "can do nothing"),
+        (String::new(), "it has no principals"),
         (
             entry("ci", &[], &grant("ci", "\"read\"")),
             "tokens is empty",
@@ -440,9 +508,33 @@ fn file_that_cannot_be_used_ends_the_start() {
         assert!(stderr.contains(said), "{said}: {stderr}");
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
     }
-    let (status, _, stderr) = run_to_exit(&[], vec![("LEASEHOLD_AUTH_FILE", "/no/such/file")]);
-    assert_eq!(status.code(), Some(2));
-    assert!(stderr.contains("/no/such/file"), "{stderr}");
+    // No value is shown: it may be a token.
+    for bad in [
+        good.replace("sha256:", "lh_written_"),
+        good.replace("id = \"ci\"", "id = \"lh written_\""),
+        good.replace("\"read\"", "\"lh_written_\""),
+        good.replace("grants", "lh_written_"),
+        good.replace("grants", "expires = \"lh_written_\"\ngrants"),
+        good[..good.len() - 9].to_owned(),
+    ] {
+        let file = File::new(&bad);
+        let (status, _, stderr) = run_to_exit(&[], vec![("LEASEHOLD_AUTH_FILE", file.path())]);
+        assert_eq!(status.code(), Some(2), "{bad}");
+        assert!(!stderr.contains("written"), "{stderr}");
+    }
+    let large_file = File::new(&"#".repeat((1 << 20) + 1));
+    let large = large_file.path();
+    for (path, said) in [
+        ("/no/such/file", "No such file"),
+        ("/dev/zero", "no regular file"),
+        (&large, "more than 1048576 bytes"),
+    ] {
+        for setting in ["LEASEHOLD_AUTH_FILE", "LEASEHOLD_TOKEN_FILE"] {
+            let (status, _, stderr) = run_to_exit(&[], vec![(setting, path)]);
+            assert_eq!(status.code(), Some(2), "{stderr}");
+            assert!(stderr.contains(path) && stderr.contains(said), "{stderr}");
+        }
+    }
 }
 
 #[test]

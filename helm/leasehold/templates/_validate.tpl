@@ -31,8 +31,8 @@ The rendering stops at the first contradiction.
 {{- if and (or .breakTokenKey .authFileKey) (not .existingSecret) -}}
 {{- fail "auth.breakTokenKey or auth.authFileKey is set, but auth.existingSecret is not: name the Secret with the token" -}}
 {{- end -}}
-{{- if and .existingSecret .open .tokenKey -}}
-{{- fail "auth.open lets every client acquire locks, but auth.tokenKey asks all for a token: set auth.tokenKey to \"\", or auth.open to false" -}}
+{{- if and .existingSecret .open (or .tokenKey .authFileKey) -}}
+{{- fail "auth.open lets every client acquire locks, but auth.tokenKey or auth.authFileKey asks all for a token: set both to \"\", or auth.open to false" -}}
 {{- end -}}
 {{- if and .existingSecret (not (or .open .tokenKey .authFileKey)) -}}
 {{- fail "auth.tokenKey and auth.authFileKey are empty, so every client could acquire locks: set one of them, or auth.open" -}}
