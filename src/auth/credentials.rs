@@ -11,7 +11,7 @@ use super::permit::Principal;
 /// How many tokens a server can know: each request is compared with all of them.
 pub const MAX_TOKENS: usize = 1000;
 
-/// The digest of a token. The server keeps no token itself, and a comparison takes the same time for every length.
+/// The digest of a token. A comparison of digests takes the same time for every length of a token.
 pub(super) type TokenDigest = [u8; 32];
 
 /// All tokens, and who has them.

@@ -65,7 +65,7 @@ impl Entries {
             let line = error.span().map_or(1, |span| {
                 1 + text[..span.start.min(text.len())].matches('\n').count()
             });
-            // Neither the line nor the cause, which quotes values: somebody may have written a token instead of its digest.
+            // The message quotes neither the line nor the cause: an operator may have written a token instead of its digest.
             InvalidFile(format!(
                 "line {line} is not as in the guide of principals: a field is wrong, missing or unknown, or this is no TOML"
             ))

@@ -1,6 +1,8 @@
 //! Reads secrets and certificates from settings and files.
 
 use std::fmt::Display;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use crate::config::error::{ConfigError, wrong};
@@ -72,7 +74,12 @@ pub(super) fn read_again(setting: &str, path: &Path) -> Result<String, ConfigErr
     if metadata.len() > MAX_FILE_BYTES {
         return Err(of(&format_args!("it has more than {MAX_FILE_BYTES} bytes")));
     }
-    std::fs::read_to_string(path).map_err(|error| of(&error))
+    let mut text = String::new();
+    let file = File::open(path).map_err(|error| of(&error))?;
+    // The file may have grown since.
+    let read = file.take(MAX_FILE_BYTES).read_to_string(&mut text);
+    read.map_err(|error| of(&error))?;
+    Ok(text)
 }
 
 fn unreadable(setting: &str, path: &Path, cause: &dyn Display) -> ConfigError {

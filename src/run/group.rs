@@ -29,7 +29,7 @@ pub fn become_command(program: u32, command: &[OsString]) -> io::Error {
 }
 
 /// Waits until the program lets this process go on. If the program ends before, so does this process; if it ends after, the
-/// command gets SIGTERM: nobody else would tell it where the guardian was killed at the same time.
+/// command gets SIGTERM, because the guardian may have been killed at the same time.
 fn wait_for(program: u32) -> nix::Result<()> {
     set_pdeathsig(Signal::SIGKILL)?;
     if parent_id() != program {
@@ -50,7 +50,7 @@ pub(super) struct Group {
     /// Whether no process of the group is left.
     ended: bool,
     terminal: Option<Terminal>,
-    /// Nobody else of a pipeline may use the terminal. Otherwise the command gets it when it asks.
+    /// Input and output are the terminal, so no other process of a pipeline uses it. Otherwise the command gets it when it asks.
     is_alone: bool,
 }
 

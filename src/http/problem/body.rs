@@ -45,19 +45,20 @@ pub struct ProblemBody {
     pub detail: Cow<'static, str>,
     /// The `X-Request-Id` of the answer. The log of the server has the same id.
     pub request_id: String,
-    /// The name of the holder, as that client gave it (`lock-held`, `wait-timeout`).
+    /// The name of the holder, as that client gave it (`lock-held`, `wait-timeout`; absent without the right to read the lock).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "billing-7d9f", nullable = false)]
     pub holder: Option<String>,
-    /// `true` if the lease is over, and only its `hold_at_least_ms` keeps the lock held (`lock-held`, `wait-timeout`).
+    /// `true` if the lease is over, and only its `hold_at_least_ms` keeps the lock held (`lock-held`, `wait-timeout`; absent
+    /// without the right to read the lock).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub released: Option<bool>,
-    /// The fencing token of the current lease (`lock-held`, `wait-timeout`).
+    /// The fencing token of the current lease (`lock-held`, `wait-timeout`; absent without the right to read the lock).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 9_007_199_254_740_991_i64, nullable = false)]
     pub fencing_token: Option<u64>,
-    /// Milliseconds since the current lease was granted (`lock-held`, `wait-timeout`).
+    /// Milliseconds since the current lease was granted (`lock-held`, `wait-timeout`; absent without the right to read the lock).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, nullable = false)]
     pub held_for_ms: Option<u64>,
@@ -66,12 +67,12 @@ pub struct ProblemBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, nullable = false)]
     pub expires_in_ms: Option<u64>,
-    /// The number of requests that wait for the lock (`lock-held`, `wait-timeout`).
+    /// The number of requests that wait for the lock (`lock-held`, `wait-timeout`; absent without the right to read the lock).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, nullable = false)]
     pub waiters: Option<u64>,
     /// The position of this request in the queue when the wait timed out; 1 is the first
-    /// (`wait-timeout`).
+    /// (`wait-timeout`; absent without the right to read the lock).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, nullable = false)]
     pub position: Option<u64>,
